@@ -1,0 +1,1 @@
+"""Hydra finds this plugin by its place in the namespace package ``hydra_plugins``."""

@@ -1,0 +1,72 @@
+"""The distribution ``vissl-clusterfit``, with lower bounds; the tested versions are in requirements.lock."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "vissl_clusterfit/__init__.py").read_text("utf-8"), re.M)
+
+# VISSL itself is missing on purpose: it pins versions that no current Python can build, so it is installed by
+# `pip install --no-deps vissl==0.1.6`. Its real needs are in this list.
+INSTALL_REQUIRES = [
+    "fvcore>=0.1.5",
+    "hydra-core>=1.3,<2",
+    "iopath>=0.1.9",
+    "numpy>=1.24",
+    "omegaconf>=2.3,<3",
+    "parameterized>=0.8",
+    "pillow>=9.0",
+    "pyyaml>=5.4",
+    "scikit-learn>=1.2",
+    "scipy>=1.10",
+    "submitit>=1.4",
+    "tabulate>=0.8.9",
+    "torch>=2.6",
+    "torchvision>=0.21",
+    "tqdm>=4.60",
+]
+
+EXTRAS_REQUIRE = {
+    # Both provide the module `faiss`: take one of them, never both.
+    "cpu": ["faiss-cpu>=1.8"],
+    "gpu": ["faiss-gpu>=1.8"],
+    "dev": [
+        "hypothesis>=6.100",
+        "mypy>=1.10",
+        "pytest>=8.0",
+        "pytest-timeout>=2.3",
+        "pytest-xdist>=3.5",
+        "ruff>=0.6",
+        "setuptools>=77.0.3",
+        "tensorboard>=2.14",
+    ],
+}
+
+setup(
+    name="vissl-clusterfit",
+    version=VERSION.group(1),
+    description="ClusterFit for VISSL: from a pre-trained network to one retrained on cluster labels",
+    long_description=(HERE / "README.md").read_text("utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    author="vissl-clusterfit contributors",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    # VISSL installs top-level packages named tools, tests and configs, which ours must not overlay: so only
+    # these are packages, and the top-level configs/ becomes data of the package.
+    packages=[
+        *find_packages(include=["vissl_clusterfit", "vissl_clusterfit.*"]),
+        "vissl_clusterfit.configs",
+        # A namespace package, named so that an editable install shows its folder to Hydra.
+        "hydra_plugins",
+        "hydra_plugins.vissl_clusterfit_plugin",
+    ],
+    package_dir={"vissl_clusterfit.configs": "configs"},
+    package_data={"vissl_clusterfit.configs": ["**/*.yaml"], "vissl_clusterfit": ["py.typed"]},
+    zip_safe=False,
+    entry_points={"console_scripts": ["vissl-clusterfit = vissl_clusterfit.adapters.launch:main"]},
+)

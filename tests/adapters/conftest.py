@@ -1,0 +1,80 @@
+"""Real images, a real VISSL checkpoint and the real command, all small."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import STUDENT, write_images
+
+from vissl_clusterfit import compat, plugin
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+compat.apply()
+plugin.register()
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"), 30)
+
+
+@pytest.fixture(scope="session")
+def student_overrides(images, teacher) -> list[str]:
+    return [
+        *STUDENT,
+        f"config.DATA.TRAIN.DATA_PATHS=[{images}]",
+        f"config.CLUSTERFIT.TEACHER.WEIGHTS={teacher}",
+    ]
+
+
+@pytest.fixture(scope="session")
+def model_config(tmp_path_factory):
+    """The MODEL block of ``STUDENT``."""
+    from vissl_clusterfit.adapters.launch import compose
+
+    folder = tmp_path_factory.mktemp("compose")
+    return compose([*STUDENT, f"config.CHECKPOINT.DIR={folder}"])[2].MODEL
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory, model_config) -> Path:
+    """A checkpoint as VISSL writes it, of an untrained network with statistics of its own."""
+    import torch
+    from classy_vision.generic.util import save_checkpoint
+    from vissl.config import AttrDict
+    from vissl.models import build_model
+
+    torch.manual_seed(1)
+    model = build_model(AttrDict(model_config), AttrDict({}))
+    model.train()
+    with torch.no_grad():
+        for _ in range(20):
+            model.trunk(torch.rand(16, 3, 32, 32), [])
+    folder = tmp_path_factory.mktemp("teacher")
+    state = {
+        "classy_state_dict": {"base_model": model.get_classy_state()},
+        "config": model_config,
+        "phase_idx": 0,
+    }
+    save_checkpoint(str(folder), state, checkpoint_file="teacher.torch")
+    return folder / "teacher.torch"
+
+
+@pytest.fixture(scope="session")
+def run_command():
+    """Runs ``tools/run_distributed_engines.py`` as a user does, from another folder."""
+
+    def run(*overrides: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, str(REPOSITORY / "tools/run_distributed_engines.py"), *overrides],
+            cwd=cwd,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

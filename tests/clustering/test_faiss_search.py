@@ -1,0 +1,90 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+import vissl_clusterfit
+from vissl_clusterfit.clustering.faiss_search import FaissSearch, require_faiss
+from vissl_clusterfit.errors import ConfigError, DataError, MissingDependencyError
+
+PACKAGE = Path(vissl_clusterfit.__file__).parent
+
+
+def test_labels_and_distances_equal_brute_force(blobs):
+    centroids = blobs[::25]
+    labels, distances = FaissSearch(centroids)(blobs)
+    expected = ((blobs[:, None].astype(np.float64) - centroids[None]) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(labels, expected.argmin(axis=1))
+    np.testing.assert_allclose(distances, expected.min(axis=1), rtol=1e-5)
+    assert (labels.dtype, distances.dtype) == (np.int64, np.float32)
+
+
+def test_a_vector_on_its_centroid_has_distance_zero(blobs):
+    far_from_zero = blobs + 1000
+    labels, distances = FaissSearch(far_from_zero[:30])(far_from_zero[:30])
+    assert labels.tolist() == list(range(30))
+    assert distances.tolist() == [0] * 30
+
+
+def test_no_rows_give_no_labels(blobs):
+    labels, distances = FaissSearch(blobs[:3])(blobs[:0])
+    assert (labels.shape, distances.shape) == ((0,), (0,))
+
+
+@pytest.mark.filterwarnings("error")
+def test_overflow_is_an_error(blobs):
+    with pytest.raises(DataError, match=r"too large.*FEATURES\.NORMALIZE=true"):
+        FaissSearch(blobs[:3])(blobs * 1e25)
+
+
+@pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="this faiss has GPU support")
+def test_gpu_with_a_cpu_build_of_faiss_is_refused(blobs):
+    with pytest.raises(ConfigError, match=r"MACHINE\.DEVICE: found gpu, but the installed faiss has no GPU support"):
+        FaissSearch(blobs[:3], device="gpu")
+
+
+@pytest.mark.skipif(
+    not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() > 0,
+    reason="needs faiss-gpu and no GPU",
+)
+def test_gpu_where_there_is_none_is_refused():
+    with pytest.raises(ConfigError, match=r"MACHINE\.DEVICE: found gpu, but faiss sees no GPU; allowed: cpu"):
+        require_faiss("gpu")
+
+
+@pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="needs a GPU and faiss-gpu")
+def test_gpu_equals_cpu(blobs):
+    on_gpu, on_cpu = (FaissSearch(blobs[::25], device=device)(blobs) for device in ("gpu", "cpu"))
+    np.testing.assert_array_equal(on_gpu[0], on_cpu[0])
+    np.testing.assert_array_equal(on_gpu[1], on_cpu[1])
+
+
+def test_unknown_device_is_a_fault_of_the_caller(blobs):
+    with pytest.raises(ValueError, match="must be 'cpu' or 'gpu', got 'tpu'"):
+        require_faiss("tpu")
+
+
+def test_missing_faiss_is_named_with_the_command(monkeypatch, blobs):
+    monkeypatch.setitem(sys.modules, "faiss", None)  # what Python itself does for a module that must not be imported
+    with pytest.raises(MissingDependencyError, match=r"pip install 'vissl-clusterfit\[cpu\]'"):
+        FaissSearch(blobs[:3])
+
+
+def test_only_one_module_imports_faiss():
+    importers = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] == "faiss" for name in names):
+                importers.add(path.relative_to(PACKAGE).as_posix())
+    assert importers == {"clustering/faiss_search.py"}
+
+
+def test_importing_the_core_does_not_import_faiss():
+    code = "import sys, vissl_clusterfit.labels; assert 'faiss' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,196 @@
+import logging
+
+import faiss
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from vissl_clusterfit.clustering import sources
+from vissl_clusterfit.clustering.faiss_search import FaissSearch
+from vissl_clusterfit.clustering.kmeans import kmeans
+from vissl_clusterfit.clustering.preprocessing import unit_rows
+from vissl_clusterfit.clustering.sources import ArraySource
+from vissl_clusterfit.errors import ConfigError
+
+
+def cluster(rows, num_clusters, num_iter=20, seed=0, **options):
+    return kmeans(ArraySource(rows), num_clusters, num_iter, seed, FaissSearch, **options)
+
+
+def mean_distance(rows, centroids):
+    """The mean squared distance to the nearest centroid, by brute force in float64."""
+    rows, centroids = rows.astype(np.float64), centroids.astype(np.float64)
+    return np.mean([((centroids - row) ** 2).sum(axis=1).min() for row in rows])
+
+
+def brute_force_lloyd(rows, centroids, num_iter):
+    """Lloyd's algorithm in float64; no cluster may become empty."""
+    rows, centroids, objective = rows.astype(np.float64), centroids.astype(np.float64), []
+    for _ in range(num_iter):
+        distances = ((rows[:, None] - centroids[None]) ** 2).sum(axis=2)
+        labels = distances.argmin(axis=1)
+        objective.append(distances.min(axis=1).mean())
+        centroids = np.stack([rows[labels == k].mean(axis=0) for k in range(len(centroids))])
+    return centroids, objective
+
+
+@pytest.fixture(scope="module")
+def digits() -> np.ndarray:
+    return unit_rows(load_digits().data.astype(np.float32))
+
+
+def test_equals_brute_force(blobs):
+    centroids, objective = brute_force_lloyd(blobs, blobs[:15], 6)
+    result = cluster(blobs, 15, num_iter=6, initial_centroids=blobs[:15])
+    np.testing.assert_allclose(result.centroids, centroids, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(result.objective, objective, rtol=1e-5)
+    assert (result.num_points, result.counts.sum(), result.num_empty) == (1000, 1000, 0)
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_objective_never_rises(digits, spherical):
+    objective = cluster(digits, 50, num_iter=40, spherical=spherical).objective
+    assert (np.diff(objective) <= 1e-7 * objective[0]).all()
+    assert objective[-1] < 0.7 * objective[0]
+
+
+def test_spherical_centroids_are_unit_and_best_for_their_cluster(digits):
+    result = cluster(digits, 10, num_iter=100, spherical=True)
+    assert result.converged
+    np.testing.assert_allclose(np.linalg.norm(result.centroids, axis=1), 1, rtol=1e-6)
+    labels, distances = FaissSearch(result.centroids)(digits)
+    cosines = (digits * result.centroids[labels]).sum(axis=1)
+    np.testing.assert_allclose(distances, 2 - 2 * cosines, atol=1e-6)
+    for k in range(10):
+        mean = digits[labels == k].mean(axis=0)
+        np.testing.assert_allclose(result.centroids[k], mean / np.linalg.norm(mean), atol=1e-6)
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_as_good_as_faiss_on_average_over_seeds(digits, spherical):
+    ours, theirs = [], []
+    for seed in range(8):
+        ours.append(mean_distance(digits, cluster(digits, 40, seed=seed, spherical=spherical).centroids))
+        peer = faiss.Kmeans(
+            64,
+            40,
+            niter=20,
+            seed=seed,
+            spherical=spherical,
+            min_points_per_centroid=1,
+            max_points_per_centroid=10**6,
+        )
+        peer.train(digits)
+        theirs.append(mean_distance(digits, peer.centroids))
+    assert np.mean(ours) <= 1.01 * np.mean(theirs)
+
+
+def test_equals_faiss_from_the_same_start(digits):
+    start = digits[:40].copy()
+    peer = faiss.Kmeans(64, 40, niter=10, min_points_per_centroid=1, max_points_per_centroid=10**6)
+    peer.train(digits, init_centroids=start)
+    result = cluster(digits, 40, num_iter=10, initial_centroids=start)
+    np.testing.assert_allclose(result.objective, np.array(peer.obj) / len(digits), rtol=1e-4)
+
+
+def test_one_cluster_is_the_mean(blobs):
+    result = cluster(blobs, 1)
+    np.testing.assert_allclose(result.centroids[0], blobs.mean(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-6)
+    assert result.converged
+
+
+def test_as_many_clusters_as_points(blobs):
+    result = cluster(blobs[:100], 100)
+    assert result.objective == (0.0,)
+    assert result.converged
+    np.testing.assert_array_equal(np.sort(result.centroids, axis=0), np.sort(blobs[:100], axis=0))
+
+
+def test_more_clusters_than_points_is_refused(blobs):
+    with pytest.raises(ConfigError, match=r"CLUSTERFIT\.NUM_CLUSTERS: found 101; allowed: 1 to 100,.* Lower it"):
+        cluster(blobs[:100], 101)
+
+
+def test_empty_clusters_are_repaired(blobs):
+    start = np.concatenate([blobs[:10], np.full((10, 16), 1e3, dtype=np.float32)])
+    result = cluster(blobs, 20, num_iter=100, initial_centroids=start)
+    assert result.repaired[0] == 10
+    assert result.num_empty == 0
+    assert result.counts.min() > 0
+    assert (np.diff(result.objective) <= 0).all()
+
+
+def test_the_farthest_vector_founds_the_new_cluster():
+    rows = np.array([[0], [1], [2], [9], [100], [101]], dtype=np.float32)
+    start = np.array([[1], [100], [1e6]], dtype=np.float32)
+    states = []
+    cluster(rows, 3, num_iter=2, initial_centroids=start, on_iteration=states.append)
+    assert states[0].repaired == (1,)
+    assert states[0].centroids[:, 0].tolist() == [3, 100.5, 9]
+    assert states[1].centroids[:, 0].tolist() == [1, 100.5, 9]
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_fewer_distinct_points_than_clusters_terminates(blobs, spherical, caplog):
+    rows = np.tile(unit_rows(blobs[:5]), (40, 1))
+    result = cluster(rows, 12, num_iter=50, spherical=spherical)
+    assert result.converged
+    assert result.objective[-1] < 1e-13
+    assert result.num_empty == 7
+    assert "7 of 12 clusters stay empty: there are fewer distinct features." in caplog.text
+
+
+def test_zero_vectors_do_not_break_cosine(blobs):
+    rows = unit_rows(np.concatenate([np.zeros((50, 16), dtype=np.float32), blobs]))
+    result = cluster(rows, 8, spherical=True)
+    assert np.isfinite(result.centroids).all()
+
+
+def test_opposite_vectors_leave_the_centroid_where_it_was():
+    rows = np.array([[1, 0], [-1, 0]], dtype=np.float32)
+    start = np.array([[0, 1]], dtype=np.float32)
+    np.testing.assert_array_equal(cluster(rows, 1, initial_centroids=start, spherical=True).centroids, start)
+
+
+def test_same_seed_gives_same_bytes_and_another_does_not(digits):
+    first, again, other = (cluster(digits, 30, seed=seed) for seed in (4, 4, 5))
+    assert first.centroids.tobytes() == again.centroids.tobytes()
+    assert first.objective == again.objective
+    assert first.centroids.tobytes() != other.centroids.tobytes()
+
+
+def test_the_size_of_a_chunk_does_not_matter(digits, monkeypatch):
+    whole = cluster(digits, 30, num_iter=8)
+    monkeypatch.setattr(sources, "_CHUNK_ROWS", 300)
+    parts = cluster(digits, 30, num_iter=8)
+    np.testing.assert_allclose(parts.centroids, whole.centroids, atol=1e-6)
+    np.testing.assert_array_equal(parts.counts, whole.counts)
+
+
+def test_first_centroids_are_different_rows():
+    rows = np.arange(50, dtype=np.float32)[:, None]
+    states = []
+    cluster(rows, 50, seed=3, on_iteration=states.append)
+    assert sorted(states[0].centroids[:, 0]) == list(range(50))
+
+
+def test_going_on_from_a_state_equals_going_through(digits):
+    states = []
+    whole = cluster(digits, 30, num_iter=10, on_iteration=states.append)
+    rest = cluster(digits, 30, num_iter=4, initial_centroids=states[5].centroids)
+    assert rest.centroids.tobytes() == whole.centroids.tobytes()
+    assert rest.objective == whole.objective[6:]
+
+
+def test_given_centroids_are_not_changed(blobs):
+    start = blobs[:5].copy()
+    cluster(blobs, 5, initial_centroids=start)
+    np.testing.assert_array_equal(start, blobs[:5])
+
+
+def test_the_log_says_what_is_done(blobs, caplog):
+    with caplog.at_level(logging.INFO):
+        cluster(blobs, 5, num_iter=2)
+    assert "k-means of 1000 features of dimension 16 into 5 clusters, in about" in caplog.text
+    assert "k-means iteration 2 of 2: objective" in caplog.text
+    assert "k-means ends after all 2 iterations" in caplog.text

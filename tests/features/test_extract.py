@@ -1,0 +1,113 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from vissl_clusterfit.config import EncodingSettings
+from vissl_clusterfit.errors import ArtifactError, DataError
+from vissl_clusterfit.features.extract import extract_features
+
+INPUTS = {"dataset": {"fingerprint": "f"}}
+SETTINGS = EncodingSettings(batch_size=3, shard_size=8, max_unreadable=0.2)
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Sample i is a 1 x 2 x 2 image of i; some cannot be read."""
+
+    def __init__(self, count: int, unreadable: frozenset[int] = frozenset()) -> None:
+        self.count, self.unreadable = count, unreadable
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, bool]:
+        return torch.full((1, 2, 2), float(index)), index not in self.unreadable
+
+
+def encoder():
+    return lambda images: torch.stack([images.mean(dim=(1, 2, 3)), -images.mean(dim=(1, 2, 3))], dim=1)
+
+
+def no_encoder():
+    raise AssertionError("there is nothing to extract")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_every_sample_has_its_row(tmp_path, num_workers):
+    store = extract_features(Numbers(21), encoder, tmp_path, INPUTS, SETTINGS, num_workers=num_workers)
+    np.testing.assert_array_equal(store.read(0, 21), np.stack([np.arange(21), -np.arange(21)], axis=1))
+
+
+def test_unreadable_samples_are_listed_and_their_rows_are_zero(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        store = extract_features(Numbers(21, frozenset({0, 8, 20})), encoder, tmp_path, INPUTS, SETTINGS)
+    np.testing.assert_array_equal(store.unreadable, [0, 8, 20])
+    np.testing.assert_array_equal(store.read(0, 21)[[0, 8, 20]], np.zeros((3, 2)))
+    assert store.read(0, 21)[7, 0] == 7
+    assert "3 of 21 samples could not be read" in caplog.text
+
+
+def test_too_many_unreadable_samples_stop_the_run(tmp_path):
+    with pytest.raises(DataError, match=r"MAX_UNREADABLE: found 5 of 21 samples unreadable \(23\.8%\)"):
+        extract_features(Numbers(21, frozenset(range(5))), encoder, tmp_path, INPUTS, SETTINGS)
+
+
+def test_what_is_there_is_not_extracted_again(tmp_path):
+    first = extract_features(Numbers(21), encoder, tmp_path, INPUTS, SETTINGS)
+    again = extract_features(Numbers(21), no_encoder, tmp_path, INPUTS, SETTINGS)
+    assert again.content_hash == first.content_hash
+
+
+def test_a_stopped_extraction_goes_on(tmp_path):
+    seen = []
+
+    def failing_encoder():
+        def encode(images):
+            if len(seen) >= 4:
+                raise KeyboardInterrupt
+            seen.append(len(images))
+            return encoder()(images)
+
+        return encode
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(Numbers(21), failing_encoder, tmp_path, INPUTS, SETTINGS)
+    counted = []
+
+    def counting_encoder():
+        return lambda images: (counted.append(len(images)), encoder()(images))[1]
+
+    store = extract_features(Numbers(21), counting_encoder, tmp_path, INPUTS, SETTINGS)
+    assert sum(counted) == 21 - 8  # the first shard was done
+    np.testing.assert_array_equal(store.read(0, 21)[:, 0], np.arange(21))
+
+
+def test_an_empty_data_set_is_refused(tmp_path):
+    with pytest.raises(DataError, match="found an empty data set"):
+        extract_features(Numbers(0), encoder, tmp_path, INPUTS, SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_several_shapes_are_refused(tmp_path):
+    class Ragged(Numbers):
+        def __getitem__(self, index):
+            return torch.zeros(1, 2 + index % 2, 2), True
+
+    with pytest.raises(DataError, match=r"FEATURES\.TRANSFORMS: found transforms that give images of several shapes"):
+        extract_features(Ragged(4), encoder, tmp_path, INPUTS, SETTINGS)
+
+
+def test_other_inputs_are_refused_before_anything_is_read(tmp_path):
+    extract_features(Numbers(21), encoder, tmp_path, INPUTS, SETTINGS)
+    with pytest.raises(ArtifactError, match=r"dataset\.fingerprint"):
+        extract_features(Numbers(21), no_encoder, tmp_path, {"dataset": {"fingerprint": "g"}}, SETTINGS)
+
+
+def test_progress_is_a_plain_log_line_without_a_terminal(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        extract_features(Numbers(21), encoder, tmp_path, INPUTS, SETTINGS)
+    lines = [record.message for record in caplog.records if record.message.startswith("Extracting:")]
+    assert lines
+    assert "21/21" in lines[-1]
+    assert "samples/s" in lines[-1]

@@ -1,0 +1,407 @@
+"""Each repair: VISSL fails without it and works with it, in processes of their own, where nothing is loaded.
+
+The functions named like a repair use VISSL where it breaks. Repairs that do not stand in each other's way are
+left out together (``BROKEN_BY``), since each process spends seconds on importing VISSL.
+"""
+
+import collections
+import functools
+import importlib
+import json
+import os
+import pickle
+import pkgutil
+import re
+import subprocess
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from vissl_clusterfit import compat
+
+# ------------ what is used of VISSL, in a process
+
+
+def collections_mutable_mapping(_folder: Path) -> None:
+    from classy_vision.generic.util import flatten_dict as flatten_classy
+    from vissl.utils.misc import flatten_dict
+
+    assert flatten_dict({"top_1": {"res5": 100}}) == {"top_1_res5": 100}
+    assert flatten_classy({"top_1": {"res5": 100}}) == {"top_1_res5": 100}
+
+
+def trusted_checkpoints(folder: Path) -> None:
+    import torch
+    from classy_vision.generic.util import load_checkpoint
+
+    torch.save({"args": Namespace(arch="resnet50")}, folder / "trusted.torch")
+    assert load_checkpoint(str(folder / "trusted.torch"), torch.device("cpu"))["args"].arch == "resnet50"
+    with pytest.raises(pickle.UnpicklingError, match="Namespace"):
+        torch.load(folder / "trusted.torch", weights_only=True)
+
+
+def pkg_resources_stand_in(_folder: Path) -> None:
+    import vissl.utils.collect_env
+    import vissl.utils.misc
+
+    stand_in = vissl.utils.misc.pkg_resources
+    assert Path(stand_in.resource_filename("configs", "config/test/integration_test/quick_simclr.yaml")).is_file()
+    assert stand_in.get_distribution("vissl").version == "0.1.6"
+    assert vissl.utils.misc.get_json_data_catalog_file().endswith("config/dataset_catalog.json")
+    assert "numpy" in vissl.utils.collect_env.collect_env_info()
+    assert "pkg_resources" not in sys.modules
+
+
+def kinetics400_alias(_folder: Path) -> None:
+    from classy_vision.dataset import DATASET_REGISTRY
+
+    assert "kinetics400" in DATASET_REGISTRY
+
+
+def numpy_aliases(_folder: Path) -> None:
+    import numpy as np
+    import torch
+    from vissl.utils.instance_retrieval_utils.evaluate import compute_map
+    from vissl.utils.instance_retrieval_utils.rmac import get_rmac_descriptors
+    from vissl.utils.svm_utils.evaluate import get_precision_recall
+
+    # Right, wrong, right, wrong: half of the recall at precision 1, half at 2/3.
+    *_, average_precision = get_precision_recall(np.array([1, 0, 1, 0]), np.array([0.9, 0.8, 0.7, 0.1]))
+    np.testing.assert_allclose(average_precision, 5 / 6)
+    mean_average_precision, *_ = compute_map(np.array([[0], [1], [2]]), [{"ok": [0], "junk": [1]}], [1])
+    assert mean_average_precision == 1
+    assert get_rmac_descriptors(torch.rand(2, 3, 4, 4), 1).shape == (2, 1, 3)
+    assert vars(np)["in1d"]([[1, 2], [3, 4]], [2, 3]).tolist() == [False, True, True, False]
+
+
+def checkpoint_types(folder: Path) -> None:
+    import numpy as np
+    import torch
+    from classy_vision.generic.util import load_checkpoint
+    from vissl.config import AttrDict
+
+    # Below, as VISSL before 0.1.6 and NumPy before 2.0 wrote it; the class is there under both names.
+    for module in ("vissl.config.attr_dict", "vissl.utils.hydra_config"):
+        importlib.import_module(module)
+        AttrDict.__module__ = module
+        checkpoint = {
+            "config": AttrDict({"MODEL": {"TRUNK": {"NAME": "resnet"}}}),
+            "loss": np.float64(0.5),
+            "iteration": np.int64(3),
+            "classy_state_dict": {"base_model": {"model": {"trunk": {"weight": torch.arange(3.0)}}}},
+        }
+        for in_a_zip_file in (True, False):
+            path = folder / f"{module}.{in_a_zip_file}.torch"
+            torch.save(checkpoint, path, _use_new_zipfile_serialization=in_a_zip_file)
+            loaded = load_checkpoint(str(path), torch.device("cpu"))
+            assert AttrDict(loaded["config"]).MODEL.TRUNK.NAME == "resnet"
+            assert (loaded["loss"], loaded["iteration"]) == (0.5, 3)
+            weights = loaded["classy_state_dict"]["base_model"]["model"]["trunk"]["weight"]
+            assert weights.tolist() == [0, 1, 2]
+
+
+def cluster_assignment_config(folder: Path) -> None:
+    import numpy as np
+    from vissl.config import AttrDict
+    from vissl.utils.cluster_utils import ClusterAssignment, ClusterAssignmentLoader
+
+    config = AttrDict({"DATA": {"TRAIN": {"DATASET_NAMES": ["digits"]}}})
+    saved = ClusterAssignment(config=config, cluster_assignments={"TRAIN": {0: np.int64(7)}})
+    ClusterAssignmentLoader.save_cluster_assignment(str(folder), saved)
+    loaded = ClusterAssignmentLoader.load_cluster_assigment(str(folder / "cluster_assignments.torch"))
+    assert loaded.config.DATA.TRAIN.DATASET_NAMES == ["digits"]
+    assert loaded.cluster_assignments == {"TRAIN": {0: 7}}
+
+
+def svm_average_precision(folder: Path) -> None:
+    import numpy as np
+    from vissl.utils.svm_utils.svm_trainer import SVMTrainer
+
+    features, targets = _separable_classes()
+    trainer = SVMTrainer(_svm_config(), "layer", str(folder))
+    trainer.train(features, targets)
+    trainer.test(features, targets)
+    np.testing.assert_allclose(np.load(folder / "layer/test_ap.npy"), [[1], [1]])
+
+
+def svm_low_shot_mean(folder: Path) -> None:
+    from vissl.utils.svm_utils.svm_low_shot_trainer import SVMLowShotTrainer
+
+    features, targets = _separable_classes()
+    trainer = SVMLowShotTrainer(_svm_config(), "low_shot", str(folder))
+    for sample in (1, 2):
+        trainer.train(features, targets, sample, 1)
+        trainer.test(features, targets, sample, 1)
+    assert trainer.aggregate_stats([1], [1, 2]) == {"k=1": {"mean": 100, "max": 100, "min": 100, "std": 0}}
+
+
+def _separable_classes():
+    import numpy as np
+
+    labels = np.arange(20) % 2
+    features = np.random.default_rng(0).normal(size=(20, 4)) + 50 * labels[:, None]
+    return features, np.stack([labels, 1 - labels], axis=1)
+
+
+def _svm_config():
+    from vissl.config import AttrDict
+
+    costs = {"costs_list": [0.5], "base": -1.0, "power_range": [4, 20]}
+    return AttrDict(
+        {"normalize": False, "costs": costs, "cls_list": [], "penalty": "l2", "loss": "squared_hinge"}
+        | {"dual": True, "max_iter": 2000, "cross_val_folds": 2, "force_retrain": True}
+        | {"low_shot": {"dataset_name": "voc"}}
+    )
+
+
+def a_checkpoint_that_runs_a_command_is_refused(folder: Path) -> None:
+    import torch
+    from classy_vision.generic.util import load_checkpoint
+
+    class Command:
+        def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+            return os.system, (f"touch {folder / 'ran'}",)
+
+    torch.save({"classy_state_dict": Command()}, folder / "malicious.torch")
+    with pytest.raises(pickle.UnpicklingError, match=r"unsupported GLOBAL posix\.system"):
+        load_checkpoint(str(folder / "malicious.torch"), torch.device("cpu"))
+    assert not (folder / "ran").exists()
+    # It is a good command: only the repair's default stands between it and us.
+    torch.load(folder / "malicious.torch", weights_only=False)
+    assert (folder / "ran").exists()
+
+
+def the_mean_average_precision_meter_works(_folder: Path) -> None:
+    import torch
+    from vissl.meters.mean_ap_meter import MeanAPMeter
+
+    meter = MeanAPMeter({"num_classes": 2})
+    meter.update(torch.eye(2), torch.eye(2, dtype=torch.int8))
+    meter.sync_state()
+    assert meter.value["mAP"] == 1
+
+
+def applying_again_changes_nothing(_folder: Path) -> None:
+    from vissl.utils.svm_utils import svm_low_shot_trainer, svm_trainer
+
+    def state():
+        wrapped = svm_trainer.get_precision_recall, svm_low_shot_trainer.get_precision_recall
+        return *wrapped, svm_low_shot_trainer.np, list(sys.meta_path)
+
+    before, names = state(), compat.apply()
+    assert compat.apply() == names
+    assert state() == before
+
+
+def all_modules_import(_folder: Path) -> None:
+    # Of what the wheel brings, only this needs a package that is not there.
+    needs = {"classy_vision.distributed.launch_ray": "ray"}
+    failures = {}
+    for package in map(importlib.import_module, ("vissl", "classy_vision")):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.", onerror=lambda _: None):
+            try:
+                importlib.import_module(module.name)
+            except Exception as error:
+                if getattr(error, "name", None) != needs.get(module.name, ""):
+                    failures[module.name] = repr(error)
+    assert not failures, failures
+    assert len([name for name in sys.modules if name.startswith("vissl.")]) > 150
+
+
+# ------------ those processes
+
+USES = {
+    use.__name__: use
+    for use in (
+        collections_mutable_mapping,
+        trusted_checkpoints,
+        pkg_resources_stand_in,
+        kinetics400_alias,
+        numpy_aliases,
+        checkpoint_types,
+        cluster_assignment_config,
+        svm_average_precision,
+        svm_low_shot_mean,
+    )
+}
+# Not a repair, but what has to hold with all of them.
+CHECKS = {
+    check.__name__: check
+    for check in (
+        a_checkpoint_that_runs_a_command_is_refused,
+        the_mean_average_precision_meter_works,
+        applying_again_changes_nothing,
+        all_modules_import,
+    )
+}
+# Left out together; what fails then.
+BROKEN_BY = (
+    {
+        "pkg_resources_stand_in": "ModuleNotFoundError: No module named 'pkg_resources'",
+        "kinetics400_alias": "ImportError: cannot import name 'Kinetics400'",
+        "numpy_aliases": "AttributeError: module 'numpy' has no attribute '(float|int|in1d)'",
+    },
+    {
+        "collections_mutable_mapping": "AttributeError: .*'collections' has no attribute 'MutableMapping'",
+        "trusted_checkpoints": "UnpicklingError: Weights only load failed.*Namespace",
+        "svm_average_precision": "ValueError: setting an array element with a sequence",
+    },
+    {
+        "checkpoint_types": "UnpicklingError: Weights only load failed.*vissl.config.attr_dict.AttrDict",
+        "svm_low_shot_mean": "ValueError: setting an array element with a sequence",
+    },
+    {"cluster_assignment_config": "AttributeError: .*OrderedDict' object has no attribute 'DATA'"},
+)
+ERRORS = {repair: (frozenset(group), error) for group in BROKEN_BY for repair, error in group.items()}
+
+
+def child(uses: list[str], without: list[str], late: bool, result: str) -> None:
+    """Runs in a process of its own, whose only repairs are those that are not left out."""
+    repairs = {name: repair for name, repair in compat.REPAIRS.items() if name not in without}
+    compat.REPAIRS.clear()
+    if late:  # First only what VISSL cannot be imported without.
+        first = ("pkg_resources_stand_in", "kinetics400_alias")
+        compat.REPAIRS.update({name: repairs[name] for name in first})
+        compat.apply()
+        for module in {module for repair in repairs.values() for module in repair.modules}:
+            importlib.import_module(module)
+    compat.REPAIRS.update(repairs)
+    compat.apply()
+    outcomes, tracebacks = {}, {}
+    with TemporaryDirectory() as folder:
+        for name in uses:
+            try:
+                (USES | CHECKS)[name](Path(folder))
+                outcomes[name] = "works"
+            except Exception as error:
+                outcomes[name], tracebacks[name] = f"{type(error).__name__}: {error}", traceback.format_exc()
+    content = {"outcomes": outcomes, "tracebacks": tracebacks, "made": compat.apply()}
+    Path(result).write_text(json.dumps(content), encoding="utf-8")
+
+
+@functools.cache
+def outcomes_of(
+    *uses: str, without: frozenset[str] = frozenset(), trust: str = "", late: bool = False
+) -> SimpleNamespace:
+    with TemporaryDirectory() as folder:
+        result = Path(folder, "result.json")
+        arguments = list(uses), sorted(without), late, str(result)
+        run_python(f"import runpy; runpy.run_path({__file__!r})['child']{arguments}", trust=trust)
+        return SimpleNamespace(**json.loads(result.read_text()))
+
+
+def run_python(code: str, trust: str = "") -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", compat.TRUST_VARIABLE: trust}
+    environment.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    environment["PYTHONPATH"] = str(Path(compat.__file__).parents[1])
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+# ------------ the tests
+
+
+def test_every_repair_is_covered():
+    assert set(USES) == set(ERRORS) == set(compat.REPAIRS)
+
+
+@pytest.mark.parametrize("repair", USES)
+def test_fails_without_the_repair(repair):
+    left_out, error = ERRORS[repair]
+    outcome = outcomes_of(*sorted(left_out), without=left_out, trust="1" if "trusted_checkpoints" in left_out else "")
+    assert re.match(error, outcome.outcomes[repair], re.DOTALL), outcome.outcomes[repair]
+    assert repair not in outcome.made
+
+
+@pytest.mark.parametrize("repair", [repair for repair in USES if repair != "trusted_checkpoints"])
+def test_works_with_the_repair(repair):
+    outcome = with_all_repairs()
+    assert outcome.outcomes[repair] == "works", outcome.tracebacks[repair]
+    assert repair in outcome.made
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_with_all_repairs(check):
+    outcome = with_all_repairs()
+    assert outcome.outcomes[check] == "works", outcome.tracebacks[check]
+
+
+def with_all_repairs() -> SimpleNamespace:
+    return outcomes_of(*(name for name in USES if name != "trusted_checkpoints"), *CHECKS)
+
+
+def test_repairs_what_is_already_imported():
+    uses = [name for name in USES if name != "trusted_checkpoints"]
+    outcome = outcomes_of(*uses, late=True)
+    assert outcome.outcomes == dict.fromkeys(uses, "works"), outcome.tracebacks
+    assert set(outcome.made) == set(uses)
+
+
+def test_the_user_can_trust_checkpoints():
+    outcome = outcomes_of("trusted_checkpoints", trust="1")
+    assert outcome.outcomes == {"trusted_checkpoints": "works"}
+    assert "trusted_checkpoints" in outcome.made
+
+
+@pytest.mark.parametrize("value", ["", "0", "yes"])
+def test_checkpoints_are_not_trusted_unless_the_variable_is_1(value, monkeypatch, caplog):
+    monkeypatch.setenv(compat.TRUST_VARIABLE, value)
+    monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
+    assert compat.trusted_checkpoints() is False
+    assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" not in os.environ
+    assert ("found 'yes'; allowed: 0 and 1" in caplog.text) == (value == "yes")
+
+
+def test_applying_imports_nothing_heavy():
+    code = "import sys; before = set(sys.modules); from vissl_clusterfit import compat; compat.apply(); "
+    new = run_python(code + "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))").split()
+    assert "vissl_clusterfit" in new
+    assert set(new) <= {"vissl_clusterfit"} | sys.stdlib_module_names
+
+
+def test_does_nothing_where_nothing_is_missing(monkeypatch):
+    monkeypatch.setattr(collections, "MutableMapping", dict, raising=False)
+    assert compat.collections_mutable_mapping() is False
+    assert collections.MutableMapping is dict
+
+    names = dict.fromkeys(("float", "int", "bool", "in1d", "Kinetics400"), "its own")
+    module = SimpleNamespace(**names)
+    assert compat.numpy_aliases(module) is False
+    assert compat.kinetics400_alias(module) is False
+    assert vars(module) == names
+
+    numpy = SimpleNamespace(__version__="2.3.5", lib=importlib.import_module("numpy").lib)
+    trainer = SimpleNamespace(np=numpy, get_precision_recall="its own")
+    assert compat.svm_average_precision(trainer) is False
+    assert compat.svm_low_shot_mean(trainer) is False
+    assert vars(trainer) == {"np": numpy, "get_precision_recall": "its own"}
+
+
+@pytest.mark.parametrize(
+    ("source", "needed"), [("there = True", False), ("raise AttributeError('pkgutil.ImpImporter')", True)]
+)
+def test_a_pkg_resources_that_can_be_imported_is_left_alone(source, needed, tmp_path, monkeypatch):
+    (tmp_path / "pkg_resources.py").write_text(source)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "pkg_resources", raising=False)
+    try:
+        with contextmanager(compat.pkg_resources_stand_in)(ModuleType("vissl.utils.misc")) as stands_in:
+            assert stands_in is needed
+            assert hasattr(sys.modules["pkg_resources"], "there") is not needed
+        assert ("pkg_resources" in sys.modules) is not needed
+    finally:
+        sys.modules.pop("pkg_resources", None)
+
+
+def test_a_resource_of_no_package_is_an_error():
+    stand_in = compat._small_pkg_resources()
+    with pytest.raises(ModuleNotFoundError, match="No package named 'no_such_package'"):
+        stand_in.resource_filename("no_such_package", "a/file")

@@ -1,0 +1,14 @@
+"""Runs any config of ours or of VISSL: ``python tools/run_distributed_engines.py config=<name> [overrides …]``.
+
+Examples:
+    python tools/run_distributed_engines.py config=clusterfit/quickstart/teacher
+    python tools/run_distributed_engines.py config=clusterfit/clusterfit_resnet50 \
+        config.CLUSTERFIT.TEACHER.WEIGHTS=teacher.torch config.DATA.TRAIN.DATA_PATHS=[images]
+"""
+
+import sys
+
+from vissl_clusterfit.adapters.launch import main
+
+if __name__ == "__main__":
+    sys.exit(main())

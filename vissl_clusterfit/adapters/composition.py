@@ -1,0 +1,90 @@
+"""What a composed config needs before VISSL takes it: every change is made here, before any process starts, and logged.
+
+A config says what it wants in VISSL's own words (a data source, a loss, a device). What follows from that alone is
+filled in: the pairing of the data source with the pseudo-labels, the backend that a CPU can use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vissl_clusterfit.adapters.dataset import PAIRED_PREFIX
+from vissl_clusterfit.config import ClusterFitConfig
+
+#: VISSL's label source that asks the data source itself, whatever that is.
+_ASK_THE_DATA_SOURCE = "torchvision_dataset"
+
+
+def complete_config(config: dict[str, Any]) -> list[str]:
+    """Fills in what follows from the rest of ``config``, in place.
+
+    Args:
+        config: the plain mapping below ``config``, interpolations resolved.
+
+    Returns:
+        What was changed, one sentence each, for the log.
+
+    Raises:
+        ConfigError: something under ``config.CLUSTERFIT`` is unknown or wrong.
+    """
+    settings = ClusterFitConfig.from_config(config["CLUSTERFIT"])
+    changes: list[str] = []
+    if config["MACHINE"]["DEVICE"] == "cpu":
+        _fit_to_cpu(config, changes)
+    if config["LOSS"]["name"] == "clusterfit_loss":
+        _pair_with_labels(config, settings, changes)
+    for split in ("TRAIN", "TEST"):
+        _fill_label_paths(config["DATA"][split])
+    return changes
+
+
+def _set(block: dict[str, Any], key: str, value: Any, setting: str, reason: str, changes: list[str]) -> None:
+    if block.get(key) != value:
+        changes.append(f"{setting}: {block.get(key)!r} becomes {value!r}, {reason}.")
+        block[key] = value
+
+
+def _fit_to_cpu(config: dict[str, Any], changes: list[str]) -> None:
+    if config["DISTRIBUTED"]["BACKEND"] == "nccl":
+        _set(
+            config["DISTRIBUTED"],
+            "BACKEND",
+            "gloo",
+            "config.DISTRIBUTED.BACKEND",
+            "as NCCL needs GPUs",
+            changes,
+        )
+    amp = config["MODEL"]["AMP_PARAMS"]
+    _set(
+        amp,
+        "USE_AMP",
+        False,
+        "config.MODEL.AMP_PARAMS.USE_AMP",
+        "as VISSL's mixed precision needs GPUs",
+        changes,
+    )
+
+
+def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> None:
+    for split in settings.splits:
+        data, name = config["DATA"][split], f"config.DATA.{split}"
+        paired = [
+            source if source.startswith(PAIRED_PREFIX) else f"{PAIRED_PREFIX}{source}"
+            for source in data["DATA_SOURCES"]
+        ]
+        _set(data, "DATA_SOURCES", paired, f"{name}.DATA_SOURCES", "paired with the pseudo-labels", changes)
+        sources = [_ASK_THE_DATA_SOURCE] * len(paired)
+        _set(data, "LABEL_SOURCES", sources, f"{name}.LABEL_SOURCES", "which asks the paired source", changes)
+        _set(data, "LABEL_TYPE", "standard", f"{name}.LABEL_TYPE", "as there are labels", changes)
+        if not data["DATA_PATHS"] and paired == [f"{PAIRED_PREFIX}synthetic"]:
+            data["DATA_PATHS"] = [""]  # VISSL knows only the unpaired name as one that needs no path
+    if not settings.features.test_partition:
+        reason = "as no held-out split is labelled (CLUSTERFIT.FEATURES.TEST_PARTITION)"
+        _set(config, "TEST_MODEL", False, "config.TEST_MODEL", reason, changes)
+
+
+def _fill_label_paths(data: dict[str, Any]) -> None:
+    # With DATA_PATHS and no LABEL_PATHS VISSL looks the data set up in its catalogue, even where no label file is
+    # wanted, and fails when it is not there. Only a label file list is read from the path.
+    if data["DATA_PATHS"] and not data["LABEL_PATHS"] and "disk_filelist" not in data["LABEL_SOURCES"]:
+        data["LABEL_PATHS"] = list(data["DATA_PATHS"])

@@ -1,0 +1,58 @@
+"""``clusterfit_head``: one linear layer per codebook, as wide as the trunk's output needs and as K says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from vissl.config import AttrDict
+from vissl.models.heads.mlp import MLP
+from vissl.models.trunks import get_model_trunk
+
+from vissl_clusterfit.errors import ConfigError, problem
+
+
+class ClusterFitHead(nn.Module):
+    """VISSL's linear ``mlp`` head, once per codebook, on the trunk's output.
+
+    Args:
+        model_config: VISSL's MODEL block.
+        num_clusters: K, or a list with one K per codebook.
+        in_features: width of the trunk's output; found by a dry run of the trunk when it is 0.
+    """
+
+    def __init__(self, model_config: AttrDict, num_clusters: int | Sequence[int], in_features: int = 0) -> None:
+        super().__init__()
+        widths = [num_clusters] if isinstance(num_clusters, int) else list(num_clusters)
+        in_features = in_features or trunk_width(model_config)
+        self.classifiers = nn.ModuleList(MLP(model_config, dims=[in_features, width]) for width in widths)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """Logits (B, K) for features (B, D) or (B, D, 1, 1); a list of them with several codebooks."""
+        logits = [classifier(features) for classifier in self.classifiers]
+        return logits[0] if len(logits) == 1 else logits
+
+
+def trunk_width(model_config: AttrDict) -> int:
+    """The number of features that a trunk gives per image, by running it without data or memory ("meta" tensors).
+
+    Raises:
+        ConfigError: the trunk cannot be run so.
+    """
+    name = model_config.TRUNK.NAME
+    channels = 1 if model_config.INPUT_TYPE == "lab" else 3
+    size = model_config.TRUNK.get("VISION_TRANSFORMERS", {}).get("IMAGE_SIZE", 224)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            trunk = get_model_trunk(name)(model_config, name).eval()
+            features = trunk(torch.empty(2, max(channels, 3), size, size), [])[-1]
+        return features.flatten(1).shape[1]
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise ConfigError(
+            problem(
+                "config.MODEL.HEAD.PARAMS",
+                found=f"clusterfit_head without in_features for the trunk {name}, which has no dry run ({error})",
+                allowed='["clusterfit_head", {"num_clusters": …, "in_features": width of the trunk\'s output}]',
+            )
+        ) from None

@@ -1,0 +1,110 @@
+"""``clusterfit_loss``: cross-entropy over the K clusters (paper, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from classy_vision.losses import ClassyLoss
+
+from vissl_clusterfit.errors import ConfigError, problem
+
+IGNORED = -1
+_WEIGHTINGS = ("none", "inverse", "inverse_sqrt")
+
+
+class ClusterFitLoss(ClassyLoss):
+    """Cross-entropy between the logits of each head and its column of pseudo-labels, averaged over labelled samples.
+
+    Samples with label -1 (unreadable ones) take no part. With several heads the loss is the mean over heads.
+
+    Config params (``LOSS.clusterfit_loss``):
+        num_clusters: K of each head, an int or a list of ints.
+        label_smoothing: mass that is spread evenly over all clusters, in [0, 1).
+        cluster_weighting: ``none``; ``inverse`` or ``inverse_sqrt`` weigh a cluster of n samples by 1/n or 1/sqrt(n),
+            scaled so that the mean weight of a sample is 1. The paper uses none.
+    """
+
+    def __init__(
+        self, num_clusters: Sequence[int], label_smoothing: float = 0.0, cluster_weighting: str = "none"
+    ) -> None:
+        super().__init__()
+        self.num_clusters = tuple(num_clusters)
+        self.label_smoothing = label_smoothing
+        self.cluster_weighting = cluster_weighting
+        for head, width in enumerate(self.num_clusters):
+            self.register_buffer(f"cluster_weights_{head}", torch.ones(width))
+
+    @classmethod
+    def from_config(cls, loss_config: Mapping[str, Any]) -> ClusterFitLoss:
+        """Builds the loss from its block in the config.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        width = loss_config["num_clusters"]
+        smoothing = loss_config.get("label_smoothing", 0.0)
+        weighting = loss_config.get("cluster_weighting", "none")
+        if not 0.0 <= smoothing < 1.0:
+            raise ConfigError(
+                problem(
+                    "config.LOSS.clusterfit_loss.label_smoothing",
+                    found=smoothing,
+                    allowed="0.0 to less than 1.0",
+                )
+            )
+        if weighting not in _WEIGHTINGS:
+            raise ConfigError(
+                problem(
+                    "config.LOSS.clusterfit_loss.cluster_weighting",
+                    found=repr(weighting),
+                    allowed=" | ".join(_WEIGHTINGS),
+                )
+            )
+        return cls([width] if isinstance(width, int) else width, smoothing, weighting)
+
+    def set_cluster_sizes(self, head: int, sizes: torch.Tensor) -> None:
+        """Derives the weights of one head from the number of samples in each of its clusters, int (K,)."""
+        if self.cluster_weighting == "none":
+            return
+        sizes = sizes.double()
+        weights = sizes.clamp(min=1).pow(-1.0 if self.cluster_weighting == "inverse" else -0.5)
+        weights *= sizes.sum() / (weights * sizes).sum()
+        buffer = self.get_buffer(f"cluster_weights_{head}")
+        buffer.copy_(weights.to(buffer))
+
+    def forward(self, output: torch.Tensor | list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        """The loss of one batch.
+
+        Args:
+            output: logits (B, K), or a list of them, one per head.
+            target: int64 labels (B,), or (B, L) with one column per head.
+
+        Returns:
+            A scalar; 0 (with a gradient of 0) where no sample of the batch has a label.
+        """
+        logits = output if isinstance(output, (list, tuple)) else [output]
+        columns = target.unsqueeze(1) if target.ndim == 1 else target
+        if columns.shape[1] == 1:
+            columns = columns.expand(-1, len(logits))
+        if [head.shape[1] for head in logits] != list(self.num_clusters) or columns.shape[1] != len(logits):
+            raise ConfigError(
+                problem(
+                    "config.MODEL.HEAD.PARAMS",
+                    found=f"heads of widths {[head.shape[1] for head in logits]} for {columns.shape[1]} label columns",
+                    allowed=f"heads of widths {list(self.num_clusters)}, one per label column",
+                    remedy='Use ["clusterfit_head", {"num_clusters": "${config.CLUSTERFIT.NUM_CLUSTERS}"}].',
+                )
+            )
+        losses = [self._one_head(number, head, columns[:, number]) for number, head in enumerate(logits)]
+        return torch.stack(losses).mean()
+
+    def _one_head(self, number: int, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        per_sample = F.cross_entropy(
+            logits, target, ignore_index=IGNORED, label_smoothing=self.label_smoothing, reduction="none"
+        )
+        if self.cluster_weighting != "none":
+            per_sample = per_sample * self.get_buffer(f"cluster_weights_{number}")[target.clamp(min=0)]
+        return per_sample.sum() / (target != IGNORED).sum().clamp(min=1)

@@ -1,0 +1,151 @@
+"""Features, codebook, labels: each stage made if it is missing, opened if it is valid, refused if it is of another run.
+
+    stages = Stages(cfg)
+    stages.labels("TRAIN")      # makes whatever is missing on the way
+
+All processes of a run call the same stage together. Extraction is shared among them; clustering and labelling run on
+the primary process while the others wait.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import torch
+from vissl.config import AttrDict
+
+from vissl_clusterfit import artifacts, distributed
+from vissl_clusterfit.adapters.dataset import SplitImages
+from vissl_clusterfit.adapters.encoder import build_encoder, teacher_spec
+from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs, fit_codebook
+from vissl_clusterfit.config import ClusterFitConfig
+from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
+from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.labels import PseudoLabels, label_inputs, label_store
+
+logger = logging.getLogger(__name__)
+
+
+class Stages:
+    """The three stages of one run.
+
+    Args:
+        cfg: VISSL's ``config``.
+    """
+
+    def __init__(self, cfg: AttrDict) -> None:
+        self._cfg = cfg
+        self.settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
+        self._device = run_device(cfg)
+
+    @functools.cache  # noqa: B019  (an object of this class lives as long as its run)
+    def _images(self, split: str) -> SplitImages:
+        return SplitImages(self._cfg, split, self.settings.features.transforms)
+
+    @functools.cache  # noqa: B019
+    def feature_inputs(self, split: str) -> dict[str, Any]:
+        """What the features of a split are made from: data, teacher, layer, pooling, transforms, dtype."""
+        return distributed.on_primary(
+            lambda: {
+                "dataset": self._images(split).inputs(),
+                "teacher": self._teacher().inputs(),
+                "transforms": self.settings.features.transforms,
+                "dtype": self.settings.features.dtype,
+            }
+        )
+
+    def _teacher(self):
+        return teacher_spec(self._cfg.MODEL, self.settings.teacher, self.settings.features)
+
+    def features(self, split: str) -> FeatureStore:
+        """The features of one split. Called by all processes together."""
+        folder, inputs = self.settings.paths.features(split), self.feature_inputs(split)
+        if not self.settings.features.extract:
+            return FeatureStore.open(folder, inputs)
+        self._require_enough_samples()
+        return extract_features(
+            self._images(split),
+            lambda: build_encoder(self._teacher(), self._device),
+            folder,
+            inputs,
+            self.settings.features,
+            num_workers=self._cfg.DATA.NUM_DATALOADER_WORKERS,
+        )
+
+    def _require_enough_samples(self) -> None:
+        available = len(self._images(self.settings.features.data_partition))
+        if available < self.settings.num_clusters:
+            raise ConfigError(
+                problem(
+                    "config.CLUSTERFIT.NUM_CLUSTERS",
+                    found=f"{self.settings.num_clusters} for {available} samples",
+                    allowed=f"1 to {available}",
+                    remedy="Lower it, or add samples.",
+                )
+            )
+
+    def codebook(self) -> Codebook:
+        """The codebook of the clustered split. Called by all processes together."""
+        folder = self.settings.paths.codebook
+        inputs = codebook_inputs(self.feature_inputs(self.settings.features.data_partition), self.settings)
+        if artifacts.has_manifest(folder):
+            return Codebook.open(folder, inputs)
+        store = self.features(self.settings.features.data_partition)
+        distributed.on_primary(lambda: _no_result(fit_codebook(store, self.settings, self._device.type, folder)))
+        return Codebook.open(folder, inputs)
+
+    def labels(self, split: str) -> PseudoLabels:
+        """The labels of one split, all from the codebook of the clustered split. Called by all processes together."""
+        folder = self.settings.paths.labels(split)
+        clustered = self.feature_inputs(self.settings.features.data_partition)
+        inputs = label_inputs(self.feature_inputs(split), codebook_inputs(clustered, self.settings))
+        if artifacts.has_manifest(folder):
+            labels = PseudoLabels.open(folder, inputs)
+            self._require_same_codebook(labels)
+            logger.info("Labels of %d samples are in %s already.", labels.num_samples, folder)
+            return labels
+        codebook = self.codebook()
+        store = self.features(split)
+        distributed.on_primary(lambda: _no_result(label_store(store, codebook, self._device.type, folder)))
+        return PseudoLabels.open(folder, inputs)
+
+    def _require_same_codebook(self, labels: PseudoLabels) -> None:
+        folder = self.settings.paths.codebook
+        if artifacts.has_manifest(folder) and Codebook.open(folder).content_hash != labels.codebook_hash:
+            raise ArtifactError(
+                f"{labels.folder} was made with another codebook than the one in {folder}. Delete the labels to make "
+                "them anew from this codebook."
+            )
+
+    def all_labels(self) -> PseudoLabels:
+        """Labels of the clustered split, which are returned, and of the held-out one if there is one."""
+        for split in reversed(self.settings.splits):
+            labels = self.labels(split)
+        return labels
+
+
+def run_device(cfg: AttrDict) -> torch.device:
+    """``MACHINE.DEVICE`` of this process.
+
+    Raises:
+        ConfigError: a GPU is asked for where there is none.
+    """
+    if cfg.MACHINE.DEVICE != "gpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            problem(
+                "config.MACHINE.DEVICE",
+                found="gpu, and PyTorch sees none",
+                allowed="cpu, or gpu on a machine that has one",
+                remedy="Set config.MACHINE.DEVICE=cpu, or install a PyTorch that fits the driver.",
+            )
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _no_result(_: object) -> None:
+    """Artefacts are opened from disk by every process; nothing of them travels between processes."""

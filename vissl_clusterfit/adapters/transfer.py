@@ -1,0 +1,138 @@
+"""``engine_name: clusterfit_transfer``: how well the frozen features of a network serve classes that it never saw.
+
+The network is ``config.MODEL`` with ``MODEL.WEIGHTS_INIT.PARAMS_FILE`` (none: an untrained network, as a control).
+Features of both splits go into feature stores in the run's folder, figures into its ``results.json``.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from vissl.config import AttrDict
+
+from vissl_clusterfit import distributed
+from vissl_clusterfit.adapters.dataset import SplitImages, true_labels
+from vissl_clusterfit.adapters.encoder import EncoderSpec, build_encoder
+from vissl_clusterfit.adapters.engines import StageEngine
+from vissl_clusterfit.adapters.stages import run_device
+from vissl_clusterfit.config import EncodingSettings, read_settings, setting
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.report.results import ResultRow, append_results
+from vissl_clusterfit.transfer.knn import KnnSettings, knn_accuracy
+from vissl_clusterfit.transfer.linear import LinearProbeSettings, linear_probe
+
+logger = logging.getLogger(__name__)
+
+_PROTOCOLS = ("linear", "knn")
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """The block ``config.TRANSFER``."""
+
+    #: The name of the network in the results.
+    model_name: str = setting("model")
+    #: The name of the data in the results.
+    dataset_name: str = setting("dataset")
+    #: Which protocols to run.
+    protocols: list = setting(list(_PROTOCOLS))
+    features: EncodingSettings = field(default_factory=EncodingSettings)
+    linear: LinearProbeSettings = field(default_factory=LinearProbeSettings)
+    knn: KnnSettings = field(default_factory=KnnSettings)
+
+    @classmethod
+    def from_config(cls, block: object) -> TransferSettings:
+        """Reads ``config.TRANSFER``.
+
+        Raises:
+            ConfigError: naming every unknown key and bad value.
+        """
+        settings = read_settings(cls, block, "config.TRANSFER")
+        unknown = sorted(set(settings.protocols) - set(_PROTOCOLS))
+        if unknown or not settings.protocols:
+            allowed = "one or more of " + ", ".join(_PROTOCOLS)
+            raise ConfigError(problem("config.TRANSFER.PROTOCOLS", found=settings.protocols, allowed=allowed))
+        return settings
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Features and labels of the samples of one split that could be read."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+class TransferEngine(StageEngine):
+    """Extracts features of TRAIN and TEST, then runs the protocols on them."""
+
+    def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
+        """Fits on TRAIN, scores on TEST once, and appends the rows to ``results.json``."""
+        settings = TransferSettings.from_config(cfg.TRANSFER)
+        train, test = (_labelled_features(cfg, split, settings.features) for split in ("TRAIN", "TEST"))
+        distributed.on_primary(lambda: _score(train, test, settings, Path(checkpoint_folder), cfg))
+
+
+def _labelled_features(cfg: AttrDict, split: str, settings: EncodingSettings) -> _Split:
+    labels = true_labels(cfg, split)
+    images = SplitImages(cfg, split, settings.transforms)
+    spec = EncoderSpec(
+        model=cfg.MODEL,
+        weights=cfg.MODEL.WEIGHTS_INIT.PARAMS_FILE or None,
+        state_dict_key="",
+        trust_weights=False,
+        layer=settings.layer_name,
+        pooling=settings.pooling,
+        seed=cfg.SEED_VALUE,
+    )
+    inputs = distributed.on_primary(
+        lambda: {
+            "dataset": images.inputs(),
+            "encoder": spec.inputs(),
+            "transforms": settings.transforms,
+            "dtype": settings.dtype,
+        }
+    )
+    store = extract_features(
+        images,
+        lambda: build_encoder(spec, run_device(cfg)),
+        Path(settings.path) / split.lower(),
+        inputs,
+        settings,
+        num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
+    )
+    readable = np.setdiff1d(np.arange(store.num_samples), store.unreadable)
+    return _Split(store.take(readable), labels[readable])
+
+
+def _score(train: _Split, test: _Split, settings: TransferSettings, folder: Path, cfg: AttrDict) -> None:
+    figures: dict[str, tuple[float, str]] = {}
+    if "linear" in settings.protocols:
+        probe = linear_probe(train.features, train.labels, test.features, test.labels, settings.linear)
+        figures["linear"] = (probe.accuracy, settings.linear.protocol())
+    if "knn" in settings.protocols:
+        accuracy = knn_accuracy(
+            test.features, test.labels, train.features, train.labels, settings.knn, device=run_device(cfg)
+        )
+        figures["knn"] = (accuracy, settings.knn.protocol())
+    where = f"layer {settings.features.layer_name or 'trunk output'}, {settings.features.pooling} pooling; "
+    rows = [
+        ResultRow(
+            model=settings.model_name,
+            benchmark=name,
+            dataset=settings.dataset_name,
+            split="test",
+            metric="top-1 accuracy",
+            value=value,
+            protocol=where + protocol,
+            seed=cfg.SEED_VALUE,
+        )
+        for name, (value, protocol) in figures.items()
+    ]
+    append_results(folder, rows)
+    for row in rows:
+        logger.info("%s of %s on %s: %.1f %% %s.", row.benchmark, row.model, row.dataset, 100 * row.value, row.metric)

@@ -1,0 +1,188 @@
+"""Folders on disk that outlive a process: a ``manifest.json`` beside plain ``.npy`` arrays.
+
+All reading and writing of artefacts goes through this module. A file is written beside its place and moved there with
+``os.replace``, so a reader sees a whole file or none; the manifest is written last, so a folder with a complete
+manifest is a complete artefact. Arrays are read with ``allow_pickle=False``: opening an artefact runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vissl_clusterfit.errors import ArtifactError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+_HASH_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ArtifactPaths:
+    """Every folder of one ClusterFit run. The only place that knows their names.
+
+    Attributes:
+        output_dir: ``CLUSTERFIT.OUTPUT_DIR``; codebook and labels lie below it.
+        features_dir: ``CLUSTERFIT.FEATURES.PATH``; one feature store per split lies below it.
+    """
+
+    output_dir: Path
+    features_dir: Path
+
+    def features(self, split: str) -> Path:
+        """The feature store of one split."""
+        return self.features_dir / split.lower()
+
+    @property
+    def codebook(self) -> Path:
+        """The codebook; there is one, that of the clustered split."""
+        return self.output_dir / "codebook"
+
+    def labels(self, split: str) -> Path:
+        """The pseudo-labels of one split."""
+        return self.output_dir / "labels" / split.lower()
+
+
+def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Writes ``content`` as indented JSON with stable key order, atomically."""
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+    _write_atomically(path, lambda file: file.write((text + "\n").encode()))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ArtifactError: there is no such file, or it holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path} cannot be read as JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path} must hold a JSON object, found {type(content).__name__}.")
+    return content
+
+
+def write_array(path: Path, array: np.ndarray) -> str:
+    """Writes one array as ``.npy``, atomically.
+
+    Returns:
+        The SHA-256 of the file, as hexadecimal text.
+    """
+    _write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
+    return file_sha256(path)
+
+
+def read_array(path: Path, *, mmap: bool = False) -> np.ndarray:
+    """Reads a ``.npy`` file, mapped into memory read-only when ``mmap`` is set.
+
+    Raises:
+        ArtifactError: the file is missing, truncated, or holds Python objects.
+    """
+    try:
+        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtifactError(f"{path} cannot be read as an array: {error}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal text."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def content_hash(content: object) -> str:
+    """The SHA-256 of a value's canonical JSON: equal for equal values, whatever the order of their keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_manifest(folder: Path, kind: str, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Writes ``folder/manifest.json``: what the artefact was made from (``inputs``) and what it is (``facts``)."""
+    write_json(folder / MANIFEST_NAME, {"kind": kind, "format": FORMAT_VERSION, "inputs": inputs, **facts})
+
+
+def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    """Reads and checks ``folder/manifest.json``.
+
+    Raises:
+        ArtifactError: there is none, it is of another kind, or of a newer format than this version knows.
+    """
+    if not (folder / MANIFEST_NAME).is_file():
+        raise ArtifactError(f"{folder} holds no {kind}: its {MANIFEST_NAME} is missing.")
+    manifest = read_json(folder / MANIFEST_NAME)
+    if manifest.get("kind") != kind:
+        raise ArtifactError(f"{folder} must hold a {kind}, found a {manifest.get('kind')!r}.")
+    version = manifest.get("format")
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise ArtifactError(
+            f"{folder}: found format {version!r}; this version of vissl-clusterfit reads formats up to "
+            f"{FORMAT_VERSION}. Upgrade it: pip install --upgrade vissl-clusterfit."
+        )
+    if not isinstance(manifest.get("inputs"), dict):
+        raise ArtifactError(f"{folder / MANIFEST_NAME} must name the inputs of the {kind}.")
+    return manifest
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether an artefact was at least begun in ``folder``."""
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def require_same_inputs(folder: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuses an artefact that was made from other data or settings.
+
+    Raises:
+        ArtifactError: naming every input that differs, with both values, and the remedy.
+    """
+    differences = list(_differences(found, expected))
+    if differences:
+        lines = "\n".join(f"  {name}: it was made with {was}, this run has {now}" for name, was, now in differences)
+        raise ArtifactError(
+            f"{folder} was made from other data or settings:\n{lines}\n"
+            "Undo the change, name another folder (CLUSTERFIT.OUTPUT_DIR, CLUSTERFIT.FEATURES.PATH), or delete "
+            "this folder to make it anew."
+        )
+
+
+def _differences(found: Any, expected: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        for key in sorted({*found, *expected}):
+            yield from _differences(found.get(key), expected.get(key), f"{name}.{key}" if name else str(key))
+    elif found != expected:
+        yield name, _shorten(found), _shorten(expected)
+
+
+def _shorten(value: Any, limit: int = 120) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

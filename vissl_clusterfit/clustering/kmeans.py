@@ -1,0 +1,185 @@
+"""k-means (paper, section 3): Lloyd's iterations over any ``VectorSource``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vissl_clusterfit.clustering.preprocessing import unit_rows
+from vissl_clusterfit.clustering.sources import ClusterSums, Search, VectorSource, chunk_rows
+from vissl_clusterfit.errors import ConfigError, problem
+
+logger = logging.getLogger(__name__)
+
+SearchFactory = Callable[[np.ndarray], Search]
+
+
+@dataclass(frozen=True, eq=False)
+class KMeansResult:
+    """The state after an iteration; the last one is the result.
+
+    Attributes:
+        centroids: (K, D) float32, after the update.
+        objective: per iteration, the mean squared L2 distance of a vector to its nearest centroid, before the
+            update.
+        repaired: per iteration, how many empty clusters were given a vector.
+        counts: (K,) int64, the vectors of each cluster in the last iteration.
+        num_points: N.
+        converged: the last update changed no centroid, so no further one would.
+    """
+
+    centroids: np.ndarray
+    objective: tuple[float, ...]
+    repaired: tuple[int, ...]
+    counts: np.ndarray
+    num_points: int
+    converged: bool
+
+    @property
+    def num_empty(self) -> int:
+        """Clusters that stayed empty, because there are fewer distinct vectors than clusters."""
+        return int((self.counts == 0).sum()) - self.repaired[-1]
+
+
+def require_enough_points(num_clusters: int, num_points: int) -> None:
+    """Checks that K is at most the number of vectors.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if num_clusters > num_points:
+        raise ConfigError(
+            problem(
+                "config.CLUSTERFIT.NUM_CLUSTERS",
+                found=num_clusters,
+                allowed=f"1 to {num_points}, the number of samples whose features can be clustered",
+                remedy="Lower it, or add samples.",
+            )
+        )
+
+
+def kmeans(
+    source: VectorSource,
+    num_clusters: int,
+    num_iter: int,
+    seed: int,
+    search_factory: SearchFactory,
+    *,
+    spherical: bool = False,
+    initial_centroids: np.ndarray | None = None,
+    on_iteration: Callable[[KMeansResult], None] | None = None,
+) -> KMeansResult:
+    """Clusters all vectors of a source.
+
+    Every iteration assigns all vectors and moves each centroid to the mean of its own. An empty cluster takes
+    over the farthest vector of another one: the clusters with the farthest vectors give theirs first, one in
+    each iteration. So the objective never rises, and the loop settles also where there are fewer distinct
+    vectors than clusters; those left over stay empty, which the log says. It stops when nothing moves.
+
+    Args:
+        source: the vectors; of unit norm when ``spherical``.
+        num_clusters: K.
+        num_iter: the largest number of iterations.
+        seed: draws K different positions whose vectors are the first centroids.
+        search_factory: makes a search of (K, D) centroids.
+        spherical: scale centroids to unit norm after each update (cosine k-means). The objective stays the
+            squared L2 distance, which is 2 - 2·cos for unit vectors.
+        initial_centroids: (K, D), instead of drawn ones.
+        on_iteration: called after every iteration with the state so far.
+
+    Raises:
+        ConfigError: K is larger than the number of vectors.
+    """
+    require_enough_points(num_clusters, source.num_vectors)
+    _announce(source, num_clusters)
+    centroids = _draw(source, num_clusters, seed) if initial_centroids is None else initial_centroids
+    centroids = unit_rows(centroids) if spherical else np.array(centroids, dtype=np.float32)
+    objective: list[float] = []
+    repaired: list[int] = []
+    while True:
+        sums = source.accumulate(search_factory(centroids))
+        moved = _means(sums, centroids, spherical)
+        objective.append(sums.objective / source.num_vectors)
+        repaired.append(_fill_empty(moved, sums, source, spherical))
+        converged = np.array_equal(moved, centroids)
+        centroids = moved
+        logger.info(
+            "k-means iteration %d of %d: objective %.6g, %d empty clusters repaired.",
+            len(objective),
+            num_iter,
+            objective[-1],
+            repaired[-1],
+        )
+        state = KMeansResult(centroids, tuple(objective), tuple(repaired), sums.counts, source.num_vectors, converged)
+        if on_iteration is not None:
+            on_iteration(state)
+        if converged or len(objective) == num_iter:
+            break
+    _conclude(state, num_iter)
+    return state
+
+
+def _announce(source: VectorSource, num_clusters: int) -> None:
+    rows = min(chunk_rows(source.dim), source.num_vectors)
+    # Old, new and searched centroids in float32, sums in float64; a chunk as read, prepared and in between.
+    mebibytes = source.dim * (num_clusters * (3 * 4 + 8) + rows * 3 * 4) / 2**20
+    logger.info(
+        "k-means of %d features of dimension %d into %d clusters, in about %.0f MiB of memory.",
+        source.num_vectors,
+        source.dim,
+        num_clusters,
+        mebibytes,
+    )
+
+
+def _conclude(result: KMeansResult, num_iter: int) -> None:
+    if result.converged:
+        logger.info("k-means converged: iteration %d changed no centroid.", len(result.objective))
+    else:
+        logger.info("k-means ends after all %d iterations; centroids were still moving.", num_iter)
+    if result.num_empty:
+        logger.warning(
+            "%d of %d clusters stay empty: there are fewer distinct features. Lower "
+            "config.CLUSTERFIT.NUM_CLUSTERS, or look for duplicate samples.",
+            result.num_empty,
+            len(result.counts),
+        )
+
+
+def _draw(source: VectorSource, num_clusters: int, seed: int) -> np.ndarray:
+    chosen = np.random.default_rng(seed).choice(source.num_vectors, num_clusters, replace=False)
+    return source.take(np.sort(chosen))
+
+
+def _means(sums: ClusterSums, centroids: np.ndarray, spherical: bool) -> np.ndarray:
+    """The new centroids; that of an empty cluster stays where it was."""
+    moved = centroids.copy()
+    filled = sums.counts > 0
+    means = sums.sums[filled] / sums.counts[filled, None]
+    if spherical:
+        norms = np.linalg.norm(means, axis=1, keepdims=True)
+        # The mean of opposite vectors has no direction.
+        means = np.where(norms > np.finfo(np.float32).eps, means / np.maximum(norms, 1e-300), moved[filled])
+    moved[filled] = means
+    return moved
+
+
+def _fill_empty(centroids: np.ndarray, sums: ClusterSums, source: VectorSource, spherical: bool) -> int:
+    """Moves centroids of empty clusters, in place, onto vectors that are far from theirs.
+
+    Returns:
+        How many were moved.
+    """
+    empty = np.flatnonzero(sums.counts == 0)
+    if not len(empty):
+        return 0
+    # Nearer than twice float32's resolution is as good as on the centroid.
+    on_centroid = (2 * np.finfo(np.float32).eps) ** 2 * np.einsum("kd,kd->k", centroids, centroids)
+    donors = np.flatnonzero((sums.counts > 1) & (sums.farthest_distances > on_centroid))
+    donors = donors[np.argsort(-sums.farthest_distances[donors], kind="stable")][: len(empty)]
+    vectors = source.take(np.sort(sums.farthest_positions[donors]))
+    centroids[empty[: len(donors)]] = unit_rows(vectors) if spherical else vectors
+    return len(donors)

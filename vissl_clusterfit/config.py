@@ -1,0 +1,233 @@
+"""``config.CLUSTERFIT`` as frozen dataclasses: every setting, its meaning, its default and what it may be.
+
+VISSL's own keys keep their names and meaning; new ones stand beside them. A key of the YAML is the name of the field in
+upper case. Everything wrong in a block is said in one message.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vissl_clusterfit.artifacts import ArtifactPaths
+from vissl_clusterfit.errors import ConfigError, problem
+
+Settings = TypeVar("Settings")
+
+
+def setting(
+    default: Any, *, choices: Sequence[Any] = (), at_least: float | None = None, at_most: float | None = None
+) -> Any:
+    """A field of a settings dataclass: its default, and what it may be."""
+    metadata = {"choices": tuple(choices), "at_least": at_least, "at_most": at_most}
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """``DATA_LIMIT_SAMPLING``: which features are drawn when ``DATA_LIMIT`` is set."""
+
+    seed: int = setting(0, at_least=0)
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """``TEACHER``: the pre-trained network whose features are clustered (the paper's N_pre, section 3)."""
+
+    #: A VISSL MODEL block, or the part of it that differs from ``config.MODEL`` (the student's).
+    model: dict = setting({})
+    #: A VISSL checkpoint, or a torchvision or plain state dict.
+    weights: str = setting("")
+    #: Where the state dict lies inside the file, as VISSL's WEIGHTS_INIT.STATE_DICT_KEY_NAME; found by itself if empty.
+    state_dict_key: str = setting("")
+    #: Load a file that needs Python's pickle. It can run code: only for files that you made or trust.
+    trust_weights: bool = setting(False)
+
+
+@dataclass(frozen=True)
+class EncodingSettings:
+    """How images become features, whoever the network is."""
+
+    #: The folder of the feature stores, one sub-folder per split.
+    path: str = setting(".")
+    #: A layer of the trunk, "heads" for the output of the head, or "" for the output of the trunk.
+    layer_name: str = setting("")
+    #: How a feature map of shape (C, H, W) becomes a vector: its mean, its maximum, or all of it.
+    pooling: str = setting("avg", choices=("avg", "max", "flatten"))
+    #: VISSL transforms that are applied before the network sees an image; they must not be random.
+    transforms: list = setting([])
+    #: Samples per forward pass.
+    batch_size: int = setting(64, at_least=1)
+    #: Rows per shard, the unit of work that a killed run may have to do again.
+    shard_size: int = setting(4096, at_least=1)
+    #: How features are kept on disk.
+    dtype: str = setting("float32", choices=("float16", "float32"))
+    #: The share of samples that may be unreadable before the run stops.
+    max_unreadable: float = setting(0.05, at_least=0.0, at_most=1.0)
+
+
+@dataclass(frozen=True)
+class FeatureSettings(EncodingSettings):
+    """``FEATURES``: what is taken from the teacher, and what is done to it before it is clustered."""
+
+    #: Extract what is missing; if false, the features must already lie under PATH.
+    extract: bool = setting(False)
+    #: The split of ``config.DATA`` that is clustered and trained on (the paper's D_cf).
+    data_partition: str = setting("TRAIN", choices=("TRAIN", "TEST"))
+    #: The held-out split that is labelled with the same codebook; "" for none.
+    test_partition: str = setting("TEST", choices=("", "TRAIN", "TEST"))
+    #: A name for the data in reports; no effect on the result.
+    dataset_name: str = setting("")
+    #: Scale every feature to unit L2 norm before anything else, as VISSL does.
+    normalize: bool = setting(True)
+    #: Number of principal components to keep; 0 keeps all dimensions.
+    dimensionality_reduction: int = setting(0, at_least=0)
+    #: Scale the principal components to unit variance.
+    whiten: bool = setting(False)
+
+
+@dataclass(frozen=True)
+class ClusterFitConfig:
+    """The whole block ``config.CLUSTERFIT``."""
+
+    #: The folder of the codebook and the labels.
+    output_dir: str = setting(".")
+    #: K, the number of clusters. Written here once: the head's width follows from it.
+    num_clusters: int = setting(16000, at_least=1)
+    #: Iterations of Lloyd's algorithm.
+    num_iter: int = setting(50, at_least=1)
+    #: How many features the centroids are computed from; -1 for all. Every sample gets a label in either case.
+    data_limit: int = setting(-1, at_least=-1)
+    data_limit_sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    #: What searches the nearest centroids.
+    cluster_backend: str = setting("faiss", choices=("faiss",))
+    #: "l2" for k-means, "cosine" for spherical k-means (unit features and unit centroids).
+    metric: str = setting("l2", choices=("l2", "cosine"))
+    #: Draws the first centroids.
+    seed: int = setting(0, at_least=0)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+
+    @classmethod
+    def from_config(cls, block: Mapping[str, Any]) -> ClusterFitConfig:
+        """Reads ``config.CLUSTERFIT``.
+
+        Raises:
+            ConfigError: naming every unknown key and every bad value at once.
+        """
+        settings = read_settings(cls, block, "config.CLUSTERFIT")
+        problems = settings._contradictions()
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return settings
+
+    def _contradictions(self) -> list[str]:
+        found = []
+        if self.features.whiten and not self.features.dimensionality_reduction:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.FEATURES.WHITEN",
+                    found="true without DIMENSIONALITY_REDUCTION",
+                    allowed="true together with DIMENSIONALITY_REDUCTION > 0",
+                    remedy="Whitening scales principal components: say how many to keep.",
+                )
+            )
+        if 0 <= self.data_limit < self.num_clusters:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.DATA_LIMIT",
+                    found=f"{self.data_limit}, less than NUM_CLUSTERS ({self.num_clusters})",
+                    allowed="-1 for all features, or at least NUM_CLUSTERS",
+                    remedy="Raise DATA_LIMIT or lower NUM_CLUSTERS.",
+                )
+            )
+        if self.features.test_partition == self.features.data_partition:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.FEATURES.TEST_PARTITION",
+                    found=f"{self.features.test_partition!r}, which is also DATA_PARTITION",
+                    allowed='another split, or ""',
+                    remedy='Set it to "" if nothing is held out.',
+                )
+            )
+        return found
+
+    @property
+    def paths(self) -> ArtifactPaths:
+        """Where the artefacts of this run lie."""
+        return ArtifactPaths(output_dir=Path(self.output_dir), features_dir=Path(self.features.path))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The split that is clustered, then the held-out one if there is one."""
+        return tuple(split for split in (self.features.data_partition, self.features.test_partition) if split)
+
+
+def read_settings(cls: type[Settings], block: object, name: str) -> Settings:
+    """Reads a frozen dataclass from the mapping ``block``; ``name`` is its place in the config, for messages.
+
+    Raises:
+        ConfigError: naming every unknown key and every bad value at once.
+    """
+    problems: list[str] = []
+    settings = _read(cls, block, name, problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return settings
+
+
+def _read(cls: type, block: object, name: str, problems: list[str]) -> Any:
+    """What is wrong is appended to ``problems``; the result is only of use where nothing was."""
+    if not isinstance(block, Mapping):
+        problems.append(problem(name, found=repr(block), allowed="a mapping"))
+        return None
+    types = typing.get_type_hints(cls)
+    fields = {entry.name.upper(): entry for entry in dataclasses.fields(cls)}
+    for key in block:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key).upper(), fields, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "Remove it."
+            problems.append(problem(f"{name}.{key}", found="an unknown key", allowed=", ".join(fields), remedy=hint))
+    values = {}
+    for key, entry in fields.items():
+        if key not in block:
+            continue
+        if dataclasses.is_dataclass(types[entry.name]):
+            values[entry.name] = _read(types[entry.name], block[key], f"{name}.{key}", problems)
+        else:
+            values[entry.name] = _checked(types[entry.name], entry, block[key], f"{name}.{key}", problems)
+    if problems:
+        return None
+    try:
+        return cls(**values)
+    except ConfigError as error:  # a settings class that checks itself does not know its place in the config
+        problems.append(f"{name}: {error}")
+        return None
+
+
+def _checked(kind: Any, entry: dataclasses.Field, value: Any, name: str, problems: list[str]) -> Any:
+    kind = typing.get_origin(kind) or kind
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind in (dict, list, tuple) and isinstance(value, Mapping if kind is dict else (list, tuple)):
+        value = kind(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        problems.append(problem(name, found=repr(value), allowed=f"a value of type {kind.__name__}"))
+        return None
+    choices, at_least, at_most = (entry.metadata.get(key) for key in ("choices", "at_least", "at_most"))
+    if choices and value not in choices:
+        problems.append(problem(name, found=repr(value), allowed=" | ".join(map(repr, choices))))
+    elif (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
+        limits = [
+            f"at least {at_least}" * (at_least is not None),
+            f"at most {at_most}" * (at_most is not None),
+        ]
+        problems.append(problem(name, found=repr(value), allowed=" and ".join(filter(None, limits))))
+    return value

@@ -1,0 +1,73 @@
+"""The few things that processes of one run say to each other; for one process each is the identity.
+
+Whoever starts the processes initialises ``torch.distributed`` (VISSL's trainer, ``torchrun``); nothing here does.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from vissl_clusterfit.errors import ClusterFitError
+
+T = TypeVar("T")
+
+# Clustering on one process may take hours while the others wait; gloo's own limit is half an hour.
+_PATIENCE = datetime.timedelta(days=14)
+
+
+def is_distributed() -> bool:
+    """Whether this run has more than one process."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """The number of this process among all of the run."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """The number of processes of the run."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def is_primary() -> bool:
+    """Whether this is the process that does what must be done once."""
+    return rank() == 0
+
+
+@functools.lru_cache(maxsize=1)
+def _waiting_group() -> Any:
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def barrier() -> None:
+    """Waits until every process of the run is here, however long that takes."""
+    if is_distributed():
+        dist.barrier(group=_waiting_group())
+
+
+def on_primary(work: Callable[[], T]) -> T:
+    """Runs ``work`` on the primary process and gives its result (which must pickle) to all.
+
+    Raises:
+        ClusterFitError: what ``work`` raised, on every process, so that none waits for one that has stopped.
+    """
+    if not is_distributed():
+        return work()
+    outcome: list[tuple[bool, object]] = [(False, None)]
+    if is_primary():
+        try:
+            outcome = [(True, work())]
+        except ClusterFitError as error:
+            outcome = [(False, error)]
+    dist.broadcast_object_list(outcome, src=0, group=_waiting_group())
+    done, result = outcome[0]
+    if not done:
+        assert isinstance(result, ClusterFitError), "only our own errors travel; others end the primary process"
+        raise result
+    return result  # type: ignore[return-value]

@@ -1,0 +1,47 @@
+"""What this package adds to VISSL, in one place."""
+
+from __future__ import annotations
+
+import functools
+
+
+@functools.lru_cache(maxsize=1)
+def register() -> None:
+    """Adds everything to VISSL's registries; safe to call twice. Call ``compat.apply()`` first.
+
+    | registry | name |
+    |---|---|
+    | losses | ``clusterfit_loss`` |
+    | heads | ``clusterfit_head`` |
+    | trunks | ``raw_pixels``, the baseline of transfer benchmarks |
+    | data sources | ``clusterfit_<source>`` for every VISSL source, with support for ``DATA_LIMIT`` |
+    | hooks | the extract-then-cluster hook, wherever the loss is ``clusterfit_loss`` |
+    | engines | ``clusterfit_extract``, ``clusterfit_cluster``, ``clusterfit_label``, ``clusterfit_transfer`` |
+
+    Our configs are found through the Hydra plugin ``hydra_plugins/vissl_clusterfit_plugin``.
+    """
+    import vissl.data
+    import vissl.hooks
+    from classy_vision.losses import register_loss
+    from vissl.engines.engine_registry import register_engine
+    from vissl.models.heads import register_model_head
+    from vissl.models.trunks import register_model_trunk
+
+    from vissl_clusterfit.adapters import dataset, engines, head, hook, loss, raw_pixels, transfer
+
+    register_loss("clusterfit_loss")(loss.ClusterFitLoss)
+    register_model_head("clusterfit_head")(head.ClusterFitHead)
+    register_model_trunk("raw_pixels")(raw_pixels.RawPixels)
+    register_engine("clusterfit_extract")(engines.ExtractEngine)
+    register_engine("clusterfit_cluster")(engines.ClusterEngine)
+    register_engine("clusterfit_label")(engines.LabelEngine)
+    register_engine("clusterfit_transfer")(transfer.TransferEngine)
+
+    for source in list(vissl.data.DATASET_SOURCE_MAP):
+        paired = f"{dataset.PAIRED_PREFIX}{source}"
+        vissl.data.DATASET_SOURCE_MAP[paired] = dataset.PseudoLabelledSource
+        if source in vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT:
+            vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(paired)
+
+    # VISSL has no registry for hooks; it looks this function up each time it builds the hooks of a run.
+    vissl.hooks.add_loss_hooks = hook.with_clusterfit_hook(vissl.hooks.add_loss_hooks)

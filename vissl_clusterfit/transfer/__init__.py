@@ -1,0 +1,1 @@
+"""Transfer benchmarks on frozen features. Import the modules: scikit-learn and PyTorch load slowly."""

@@ -1,0 +1,200 @@
+"""Linear probe: how well a linear classifier separates the classes on frozen features."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.transfer.checks import check_features, checked_labels
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LinearProbeSettings:
+    """What defines the figure. Runs that are compared should share all of it, the seed included.
+
+    Attributes:
+        c_grid: The values of C, the inverse strength of the regularisation, to choose from.
+        validation_share: The share of the training samples on which C is chosen, above 0 and at most 0.5.
+        seed: Draws the validation samples.
+        max_iter: Iterations of L-BFGS per fit, at most.
+    """
+
+    c_grid: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+    validation_share: float = 0.2
+    seed: int = 0
+    max_iter: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        if not self.c_grid or not all(isinstance(c, (int, float)) and 0 < c < math.inf for c in self.c_grid):
+            raise ConfigError(problem("c_grid", found=repr(self.c_grid), allowed="one or more numbers above 0"))
+        if not 0 < self.validation_share <= 0.5:
+            raise ConfigError(
+                problem("validation_share", found=repr(self.validation_share), allowed="above 0 and at most 0.5")
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(problem("seed", found=repr(self.seed), allowed="0 to 2**32 - 1"))
+        if self.max_iter < 1:
+            raise ConfigError(problem("max_iter", found=repr(self.max_iter), allowed="whole numbers from 1"))
+
+    def protocol(self) -> str:
+        """The text by which someone else can compute the same number."""
+        grid = ", ".join(f"{c:g}" for c in self.c_grid)
+        return (
+            "multinomial logistic regression with L2 regularisation on frozen features, standardised by the "
+            "samples fitted on (scikit-learn: StandardScaler, LogisticRegression with lbfgs, max_iter "
+            f"{self.max_iter}); C of {{{grid}}}, of equal ones the smallest, by accuracy on a share of "
+            f"{self.validation_share:g} of the training split (StratifiedShuffleSplit, random_state "
+            f"{self.seed}); then fitted on the whole training split and scored once on the test split"
+        )
+
+
+@dataclass(frozen=True)
+class LinearProbeResult:
+    """What came out.
+
+    Attributes:
+        accuracy: Top-1 accuracy on the test split, between 0 and 1.
+        chosen_c: The chosen C.
+        validation_accuracies: Accuracy on the validation samples for each C of the grid, in its order.
+        converged: Whether the final fit reached its tolerance within ``max_iter``.
+    """
+
+    accuracy: float
+    chosen_c: float
+    validation_accuracies: tuple[float, ...]
+    converged: bool
+
+
+def linear_probe(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    settings: LinearProbeSettings,
+) -> LinearProbeResult:
+    """Fits a linear classifier on the training features and scores it once on the test features.
+
+    The classifier minimises, over weights W and biases b, the regularised cross-entropy ::
+
+        C * sum_i -log softmax(W z_i + b)[y_i]  +  1/2 * ||W||^2
+
+    on standardised features z, by scikit-learn's ``LogisticRegression`` (two classes: its binary form). C is
+    the value of the grid with the best accuracy on samples held out from the training set, the smallest of
+    equal ones; features are standardised by the statistics of the samples fitted on. Then the whole training
+    set is fitted with that C. The test set takes no part before the final score; a test sample of a class
+    that the training set lacks counts as wrong.
+
+    The paper trains its linear layers by SGD over augmented images, as VISSL's linear benchmark does. This
+    probe sees each feature once and needs no learning rate; its figures do not compare with the paper's.
+
+    Args:
+        train_features: ``(num_train, dim)``, any float dtype; copied to float64.
+        train_labels: ``(num_train,)`` whole numbers, at least two classes of at least two samples each.
+        test_features: ``(num_test, dim)``.
+        test_labels: ``(num_test,)`` whole numbers.
+        settings: What defines the figure.
+
+    Raises:
+        DataError: features or labels that cannot be used, or too few samples to hold a validation split out.
+    """
+    check_features(train_features, "train_features", test_features, "test_features")
+    train_x, test_x = _finite(train_features, "train_features"), _finite(test_features, "test_features")
+    train_y = checked_labels(train_labels, len(train_x), "train_labels")
+    test_y = checked_labels(test_labels, len(test_x), "test_labels")
+
+    fit, validation = _split(train_y, settings)
+    unconverged: list[float] = []
+    accuracies = []
+    for c in settings.c_grid:
+        model, converged = _fit(train_x[fit], train_y[fit], c, settings.max_iter)
+        accuracies.append(float(model.score(train_x[validation], train_y[validation])))
+        if not converged:
+            unconverged.append(c)
+    _, minus_c = max((accuracy, -c) for accuracy, c in zip(accuracies, settings.c_grid, strict=True))
+    chosen = -minus_c
+
+    model, converged = _fit(train_x, train_y, chosen, settings.max_iter)
+    _report(settings, chosen, unconverged, converged)
+    return LinearProbeResult(float(model.score(test_x, test_y)), chosen, tuple(accuracies), converged)
+
+
+def _finite(features: np.ndarray, name: str) -> np.ndarray:
+    features = np.asarray(features, dtype=np.float64)
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        found = f"NaN or infinity in row {int(np.argmin(finite))}"
+        raise DataError(problem(name, found=found, allowed="finite features"))
+    return features
+
+
+def _split(labels: np.ndarray, settings: LinearProbeSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Indices to fit on and indices to choose C on."""
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) < 2:
+        raise DataError(problem("train_labels", found=f"only class {classes[0]}", allowed="at least two classes"))
+    if counts.min() < 2:
+        rare = classes[counts < 2]
+        names = ", ".join(map(str, rare[:10])) + (", …" if len(rare) > 10 else "")
+        raise DataError(
+            problem(
+                "train_labels",
+                found=f"one sample each of {len(rare)} of {len(classes)} classes ({names})",
+                allowed="at least two samples per class",
+                remedy="One is needed to fit and one to choose C: add samples or leave these classes out.",
+            )
+        )
+    num_validation = math.ceil(settings.validation_share * len(labels))
+    if num_validation < len(classes):
+        raise DataError(
+            problem(
+                "validation_share",
+                found=f"{settings.validation_share:g}, {num_validation} of {len(labels)} training samples",
+                allowed=f"a share with at least one sample for each of the {len(classes)} classes",
+                remedy="Raise it or add training samples.",
+            )
+        )
+    splitter = StratifiedShuffleSplit(n_splits=1, test_size=num_validation, random_state=settings.seed)
+    return next(splitter.split(np.zeros(len(labels)), labels))
+
+
+def _fit(features: np.ndarray, labels: np.ndarray, c: float, max_iter: int) -> tuple[Pipeline, bool]:
+    """The fitted model, and whether it converged (instead of scikit-learn's warning, one per fit)."""
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(features, labels)
+    converged = True
+    for warning in caught:
+        if issubclass(warning.category, ConvergenceWarning):
+            converged = False
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return model, converged
+
+
+def _report(settings: LinearProbeSettings, chosen: float, unconverged: list[float], converged: bool) -> None:
+    logger.info("linear probe: C = %g chosen from %s", chosen, settings.c_grid)
+    if unconverged or not converged:
+        fits = [f"C = {c:g}" for c in unconverged] + ["the final fit"] * (not converged)
+        logger.warning(
+            "linear probe: max_iter = %d was too few for %s. Raise it for figures that do not depend on it.",
+            settings.max_iter,
+            ", ".join(fits),
+        )
