@@ -1,4 +1,4 @@
-"""What every process of a run imports first: VISSL repaired, our parts registered.
+"""What every process of a run imports first: VISSL repaired, our parts registered, one log.
 
 Importing this module is the whole of its use, so it is the one module with an effect at import. ``cover_children``
 has every process that Python's multiprocessing starts from here import it too: ranks, and data workers by fork,
@@ -12,7 +12,9 @@ import multiprocessing
 import sys
 
 from vissl_clusterfit import compat, plugin
+from vissl_clusterfit.adapters import logs
 
+logs.join_vissls_log()
 compat.apply()
 plugin.register()
 

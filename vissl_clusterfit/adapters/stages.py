@@ -100,17 +100,29 @@ class Stages:
     def labels(self, split: str) -> PseudoLabels:
         """The labels of one split, all from the codebook of the clustered split. Called by all processes together."""
         folder = self.settings.paths.labels(split)
-        clustered = self.feature_inputs(self.settings.features.data_partition)
-        inputs = label_inputs(self.feature_inputs(split), codebook_inputs(clustered, self.settings))
         if artifacts.has_manifest(folder):
-            labels = PseudoLabels.open(folder, inputs)
-            self._require_same_codebook(labels)
+            labels = self._valid_labels(split)
             logger.info("Labels of %d samples are in %s already.", labels.num_samples, folder)
             return labels
         codebook = self.codebook()
         store = self.features(split)
         distributed.on_primary(lambda: _no_result(label_store(store, codebook, self._device.type, folder)))
-        return PseudoLabels.open(folder, inputs)
+        return PseudoLabels.open(folder)
+
+    def _valid_labels(self, split: str) -> PseudoLabels:
+        folder = self.settings.paths.labels(split)
+        if not self.settings.teacher.weights:
+            # Labels that were brought from elsewhere, without their teacher: the data must be theirs, and K.
+            labels = PseudoLabels.open(folder)
+            found = {"dataset": labels.inputs["features"]["dataset"], "num_clusters": list(labels.num_clusters)}
+            expected = {"dataset": self._dataset_inputs(split), "num_clusters": [self.settings.num_clusters]}
+            artifacts.require_same_inputs(folder, found, expected)
+            return labels
+        clustered = self.feature_inputs(self.settings.features.data_partition)
+        inputs = label_inputs(self.feature_inputs(split), codebook_inputs(clustered, self.settings))
+        labels = PseudoLabels.open(folder, inputs)
+        self._require_same_codebook(labels)
+        return labels
 
     def _require_same_codebook(self, labels: PseudoLabels) -> None:
         folder = self.settings.paths.codebook
