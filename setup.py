@@ -48,7 +48,7 @@ setup(
     name="vissl-clusterfit",
     version=VERSION.group(1),
     description="ClusterFit for VISSL: from a pre-trained network to one retrained on cluster labels",
-    long_description=(HERE / "README.md").read_text("utf-8") if (HERE / "README.md").exists() else "",
+    long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     author="vissl-clusterfit contributors",
     license="MIT",

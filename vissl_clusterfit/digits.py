@@ -29,14 +29,14 @@ _KIND = "handwritten digits"
 _SCAN_PX = 8
 
 # How a scan is drawn. Chosen on the training scans alone.
-PICTURE_PX = 32
-_SIDE_PX = (14.0, 24.0)
-_SLANT_DEG = 12.0
-_CONTRAST = (0.4, 0.9)
+PICTURE_PX = 40
+_SIDE_PX = (20.0, 28.0)
+_SLANT_DEG = 10.0
+_CONTRAST = (0.5, 0.9)
 _NUM_SCRAPS = 2
 _SCRAP_PX = 4
 _SCRAP_INK = 0.8
-_NOISE = 0.06
+_NOISE = 0.05
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class DigitsSpec:
     num_scans: int = 1797
     num_test_scans: int = 500
     train_drawings: int = 4
-    test_drawings: int = 2
+    test_drawings: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:

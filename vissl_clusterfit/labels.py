@@ -146,7 +146,7 @@ def label_store(store: FeatureStore, codebook: Codebook, device: str, folder: Pa
     Args:
         store: the features: those of the clustering, or of a held-out split.
         codebook: the centroids.
-        device: "cpu" or "gpu".
+        device: "cpu" or "cuda".
         folder: of the labels.
 
     Raises:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import CommandServer
 from tiny import STUDENT, write_images
 
 from vissl_clusterfit import compat, plugin
@@ -65,16 +66,33 @@ def teacher(tmp_path_factory, model_config) -> Path:
 
 @pytest.fixture(scope="session")
 def run_command():
-    """Runs ``tools/run_distributed_engines.py`` as a user does, from another folder."""
+    """``run_command(*overrides, cwd=…)``: the command in a process of its own, without the time for its imports."""
+    server = CommandServer()
+    yield server.run
+    server.stop()
 
-    def run(*overrides: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
-        return subprocess.run(
+
+@pytest.fixture(scope="session")
+def start_script():
+    """Starts ``tools/run_distributed_engines.py`` as a user does, from another folder."""
+
+    def start(*overrides: str, cwd: Path) -> subprocess.Popen:
+        return subprocess.Popen(
             [sys.executable, str(REPOSITORY / "tools/run_distributed_engines.py"), *overrides],
             cwd=cwd,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=timeout,
         )
 
-    return run
+    return start
+
+
+@pytest.fixture(scope="session")
+def student_run(tmp_path_factory, student_overrides, run_command) -> Path:
+    """The folder of one run that did everything, on one process. Tests read it and leave it as it is."""
+    folder = tmp_path_factory.mktemp("student")
+    result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder

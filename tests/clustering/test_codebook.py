@@ -114,6 +114,15 @@ def test_fit_and_assign_share_one_preprocessing(make_store, blobs, tmp_path, opt
     np.testing.assert_allclose(distances.mean(), codebook.manifest["objective"][-1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"normalize": False}, {"dimensionality_reduction": 6}])
+def test_cosine_compares_directions(make_store, blobs, tmp_path, options):
+    codebook = fit(make_store(blobs), tmp_path / "codebook", metric="cosine", **options)
+    vectors = codebook.preprocessing.apply(blobs)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(codebook.centroids, axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(codebook.search()(blobs)[0], (vectors @ codebook.centroids.T).argmax(axis=1))
+
+
 def test_normalised_features_do_not_depend_on_their_scale(make_store, blobs, tmp_path):
     codebook = fit(make_store(blobs), tmp_path / "codebook")
     scale = np.random.default_rng(0).uniform(0.1, 10, size=(1000, 1)).astype(np.float32)
@@ -154,6 +163,13 @@ def test_settings_without_effect_on_the_result_do_not_count(make_store, blobs):
     plain = settings()
     other = dataclasses.replace(plain, output_dir="elsewhere", data_limit_sampling=SamplingSettings(seed=9))
     assert codebook_inputs(store.inputs, other) == codebook_inputs(store.inputs, plain)
+
+
+def test_the_seed_of_the_sample_counts_when_there_is_a_limit():
+    first, second = (
+        codebook_inputs({}, settings(data_limit=50, data_limit_sampling=SamplingSettings(seed=seed))) for seed in (1, 2)
+    )
+    assert first != second
 
 
 def test_what_a_killed_run_left_is_made_anew(make_store, blobs, tmp_path):

@@ -42,9 +42,10 @@ def test_overflow_is_an_error(blobs):
 
 
 @pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="this faiss has GPU support")
-def test_gpu_with_a_cpu_build_of_faiss_is_refused(blobs):
+@pytest.mark.parametrize("device", ["cuda", "gpu"])
+def test_gpu_with_a_cpu_build_of_faiss_is_refused(blobs, device):
     with pytest.raises(ConfigError, match=r"MACHINE\.DEVICE: found gpu, but the installed faiss has no GPU support"):
-        FaissSearch(blobs[:3], device="gpu")
+        FaissSearch(blobs[:3], device=device)
 
 
 @pytest.mark.skipif(
@@ -53,24 +54,24 @@ def test_gpu_with_a_cpu_build_of_faiss_is_refused(blobs):
 )
 def test_gpu_where_there_is_none_is_refused():
     with pytest.raises(ConfigError, match=r"MACHINE\.DEVICE: found gpu, but faiss sees no GPU; allowed: cpu"):
-        require_faiss("gpu")
+        require_faiss("cuda")
 
 
 @pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="needs a GPU and faiss-gpu")
 def test_gpu_equals_cpu(blobs):
-    on_gpu, on_cpu = (FaissSearch(blobs[::25], device=device)(blobs) for device in ("gpu", "cpu"))
+    on_gpu, on_cpu = (FaissSearch(blobs[::25], device=device)(blobs) for device in ("cuda", "cpu"))
     np.testing.assert_array_equal(on_gpu[0], on_cpu[0])
     np.testing.assert_array_equal(on_gpu[1], on_cpu[1])
 
 
 def test_unknown_device_is_a_fault_of_the_caller(blobs):
-    with pytest.raises(ValueError, match="must be 'cpu' or 'gpu', got 'tpu'"):
+    with pytest.raises(ValueError, match="must be one of cpu, cuda, gpu, got 'tpu'"):
         require_faiss("tpu")
 
 
 def test_missing_faiss_is_named_with_the_command(monkeypatch, blobs):
     monkeypatch.setitem(sys.modules, "faiss", None)  # what Python itself does for a module that must not be imported
-    with pytest.raises(MissingDependencyError, match=r"pip install 'vissl-clusterfit\[cpu\]'"):
+    with pytest.raises(MissingDependencyError, match="pip install faiss-cpu"):
         FaissSearch(blobs[:3])
 
 

@@ -130,6 +130,12 @@ def test_the_farthest_vector_founds_the_new_cluster():
     assert states[1].centroids[:, 0].tolist() == [1, 100.5, 9]
 
 
+def test_a_cluster_of_one_vector_keeps_it():
+    rows = np.array([[0], [1], [50]], dtype=np.float32)
+    start = np.array([[0.5], [40], [1e6]], dtype=np.float32)
+    assert cluster(rows, 3, num_iter=1, initial_centroids=start).centroids[:, 0].tolist() == [0.5, 50, 0]
+
+
 @pytest.mark.parametrize("spherical", [False, True])
 def test_fewer_distinct_points_than_clusters_terminates(blobs, spherical, caplog):
     rows = np.tile(unit_rows(blobs[:5]), (40, 1))

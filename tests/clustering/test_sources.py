@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering import sources
@@ -49,6 +50,12 @@ def test_a_cluster_without_vectors_has_no_farthest_one(blobs):
     found = ArraySource(blobs).accumulate(FaissSearch(centroids))
     assert found.counts.tolist() == [1000, 0]
     assert found.farthest_positions[1] == -1
+
+
+def test_accumulate_leaves_the_number_of_threads_as_it_was(blobs):
+    before = torch.get_num_threads()
+    ArraySource(blobs).accumulate(FaissSearch(blobs[:3]))
+    assert torch.get_num_threads() == before
 
 
 def test_chunks_of_wide_vectors_are_shorter():

@@ -96,6 +96,13 @@ def test_features_that_are_not_finite_are_refused(tmp_path, value):
     assert Shard(4, 8) in making.missing()
 
 
+def test_features_that_overflow_float16_are_refused(tmp_path):
+    making = writer(tmp_path, dtype="float16")
+    making.begin()
+    with pytest.raises(DataError, match=r"with FEATURES\.DTYPE=float16, try float32"):
+        making.write(Shard(0, 4), np.full((4, 3), 1e5, dtype=np.float32), [])
+
+
 def test_a_shard_of_another_shape_is_named(tmp_path):
     complete_store(tmp_path)
     np.save(tmp_path / Shard(4, 8).rows_file, ROWS[:3])

@@ -37,7 +37,8 @@ class StageEngine(Engine):
         """Runs the stage in this process; the arguments are those that VISSL gives every engine."""
         set_env_vars(local_rank, node_id, cfg)
         global_rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        setup_logging(__name__, output_dir=checkpoint_folder, rank=global_rank)
+        # VISSL makes the logger of this name the root. One of our own would hand its lines to itself: see logs.py.
+        setup_logging("clusterfit", output_dir=checkpoint_folder, rank=global_rank)
         setup_multiprocessing_method(cfg.MULTI_PROCESSING_METHOD)
         set_seeds(cfg, global_rank)
         if cfg.MACHINE.DEVICE == "gpu" and torch.cuda.is_available():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from vissl.config import AttrDict
 from vissl.models.heads.mlp import MLP
 from vissl.models.trunks import get_model_trunk
@@ -41,12 +42,11 @@ def trunk_width(model_config: AttrDict) -> int:
         ConfigError: the trunk cannot be run so.
     """
     name = model_config.TRUNK.NAME
-    channels = 1 if model_config.INPUT_TYPE == "lab" else 3
     size = model_config.TRUNK.get("VISION_TRANSFORMERS", {}).get("IMAGE_SIZE", 224)
     try:
-        with torch.device("meta"), torch.no_grad():
+        with torch.device("meta"), _LinspaceWithValues(), torch.no_grad():
             trunk = get_model_trunk(name)(model_config, name).eval()
-            features = trunk(torch.empty(2, max(channels, 3), size, size), [])[-1]
+            features = trunk(torch.empty(2, 3, size, size), [])[-1]
         return features.flatten(1).shape[1]
     except (RuntimeError, NotImplementedError, TypeError) as error:
         raise ConfigError(
@@ -56,3 +56,13 @@ def trunk_width(model_config: AttrDict) -> int:
                 allowed='["clusterfit_head", {"num_clusters": …, "in_features": width of the trunk\'s output}]',
             )
         ) from None
+
+
+class _LinspaceWithValues(TorchFunctionMode):
+    """VISSL's vision transformers read numbers (how often to drop which block) from a tensor as they are built."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is torch.linspace:
+            kwargs.setdefault("device", "cpu")
+        return func(*args, **kwargs)

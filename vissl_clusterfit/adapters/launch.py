@@ -71,13 +71,15 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
     """The engine, the number of this node, and VISSL's ``config``, from overrides as on the command line.
 
     Raises:
-        ConfigError: a config that does not exist, a key that is unknown, an interpolation that leads nowhere, or a
-            bad value under ``config.CLUSTERFIT``.
+        ConfigError: a config that does not exist or is no YAML, a key that is unknown, an interpolation that leads
+            nowhere, a bad value under ``config.CLUSTERFIT``, a GPU where there is none, or what VISSL refuses.
     """
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from vissl.config import AttrDict
     from vissl.utils.hydra_config import compose_hydra_configuration, convert_to_attrdict
+    from yaml import YAMLError
 
     from vissl_clusterfit.adapters.composition import complete_config
     from vissl_clusterfit.adapters.stages import run_device
@@ -85,14 +87,19 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
     try:
         composed = compose_hydra_configuration(overrides)
         OmegaConf.resolve(composed)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"The config cannot be composed: {error}") from None
     plain = OmegaConf.to_container(composed)
+    run_device(AttrDict(plain["config"]))
     changes = complete_config(plain["config"])
     if plain["config"]["SLURM"]["USE_SLURM"]:
         raise ConfigError(problem("config.SLURM.USE_SLURM", found="true", allowed="false, in this version"))
-    args, config = convert_to_attrdict(OmegaConf.create(plain))
-    run_device(config)
+    try:
+        args, config = convert_to_attrdict(OmegaConf.create(plain))
+    except AssertionError as error:
+        if not str(error):
+            raise
+        raise ConfigError(f"VISSL refuses the config: {error}") from None
     for change in changes:
         print(change)  # noqa: T201  (VISSL sets up its log later, in the processes)
     return args.engine_name, args.node_id, config
@@ -107,7 +114,7 @@ def launch(engine: str, node_id: int, config: Any) -> None:
     """
     import torch
     from vissl.utils import distributed_launcher
-    from vissl.utils.checkpoint import get_checkpoint_folder, get_resume_checkpoint, is_training_finished
+    from vissl.utils.checkpoint import get_checkpoint_folder, is_training_finished
     from vissl.utils.misc import get_dist_run_id
     from vissl.utils.slurm import get_node_id
 
@@ -118,7 +125,8 @@ def launch(engine: str, node_id: int, config: Any) -> None:
         if is_training_finished(config, checkpoint_folder=folder):
             print(f"This training is finished; its checkpoints and figures are in {folder}.")  # noqa: T201
             return
-        checkpoint = get_resume_checkpoint(config, checkpoint_folder=folder)
+        checkpoint = _checkpoint_to_resume(config, folder)
+    _require_gpus_and_weights(config, resuming=checkpoint is not None)
     run_id = get_dist_run_id(config, config.DISTRIBUTED.NUM_NODES)
     distributed_launcher._copy_to_local(config)
     try:
@@ -143,6 +151,39 @@ def launch(engine: str, node_id: int, config: Any) -> None:
                 raise
     finally:
         distributed_launcher._cleanup_local_dir(config)
+
+
+def _checkpoint_to_resume(config: Any, folder: str) -> str | None:
+    from vissl.utils.checkpoint import get_resume_checkpoint
+
+    latest = Path(folder) / "checkpoint.torch"
+    if config.CHECKPOINT.USE_SYMLINK_CHECKPOINT_FOR_RESUME and latest.exists():
+        return str(latest)
+    return get_resume_checkpoint(config, checkpoint_folder=folder)
+
+
+def _require_gpus_and_weights(config: Any, *, resuming: bool) -> None:
+    """What VISSL asserts in its launcher."""
+    import torch
+
+    wanted, found = config.DISTRIBUTED.NUM_PROC_PER_NODE, torch.cuda.device_count()
+    if config.MACHINE.DEVICE == "gpu" and wanted > found:
+        raise ConfigError(
+            problem(
+                "config.DISTRIBUTED.NUM_PROC_PER_NODE",
+                found=f"{wanted}, and PyTorch sees {found} GPUs",
+                allowed=f"1 to {found}, one process per GPU",
+            )
+        )
+    weights = config.MODEL.WEIGHTS_INIT.PARAMS_FILE
+    if weights and not resuming and not Path(weights).is_file():
+        raise ConfigError(
+            problem(
+                "config.MODEL.WEIGHTS_INIT.PARAMS_FILE",
+                found=f"{weights}, which does not exist",
+                allowed='the path of a VISSL checkpoint, or "" for random weights',
+            )
+        )
 
 
 def _work(

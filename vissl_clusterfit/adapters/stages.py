@@ -20,6 +20,7 @@ from vissl_clusterfit import artifacts, distributed
 from vissl_clusterfit.adapters.dataset import SplitImages
 from vissl_clusterfit.adapters.encoder import build_encoder, teacher_spec
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs, fit_codebook
+from vissl_clusterfit.clustering.faiss_search import require_faiss
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
@@ -93,6 +94,7 @@ class Stages:
         inputs = codebook_inputs(self.feature_inputs(self.settings.features.data_partition), self.settings)
         if artifacts.has_manifest(folder):
             return Codebook.open(folder, inputs)
+        require_faiss(self._device.type)  # before the extraction, which may take days
         store = self.features(self.settings.features.data_partition)
         distributed.on_primary(lambda: _no_result(fit_codebook(store, self.settings, self._device.type, folder)))
         return Codebook.open(folder, inputs)
@@ -143,9 +145,12 @@ def run_device(cfg: AttrDict) -> torch.device:
     """``MACHINE.DEVICE`` of this process.
 
     Raises:
-        ConfigError: a GPU is asked for where there is none.
+        ConfigError: it is neither cpu nor gpu, or a GPU is asked for where there is none.
     """
-    if cfg.MACHINE.DEVICE != "gpu":
+    device = (cfg.MACHINE or {}).get("DEVICE")
+    if device not in ("cpu", "gpu"):
+        raise ConfigError(problem("config.MACHINE.DEVICE", found=repr(device), allowed="cpu | gpu"))
+    if device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError(

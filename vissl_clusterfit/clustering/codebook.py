@@ -117,7 +117,7 @@ class Codebook:
         Distances are in the space of the centroids.
 
         Args:
-            device: "cpu" or "gpu".
+            device: "cpu" or "cuda".
         """
         search = FaissSearch(self.centroids, device)
         return lambda rows_nD: search(self.preprocessing.apply(rows_nD))
@@ -150,7 +150,7 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
     Args:
         store: the features.
         settings: ``config.CLUSTERFIT``.
-        device: "cpu" or "gpu".
+        device: "cpu" or "cuda".
         folder: of the codebook.
 
     Raises:

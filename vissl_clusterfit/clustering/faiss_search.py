@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit.errors import ConfigError, DataError, MissingDependencyError, problem
+from vissl_clusterfit import dependencies
+from vissl_clusterfit.errors import ConfigError, DataError, problem
 
+_DEVICES = ("cpu", "cuda", "gpu")  # a GPU is "cuda" to PyTorch and "gpu" to VISSL
 # Rows whose differences to their centroids stay in the processor's cache.
 _BLOCK_ROWS = 1024
 
@@ -23,7 +25,7 @@ class FaissSearch:
 
     Args:
         centroids: (K, D) float32.
-        device: "cpu", or "gpu" for the first visible one.
+        device: "cpu", or "cuda" (as well "gpu") for the first visible GPU.
 
     Raises:
         MissingDependencyError, ConfigError: see :func:`require_faiss`.
@@ -35,7 +37,7 @@ class FaissSearch:
         faiss = _import_faiss()
         index = faiss.IndexFlatL2(self._centroids_KD.shape[1])
         index.add(self._centroids_KD)
-        if device == "gpu":
+        if device != "cpu":
             index = faiss.index_cpu_to_gpu(_gpu_resources(), 0, index)
         self._index = index
 
@@ -69,14 +71,14 @@ def require_faiss(device: str) -> None:
     """Checks that faiss can search on a device.
 
     Args:
-        device: "cpu" or "gpu".
+        device: "cpu", "cuda" or "gpu".
 
     Raises:
         MissingDependencyError: faiss is not installed.
-        ConfigError: ``device`` is "gpu", and faiss was built without GPU support or sees no GPU.
+        ConfigError: ``device`` is a GPU, and faiss was built without GPU support or sees none.
     """
-    if device not in ("cpu", "gpu"):
-        raise ValueError(f"device must be 'cpu' or 'gpu', got {device!r}.")
+    if device not in _DEVICES:
+        raise ValueError(f"device must be one of {', '.join(_DEVICES)}, got {device!r}.")
     faiss = _import_faiss()
     if device == "cpu":
         return
@@ -90,13 +92,9 @@ def require_faiss(device: str) -> None:
 
 
 def _import_faiss() -> ModuleType:
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"Clustering needs faiss, which cannot be imported ({error}). Install one of its two builds: "
-            "pip install 'vissl-clusterfit[cpu]', or pip install 'vissl-clusterfit[gpu]'."
-        ) from error
+    dependencies.require("faiss")
+    import faiss
+
     return faiss
 
 

@@ -103,7 +103,7 @@ def kmeans(
         sums = source.accumulate(search_factory(centroids))
         moved = _means(sums, centroids, spherical)
         objective.append(sums.objective / source.num_vectors)
-        repaired.append(_fill_empty(moved, sums, source, spherical))
+        repaired.append(_fill_empty(moved, sums, source))
         converged = np.array_equal(moved, centroids)
         centroids = moved
         logger.info(
@@ -167,7 +167,7 @@ def _means(sums: ClusterSums, centroids: np.ndarray, spherical: bool) -> np.ndar
     return moved
 
 
-def _fill_empty(centroids: np.ndarray, sums: ClusterSums, source: VectorSource, spherical: bool) -> int:
+def _fill_empty(centroids: np.ndarray, sums: ClusterSums, source: VectorSource) -> int:
     """Moves centroids of empty clusters, in place, onto vectors that are far from theirs.
 
     Returns:
@@ -180,6 +180,5 @@ def _fill_empty(centroids: np.ndarray, sums: ClusterSums, source: VectorSource, 
     on_centroid = (2 * np.finfo(np.float32).eps) ** 2 * np.einsum("kd,kd->k", centroids, centroids)
     donors = np.flatnonzero((sums.counts > 1) & (sums.farthest_distances > on_centroid))
     donors = donors[np.argsort(-sums.farthest_distances[donors], kind="stable")][: len(empty)]
-    vectors = source.take(np.sort(sums.farthest_positions[donors]))
-    centroids[empty[: len(donors)]] = unit_rows(vectors) if spherical else vectors
+    centroids[empty[: len(donors)]] = source.take(np.sort(sums.farthest_positions[donors]))
     return len(donors)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,10 +68,10 @@ class ClusterSums:
     def add(self, start: int, rows_nD: np.ndarray, labels_n: np.ndarray, distances_n: np.ndarray) -> None:
         """Adds the vectors at positions ``start`` onwards, in place."""
         sums, labels = torch.from_numpy(self.sums), torch.from_numpy(labels_n)
-        for low in range(0, len(rows_nD), _BLOCK_ROWS):
-            block = slice(low, low + _BLOCK_ROWS)
-            # NumPy converts on one thread: two pools of threads, PyTorch's and faiss's, would wait for each other.
-            sums.index_add_(0, labels[block], torch.from_numpy(rows_nD[block].astype(np.float64)))
+        with _one_thread():
+            for low in range(0, len(rows_nD), _BLOCK_ROWS):
+                block = slice(low, low + _BLOCK_ROWS)
+                sums.index_add_(0, labels[block], torch.from_numpy(rows_nD[block].astype(np.float64)))
         self.counts += np.bincount(labels_n, minlength=len(self.counts))
         self.objective += float(distances_n.sum(dtype=np.float64))
         before = self.farthest_distances.copy()
@@ -78,6 +79,17 @@ class ClusterSums:
         reached = (distances_n == self.farthest_distances[labels_n]) & (distances_n > before[labels_n])
         farthest = np.flatnonzero(reached)[::-1]  # the last one written stays: the first of several
         self.farthest_positions[labels_n[farthest]] = start + farthest
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch on one thread: its pool and faiss's wait for each other, which takes far longer than the work."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 class VectorSource(Protocol):

@@ -173,8 +173,10 @@ class FeatureStoreWriter:
             DataError: a row of a readable sample is not finite.
         """
         assert rows.shape[0] == shard.stop - shard.start, "a shard holds one row per index"
+        with np.errstate(over="ignore"):
+            rows = rows.astype(self.dtype)
         _require_finite(rows, shard)
-        digest = artifacts.write_array(self.folder / shard.rows_file, rows.astype(self.dtype))
+        digest = artifacts.write_array(self.folder / shard.rows_file, rows)
         done = {"sha256": digest, "unreadable": sorted(unreadable), "dim": rows.shape[1]}
         artifacts.write_json(self.folder / shard.done_file, done)
 
