@@ -13,6 +13,7 @@ def register() -> None:
     |---|---|
     | losses | ``clusterfit_loss`` |
     | heads | ``clusterfit_head`` |
+    | meters | ``clusterfit_accuracy_meter``, in the place of VISSL's wherever the loss is ``clusterfit_loss`` |
     | trunks | ``raw_pixels``, the baseline of transfer benchmarks |
     | data sources | ``clusterfit_<source>`` for every VISSL source, with support for ``DATA_LIMIT`` |
     | hooks | the extract-then-cluster hook, wherever the loss is ``clusterfit_loss`` |
@@ -23,14 +24,16 @@ def register() -> None:
     import vissl.data
     import vissl.hooks
     from classy_vision.losses import register_loss
+    from classy_vision.meters import register_meter
     from vissl.engines.engine_registry import register_engine
     from vissl.models.heads import register_model_head
     from vissl.models.trunks import register_model_trunk
 
-    from vissl_clusterfit.adapters import dataset, engines, head, hook, loss, raw_pixels, transfer
+    from vissl_clusterfit.adapters import engines, head, hook, label_source, loss, meter, raw_pixels, transfer
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
     register_model_head("clusterfit_head")(head.ClusterFitHead)
+    register_meter(meter.METER)(meter.ClusterAccuracyMeter)
     register_model_trunk("raw_pixels")(raw_pixels.RawPixels)
     register_engine("clusterfit_extract")(engines.ExtractEngine)
     register_engine("clusterfit_cluster")(engines.ClusterEngine)
@@ -38,8 +41,8 @@ def register() -> None:
     register_engine("clusterfit_transfer")(transfer.TransferEngine)
 
     for source in list(vissl.data.DATASET_SOURCE_MAP):
-        paired = f"{dataset.PAIRED_PREFIX}{source}"
-        vissl.data.DATASET_SOURCE_MAP[paired] = dataset.PseudoLabelledSource
+        paired = label_source.paired_source(source)
+        vissl.data.DATASET_SOURCE_MAP[paired] = label_source.PseudoLabelledSource
         if source in vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT:
             vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(paired)
 

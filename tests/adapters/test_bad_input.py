@@ -1,31 +1,34 @@
 """What a user gets wrong: one message, exit code 2, and nothing on disk that looks done."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from tiny import write_images
 
-# What VISSL writes before the first step of any training, and its log.
+from vissl_clusterfit.adapters import launch
+
+# What VISSL writes before the first step of any training: its config and its log.
 VISSLS_OWN = {"train_config.yaml", "log.txt", "stdout.json"}
 
 
-def require_refusal(result, *fragments: str) -> str:
-    """One message on stderr, which is returned; the exit code of a user's mistake; no traceback anywhere."""
-    assert result.returncode == 2, result.stderr
+def require_refusal(result, *fragments: str) -> None:
+    """The exit code of a user's mistake, and one message on stderr that holds all ``fragments``."""
+    assert result.returncode == launch.USER_ERROR, result.stderr
     assert "Traceback" not in result.stderr + result.stdout
     assert result.stderr.count("error: ") == 1, result.stderr
-    message = result.stderr.split("error: ")[1]
-    for fragment in fragments:
-        assert fragment in message
-    return message
+    message = result.stderr.partition("error: ")[2]
+    assert all(fragment in message for fragment in fragments), message
 
 
 def require_nothing_half_written(folder):
-    """No artefact says that it is complete, and VISSL wrote no checkpoint."""
+    """No artefact says that it is complete, no file is half there, and VISSL wrote no checkpoint."""
     manifests = [json.loads(file.read_text()) for file in folder.rglob("manifest.json")]
     assert [manifest["kind"] for manifest in manifests if manifest.get("complete", True)] == []
-    assert {path.name for path in folder.iterdir() if path.name != "clusterfit"} <= VISSLS_OWN
+    assert list(folder.rglob("*.tmp")) == []
+    assert {path.name for path in folder.glob("*")} <= {*VISSLS_OWN, "clusterfit"}
 
 
 @pytest.fixture
@@ -39,17 +42,205 @@ def refuse(tmp_path, run_command, student_overrides):
         return result
 
     return run
+
+
+# What is wrong, and what the message says.
 MISTAKES = {
-    "K above N": (["config.CLUSTERFIT.NUM_CLUSTERS=31"], ["config.CLUSTERFIT.NUM_CLUSTERS: found 31 for 30 samples; allowed: 1 to 30"]),
-    "no weights": (["config.CLUSTERFIT.TEACHER.WEIGHTS=''"], ["config.CLUSTERFIT.TEACHER.WEIGHTS: found nothing"]),
-    "weights missing": (["config.CLUSTERFIT.TEACHER.WEIGHTS=nowhere.torch"], ["found nowhere.torch, which does not exist"]),
-    "layer": (["config.CLUSTERFIT.FEATURES.LAYER_NAME=res6"], ["LAYER_NAME: found 'res6'", "conv1", "res5", "flatten", "heads"]),
-    "wrong head": (['config.MODEL.HEAD.PARAMS=[["mlp",{"dims":[2048,7]}]]'], ["HEAD.PARAMS: found a head of width 7; allowed: 4"]),
-    "empty": (["config.DATA.TRAIN.DATA_PATHS=[empty]"], ["DATA"]),
-    "no such folder": (["config.DATA.TRAIN.DATA_PATHS=[missing]"], ["missing"]),
+    "a key that does not exist": (
+        ["+config.CLUSTERFIT.FOO=1"],
+        ["config.CLUSTERFIT.FOO: found an unknown key; allowed: OUTPUT_DIR, NUM_CLUSTERS"],
+    ),
+    "a misspelt key": (
+        ["+config.CLUSTERFIT.FEATURES.LAYER=res5"],
+        ["config.CLUSTERFIT.FEATURES.LAYER: found an unknown key", "Did you mean LAYER_NAME?"],
+    ),
+    "two bad values": (
+        ["config.CLUSTERFIT.NUM_CLUSTERS=0", "config.CLUSTERFIT.METRIC=l1"],
+        ["NUM_CLUSTERS: found 0; allowed: at least 1", "METRIC: found 'l1'; allowed: 'l2' | 'cosine'"],
+    ),
+    "an unknown override": (
+        ["config.CLUSTERFIT.NUM_CLUSTER=4"],
+        ["The config cannot be composed: Could not override 'config.CLUSTERFIT.NUM_CLUSTER'"],
+    ),
+    "an override of another form": (
+        ["config.SEED_VALUE"],
+        ["The config cannot be composed:", "config.SEED_VALUE"],
+    ),
+    "an interpolation that leads nowhere": (
+        ["config.CLUSTERFIT.OUTPUT_DIR='${config.CHECKPOINT.FOLDER}'"],
+        ["The config cannot be composed: Interpolation key 'config.CHECKPOINT.FOLDER' not found"],
+    ),
+    "a device that does not exist": (
+        ["config.MACHINE.DEVICE=cuda"],
+        ["config.MACHINE.DEVICE: found 'cuda'; allowed: cpu | gpu"],
+    ),
+    "initial weights that do not exist": (
+        ["config.MODEL.WEIGHTS_INIT.PARAMS_FILE=nowhere.torch"],
+        ["config.MODEL.WEIGHTS_INIT.PARAMS_FILE: found nowhere.torch, which does not exist"],
+    ),
+    "more clusters than samples": (
+        ["config.CLUSTERFIT.NUM_CLUSTERS=31"],
+        ["config.CLUSTERFIT.NUM_CLUSTERS: found 31 for 30 samples; allowed: 1 to 30"],
+    ),
+    "no weights": (
+        ["config.CLUSTERFIT.TEACHER.WEIGHTS=''"],
+        ["config.CLUSTERFIT.TEACHER.WEIGHTS: found nothing"],
+    ),
+    "weights that do not exist": (
+        ["config.CLUSTERFIT.TEACHER.WEIGHTS=nowhere.torch"],
+        ["config.CLUSTERFIT.TEACHER.WEIGHTS: found nowhere.torch, which does not exist"],
+    ),
+    "a layer that does not exist": (
+        ["config.CLUSTERFIT.FEATURES.LAYER_NAME=res6"],
+        ["FEATURES.LAYER_NAME: found 'res6'", "conv1", "res5", "flatten", "heads"],
+    ),
+    "a head of another width": (
+        ["config.MODEL.HEAD.PARAMS=[[mlp,{dims:[2048,7]}]]"],
+        ["config.MODEL.HEAD.PARAMS: found a head of width 7; allowed: 4"],
+    ),
+    "an empty folder": (
+        ["config.DATA.TRAIN.DATA_PATHS=[empty]"],
+        ["config.DATA.TRAIN: the data set cannot be opened: Couldn't find any class folder in empty"],
+    ),
+    "an empty list of files": (
+        ["config.DATA.TRAIN.DATA_PATHS=[empty.npy]", "config.DATA.TRAIN.DATA_SOURCES=[disk_filelist]"],
+        ["config.DATA.TRAIN: found an empty data set; allowed: one sample or more"],
+    ),
+    "no such folder": (
+        ["config.DATA.TRAIN.DATA_PATHS=[missing]"],
+        ["config.DATA.TRAIN: the data set cannot be opened: Directory missing does not exist"],
+    ),
+    "no data": (
+        ["config.DATA.TRAIN.DATA_PATHS=[]"],
+        ["config.DATA.TRAIN: the data set cannot be opened: Dataset 'tiny' is not registered", "DATA_PATHS"],
+    ),
 }
+
+
 @pytest.mark.parametrize("overrides, fragments", list(MISTAKES.values()), ids=list(MISTAKES))
-def test_mistakes(refuse, tmp_path, overrides, fragments):
-    (tmp_path/"empty").mkdir()
-    (tmp_path/"empty"/"class0").mkdir()
+def test_a_mistake_gets_one_message(refuse, tmp_path, overrides, fragments):
+    (tmp_path / "empty").mkdir()
+    np.save(tmp_path / "empty.npy", np.array([], dtype=str))
     require_refusal(refuse(*overrides), *fragments)
+
+
+@pytest.mark.parametrize(
+    "command, fragment",
+    [
+        ([], "The command: found no config; allowed: config=<name>"),
+        (["config=clusterfit/no_such_config"], "Could not find 'config/clusterfit/no_such_config'"),
+        (["config=clusterfit/student", "+config/clusterfit=no_such"], "Could not find 'config/clusterfit/no_such'"),
+    ],
+)
+def test_a_command_without_a_config_gets_one_message(run_command, tmp_path, command, fragment):
+    require_refusal(run_command(*command, cwd=tmp_path), fragment)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_config_gets_one_message(run_command, tmp_path):
+    (tmp_path / "configs/config").mkdir(parents=True)
+    (tmp_path / "configs/config/mine.yaml").write_text("config:\n  SEED_VALUE: 1\n  SEED_VALUE: 2\n")
+    require_refusal(
+        run_command("config=mine", cwd=tmp_path), "The config cannot be composed:", "SEED_VALUE", "mine.yaml"
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_is_asked_for_where_there_is_none(refuse, tmp_path):
+    result = refuse("config.MACHINE.DEVICE=gpu")
+    require_refusal(result, "config.MACHINE.DEVICE: found gpu, and PyTorch sees none; allowed: cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def trunk_of(checkpoint):
+    return checkpoint["classy_state_dict"]["base_model"]["model"]["trunk"]
+
+
+def other_network(path, _teacher):
+    torch.save({"features.0.weight": torch.ones(8, 3, 3, 3)}, path)
+    return f"{path} holds no tensor of the trunk"
+
+
+def part_of_the_network(path, teacher):
+    state = trunk_of(torch.load(teacher))
+    torch.save({name: tensor for name, tensor in state.items() if "layer4" not in name}, path)
+    return f"{path} fits the trunk only in part"
+
+
+def text(path, _teacher):
+    path.write_text("weights")
+    return f"{path} is no checkpoint"
+
+
+@pytest.mark.parametrize("make", [other_network, part_of_the_network, text])
+def test_weights_of_no_use(refuse, tmp_path, teacher, make):
+    path = tmp_path / "weights.torch"
+    fragment = make(path, teacher)
+    require_refusal(refuse(f"config.CLUSTERFIT.TEACHER.WEIGHTS={path}"), fragment)
+
+
+@pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_teacher_that_gives_nan(refuse, tmp_path, teacher, num_processes):
+    """With several processes each meets it, and still there is one message."""
+    checkpoint = torch.load(teacher)
+    trunk_of(checkpoint)["_feature_blocks.conv1.weight"].fill_(np.nan)
+    torch.save(checkpoint, tmp_path / "nan.torch")
+    result = refuse(
+        f"config.CLUSTERFIT.TEACHER.WEIGHTS={tmp_path / 'nan.torch'}",
+        f"config.DISTRIBUTED.NUM_PROC_PER_NODE={num_processes}",
+    )
+    require_refusal(result, "The teacher gave NaN or infinite features for 8 of the samples")
+    assert result.stderr.count("The teacher gave NaN") == 1
+
+
+@pytest.fixture
+def refuse_second(tmp_path, student_run, run_command, student_overrides):
+    """Trains on the artefacts of an earlier run with something changed; they must stay as they are."""
+
+    def run(*change: str):
+        folder = tmp_path / "run"
+        shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
+        before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", *change, cwd=tmp_path)
+        after = {file: file.read_bytes() for file in (folder / "clusterfit").rglob("*") if file.is_file()}
+        assert after == before
+        assert {path.name for path in folder.iterdir()} <= {*VISSLS_OWN, "clusterfit"}
+        return result
+
+    return run
+
+
+def test_labels_of_other_data_are_refused(refuse_second, tmp_path):
+    images = write_images(tmp_path / "images", 31)
+    require_refusal(
+        refuse_second(f"config.DATA.TRAIN.DATA_PATHS=[{images}]"),
+        "labels/train was made from other data or settings",
+        "features.dataset.num_samples: it was made with 30, this run has 31",
+        "features.dataset.fingerprint: it was made with",
+    )
+
+
+def test_labels_of_the_same_number_of_other_images_are_refused(refuse_second, tmp_path):
+    images = write_images(tmp_path / "images", 30, seed=1)
+    result = refuse_second(f"config.DATA.TRAIN.DATA_PATHS=[{images}]")
+    require_refusal(result, "features.dataset.fingerprint: it was made with")
+
+
+@pytest.mark.parametrize(
+    "change, difference",
+    [
+        ("NUM_CLUSTERS=5", "codebook.settings.num_clusters: it was made with 4, this run has 5"),
+        ("SEED=1", "codebook.settings.seed: it was made with 0, this run has 1"),
+        ("FEATURES.POOLING=max", 'features.teacher.pooling: it was made with "avg", this run has "max"'),
+    ],
+)
+def test_labels_of_other_settings_are_refused(refuse_second, change, difference):
+    require_refusal(refuse_second(f"config.CLUSTERFIT.{change}"), difference)
+
+
+def test_labels_of_another_teacher_are_refused(refuse_second, tmp_path, teacher):
+    checkpoint = torch.load(teacher)
+    trunk_of(checkpoint)["_feature_blocks.conv1.weight"] *= 2
+    torch.save(checkpoint, tmp_path / "other.torch")
+    result = refuse_second(f"config.CLUSTERFIT.TEACHER.WEIGHTS={tmp_path / 'other.torch'}")
+    require_refusal(result, "features.teacher.weights_sha256: it was made with")

@@ -1,18 +1,24 @@
 """What a composed config needs before VISSL takes it: every change is made here, before any process starts, and logged.
 
 A config says what it wants in VISSL's own words (a data source, a loss, a device). What follows from that alone is
-filled in: the pairing of the data source with the pseudo-labels, the backend that a CPU can use.
+filled in: the pairing of the data source with the pseudo-labels, the width of the head, the backend that a CPU can use.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from vissl_clusterfit.adapters.dataset import PAIRED_PREFIX
+from vissl.config import AttrDict
+
+from vissl_clusterfit.adapters.head import trunk_width
+from vissl_clusterfit.adapters.label_source import paired_paths, paired_source
+from vissl_clusterfit.adapters.meter import METER
 from vissl_clusterfit.config import ClusterFitConfig
 
 #: VISSL's label source that asks the data source itself, whatever that is.
 _ASK_THE_DATA_SOURCE = "torchvision_dataset"
+_VISSLS_METER = "accuracy_list_meter"
 
 
 def complete_config(config: dict[str, Any]) -> list[str]:
@@ -25,7 +31,7 @@ def complete_config(config: dict[str, Any]) -> list[str]:
         What was changed, one sentence each, for the log.
 
     Raises:
-        ConfigError: something under ``config.CLUSTERFIT`` is unknown or wrong.
+        ConfigError: something under ``config.CLUSTERFIT`` is unknown or wrong, or the trunk's width cannot be found.
     """
     settings = ClusterFitConfig.from_config(config["CLUSTERFIT"])
     changes: list[str] = []
@@ -33,6 +39,8 @@ def complete_config(config: dict[str, Any]) -> list[str]:
         _fit_to_cpu(config, changes)
     if config["LOSS"]["name"] == "clusterfit_loss":
         _pair_with_labels(config, settings, changes)
+        _count_labelled_samples_only(config["METERS"], changes)
+    _fit_heads_to_trunk(config["MODEL"], changes)
     for split in ("TRAIN", "TEST"):
         _fill_label_paths(config["DATA"][split])
     return changes
@@ -68,19 +76,35 @@ def _fit_to_cpu(config: dict[str, Any], changes: list[str]) -> None:
 def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> None:
     for split in settings.splits:
         data, name = config["DATA"][split], f"config.DATA.{split}"
-        paired = [
-            source if source.startswith(PAIRED_PREFIX) else f"{PAIRED_PREFIX}{source}"
-            for source in data["DATA_SOURCES"]
-        ]
+        paired = [paired_source(source) for source in data["DATA_SOURCES"]]
         _set(data, "DATA_SOURCES", paired, f"{name}.DATA_SOURCES", "paired with the pseudo-labels", changes)
         sources = [_ASK_THE_DATA_SOURCE] * len(paired)
         _set(data, "LABEL_SOURCES", sources, f"{name}.LABEL_SOURCES", "which asks the paired source", changes)
         _set(data, "LABEL_TYPE", "standard", f"{name}.LABEL_TYPE", "as there are labels", changes)
-        if not data["DATA_PATHS"] and paired == [f"{PAIRED_PREFIX}synthetic"]:
-            data["DATA_PATHS"] = [""]  # VISSL knows only the unpaired name as one that needs no path
+        data["DATA_PATHS"] = paired_paths(paired, data["DATA_PATHS"])
     if not settings.features.test_partition:
         reason = "as no held-out split is labelled (CLUSTERFIT.FEATURES.TEST_PARTITION)"
         _set(config, "TEST_MODEL", False, "config.TEST_MODEL", reason, changes)
+
+
+def _fit_heads_to_trunk(model: dict[str, Any], changes: list[str]) -> None:
+    for head in model["HEAD"]["PARAMS"]:
+        if head[0] == "clusterfit_head" and not head[1].get("in_features"):
+            width = trunk_width(AttrDict(copy.deepcopy(model)))
+            reason = f"as wide as the output of the trunk {model['TRUNK']['NAME']}"
+            _set(
+                head[1], "in_features", width, "config.MODEL.HEAD.PARAMS, clusterfit_head, in_features", reason, changes
+            )
+
+
+def _count_labelled_samples_only(meters: dict[str, Any], changes: list[str]) -> None:
+    used = {meters["name"], *meters["names"]}
+    if _VISSLS_METER in used:
+        meters[METER] = dict(meters[_VISSLS_METER])
+        reason = "which leaves out samples without a label"
+        names = sorted(used - {"", _VISSLS_METER} | {METER})
+        _set(meters, "names", names, "config.METERS.names", reason, changes)
+        meters["name"] = ""
 
 
 def _fill_label_paths(data: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""VISSL's data sets as ClusterFit needs them: images in a fixed order, their names, and labels from an artefact."""
+"""The images of a split in a fixed order, their names and their true labels, through VISSL's own data sets."""
 
 from __future__ import annotations
 
@@ -12,64 +12,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 from vissl.config import AttrDict
-from vissl.data import DATASET_SOURCE_MAP, build_dataset
+from vissl.data import build_dataset
 
-from vissl_clusterfit.config import ClusterFitConfig
+from vissl_clusterfit.adapters.label_source import base_source, data_errors, paired_paths, paired_source
 from vissl_clusterfit.errors import ConfigError, DataError, problem
-from vissl_clusterfit.labels import PseudoLabels
-
-PAIRED_PREFIX = "clusterfit_"
-
-
-def base_source(name: str) -> str:
-    """The VISSL data source that a paired one reads its images through."""
-    return name.removeprefix(PAIRED_PREFIX)
-
-
-class PseudoLabelledSource(Dataset):
-    """A VISSL data source paired with pseudo-labels; registered as ``clusterfit_<source>`` for every source.
-
-    With ``LABEL_SOURCES: [torchvision_dataset]`` VISSL asks the source itself for its labels, by the position of a
-    sample in the whole split, so that ``DATA_LIMIT`` takes the same subset of images and labels. Labels are read when
-    the first sample is, in the process that reads samples: they need not exist before training starts.
-    """
-
-    def __init__(self, cfg: AttrDict, path: str, split: str, dataset_name: str, data_source: str) -> None:
-        source = base_source(data_source)
-        self._split = split
-        self._settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
-        self._images = DATASET_SOURCE_MAP[source](
-            cfg=cfg, path=path, split=split, dataset_name=dataset_name, data_source=source
-        )
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def num_samples(self) -> int:
-        """Samples of the whole split, as VISSL asks for them."""
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> tuple[Any, bool]:
-        return self._images[index]
-
-    def get_image_paths(self) -> list[str]:
-        """The files of the images, where the paired source has files."""
-        return self._images.get_image_paths()
-
-    def get_labels(self) -> np.ndarray:
-        """The label of every sample of the split, int64 of shape (N,) or (N, L), mapped from disk.
-
-        Raises:
-            ArtifactError: there are no labels for this split.
-            DataError: there are labels for another number of samples.
-        """
-        labels = PseudoLabels.open(self._settings.paths.labels(self._split)).labels
-        if len(labels) != len(self):
-            raise DataError(
-                f"{self._settings.paths.labels(self._split)} holds {len(labels)} labels, the {self._split} split has "
-                f"{len(self)} samples. The labels were made for other data: name another CLUSTERFIT.OUTPUT_DIR."
-            )
-        return labels
 
 
 class SplitImages(Dataset):
@@ -82,8 +28,10 @@ class SplitImages(Dataset):
     def __init__(self, cfg: AttrDict, split: str, transforms: list) -> None:
         self._require_one_source(cfg, split)
         data = copy.deepcopy(cfg.DATA)
+        sources = data[split].DATA_SOURCES
         data[split].update(
-            DATA_SOURCES=[base_source(name) for name in data[split].DATA_SOURCES],
+            DATA_SOURCES=[paired_source(name) for name in sources],
+            DATA_PATHS=paired_paths(sources, data[split].DATA_PATHS),
             LABEL_SOURCES=[],
             LABEL_TYPE="sample_index",
             TRANSFORMS=[AttrDict(transform) for transform in transforms],
@@ -91,8 +39,9 @@ class SplitImages(Dataset):
             ENABLE_QUEUE_DATASET=False,
         )
         self._split = split
-        self._cfg = AttrDict({"DATA": data})
-        self._dataset = build_dataset(cfg=self._cfg, split=split)
+        self._cfg = AttrDict({"DATA": data, "CLUSTERFIT": cfg.CLUSTERFIT})
+        with data_errors(split):
+            self._dataset = build_dataset(cfg=self._cfg, split=split)
 
     @staticmethod
     def _require_one_source(cfg: AttrDict, split: str) -> None:
@@ -132,8 +81,8 @@ class SplitImages(Dataset):
 
     def _sample_names(self) -> Iterator[str]:
         """The ordered sample list: names, and for files of a folder their sizes; independent of where the data lie."""
-        source = self._dataset.data_objs[0]
-        kind, path = self._cfg.DATA[self._split].DATA_SOURCES[0], self._dataset.data_paths[0]
+        source, path = self._dataset.data_objs[0].images, self._dataset.data_paths[0]
+        kind = base_source(self._cfg.DATA[self._split].DATA_SOURCES[0])
         if kind == "disk_folder":
             for file in source.get_image_paths():
                 yield f"{os.path.relpath(file, path)} {os.path.getsize(file)}"
@@ -149,7 +98,8 @@ def true_labels(cfg: AttrDict, split: str) -> np.ndarray:
     Raises:
         ConfigError: the split names no labels.
     """
-    dataset = build_dataset(cfg=cfg, split=split)
+    with data_errors(split):
+        dataset = build_dataset(cfg=cfg, split=split)
     if not dataset.label_sources:
         raise ConfigError(
             problem(f"config.DATA.{split}.LABEL_SOURCES", found="none", allowed="one label source, for evaluation")

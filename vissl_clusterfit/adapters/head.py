@@ -48,7 +48,7 @@ def trunk_width(model_config: AttrDict) -> int:
             trunk = get_model_trunk(name)(model_config, name).eval()
             features = trunk(torch.empty(2, 3, size, size), [])[-1]
         return features.flatten(1).shape[1]
-    except (RuntimeError, NotImplementedError, TypeError) as error:
+    except (AssertionError, RuntimeError, NotImplementedError, TypeError) as error:
         raise ConfigError(
             problem(
                 "config.MODEL.HEAD.PARAMS",

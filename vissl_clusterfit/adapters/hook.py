@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from collections.abc import Callable
@@ -20,7 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 class ExtractThenClusterHook(ClassyHook):
-    """Runs what is missing of extraction, clustering and labelling when training starts, and checks what is there."""
+    """Runs what is missing of extraction, clustering and labelling when training starts, and checks what is there.
+
+    Args:
+        cfg: VISSL's ``config``, before the network is built: some of VISSL's trunks take out of it what they read.
+    """
 
     on_phase_start = ClassyHook._noop
     on_forward = ClassyHook._noop
@@ -32,15 +37,21 @@ class ExtractThenClusterHook(ClassyHook):
     on_end = ClassyHook._noop
     on_exception = ClassyHook._noop
 
+    def __init__(self, cfg: AttrDict) -> None:
+        super().__init__()
+        self._cfg = copy.deepcopy(cfg)
+
     def on_start(self, task: ClassyTask) -> None:
         """Leaves valid labels on disk for every process of the run, and the cluster sizes in the loss.
 
         Raises:
             ClusterFitError: the head is not K wide, or an artefact is of another run.
         """
-        stages = Stages(task.config)
+        stages = Stages(self._cfg)
         require_head_width(task.base_model.heads, stages.settings.num_clusters)
-        labels = stages.all_labels()
+        # Training must go the same way whether labels were made just now or before.
+        with torch.random.fork_rng():
+            labels = stages.all_labels()
         logger.info(
             "Training on %d clusters: %d of %d samples have a label; the largest cluster is %.1f times the mean.",
             labels.num_clusters[0],
@@ -59,7 +70,7 @@ def with_clusterfit_hook(add_loss_hooks: Callable[..., list]) -> Callable[..., l
     @functools.wraps(add_loss_hooks)
     def add(hooks: list, loss_cfg: AttrDict, cfg: AttrDict) -> list:
         hooks = add_loss_hooks(hooks, loss_cfg, cfg)
-        return [*hooks, ExtractThenClusterHook()] if cfg.LOSS.name == "clusterfit_loss" else hooks
+        return [*hooks, ExtractThenClusterHook(cfg)] if cfg.LOSS.name == "clusterfit_loss" else hooks
 
     return add
 

@@ -10,6 +10,7 @@ with its traceback; 130 Ctrl-C.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import re
 import sys
 import tempfile
@@ -118,6 +119,8 @@ def launch(engine: str, node_id: int, config: Any) -> None:
     from vissl.utils.misc import get_dist_run_id
     from vissl.utils.slurm import get_node_id
 
+    from vissl_clusterfit.adapters.label_source import require_data_paths
+
     node_id = get_node_id(node_id)
     folder = get_checkpoint_folder(config)
     checkpoint = None
@@ -127,6 +130,7 @@ def launch(engine: str, node_id: int, config: Any) -> None:
             return
         checkpoint = _checkpoint_to_resume(config, folder)
     _require_gpus_and_weights(config, resuming=checkpoint is not None)
+    require_data_paths(config)
     run_id = get_dist_run_id(config, config.DISTRIBUTED.NUM_NODES)
     distributed_launcher._copy_to_local(config)
     try:
@@ -141,13 +145,17 @@ def launch(engine: str, node_id: int, config: Any) -> None:
                     args=(messages, config, node_id, run_id, engine, checkpoint, folder),
                     nprocs=num_processes,
                 )
+            except KeyboardInterrupt:
+                for process in multiprocessing.active_children():  # Python would wait for them at its own end
+                    process.terminate()
+                raise
             except (
                 torch.multiprocessing.ProcessExitedException,
                 torch.multiprocessing.ProcessRaisedException,
             ):
-                said = sorted({file.read_text("utf-8") for file in Path(messages).iterdir()})
-                if said:
-                    raise ClusterFitError("\n".join(said)) from None
+                said = sorted(Path(messages).iterdir(), key=lambda file: int(file.name))
+                if said:  # by several, it is the same mistake
+                    raise ClusterFitError(said[0].read_text("utf-8")) from None
                 raise
     finally:
         distributed_launcher._cleanup_local_dir(config)

@@ -24,6 +24,8 @@ class _IntoVisslsLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if logging.root is not logging.Logger.root:
             logging.root.handle(record)
+        elif record.levelno >= logging.WARNING and logging.lastResort and not logging.root.handlers:
+            logging.lastResort.handle(record)  # in data workers that VISSL sets no log up for
 
 
 def join_vissls_log() -> None:

@@ -56,6 +56,9 @@ class TransferSettings:
         if unknown or not settings.protocols:
             allowed = "one or more of " + ", ".join(_PROTOCOLS)
             raise ConfigError(problem("config.TRANSFER.PROTOCOLS", found=settings.protocols, allowed=allowed))
+        for key, name in (("MODEL_NAME", settings.model_name), ("DATASET_NAME", settings.dataset_name)):
+            if not name:
+                raise ConfigError(problem(f"config.TRANSFER.{key}", found="nothing", allowed="a name for the results"))
         return settings
 
 
@@ -72,7 +75,7 @@ class TransferEngine(StageEngine):
 
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Fits on TRAIN, scores on TEST once, and appends the rows to ``results.json``."""
-        settings = TransferSettings.from_config(cfg.TRANSFER)
+        settings = TransferSettings.from_config(cfg.get("TRANSFER"))
         train, test = (_labelled_features(cfg, split, settings.features) for split in ("TRAIN", "TEST"))
         distributed.on_primary(lambda: _score(train, test, settings, Path(checkpoint_folder), cfg))
 

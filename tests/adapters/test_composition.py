@@ -1,0 +1,95 @@
+"""Our configs alone, ours on VISSL's, and VISSL's own, all through our launcher; nothing is run here.
+
+On a machine without a GPU each needs ``config.MACHINE.DEVICE=cpu``; nothing else is overridden.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import vissl
+
+from vissl_clusterfit.adapters.launch import compose
+from vissl_clusterfit.config_path import config_dir
+from vissl_clusterfit.errors import ConfigError
+
+OURS = config_dir() / "config"
+VISSLS = Path(vissl.__file__).resolve().parents[1] / "configs/config"
+
+# Parts of configs, which VISSL lays over whole ones, and Detectron2's.
+PARTS = {
+    *("architectures", "dataset", "datasets", "epochs", "heads", "models", "optimization", "optimizations"),
+    *("optimizers", "permutations", "semi_sup_datasets", "transforms", "trunk_only", "with_head"),
+    "object_detection",
+}
+
+
+def whole_configs(folder: Path, below: str) -> list[str]:
+    names = (file.relative_to(folder).with_suffix("") for file in folder.glob(f"{below}/**/*.yaml"))
+    return sorted(str(name) for name in names if not PARTS & set(name.parts))
+
+
+@pytest.fixture
+def composed(tmp_path):
+    def run(*overrides: str):
+        return compose([*overrides, "config.MACHINE.DEVICE=cpu", f"config.CHECKPOINT.DIR={tmp_path / 'run'}"])
+
+    return run
+
+
+@pytest.mark.parametrize("name", whole_configs(OURS, "clusterfit"))
+def test_ours_compose_alone(composed, name):
+    engine, _, config = composed(f"config={name}")
+    assert engine in ("train", "clusterfit_transfer")
+    sources = config.DATA.TRAIN.DATA_SOURCES
+    if sources:  # not in those that are laid over others
+        assert sources[0].startswith("clusterfit_") == (config.LOSS.name == "clusterfit_loss")
+
+
+@pytest.mark.parametrize("name", ["imagenet1k/rotnet_resnet50", "imagenet1k/jigsaw_resnet50"])
+def test_the_papers_recipe(composed, name):
+    """Paper, section 4.2: ResNet-50, K = 16,000, and 105 epochs on batches of 256 with a learning rate of 0.1."""
+    config = composed(f"config=clusterfit/{name}")[2]
+    assert (config.MODEL.TRUNK.NAME, config.MODEL.TRUNK.RESNETS.DEPTH) == ("resnet", 50)
+    assert config.CLUSTERFIT.NUM_CLUSTERS == config.LOSS.clusterfit_loss.num_clusters == 16000
+    assert config.MODEL.HEAD.PARAMS == [["clusterfit_head", {"num_clusters": 16000, "in_features": 2048}]]
+    assert config.DATA.TRAIN.BATCHSIZE_PER_REPLICA * config.DISTRIBUTED.NUM_PROC_PER_NODE == 256
+    assert config.OPTIMIZER.num_epochs == 105
+    rates = config.OPTIMIZER.param_schedulers.lr
+    assert (rates.name, rates.milestones) == ("multistep", [30, 60, 90, 100])
+    assert rates["values"] == pytest.approx([0.1, 0.01, 0.001, 0.0001, 0.00001])
+
+
+@pytest.mark.parametrize("name", whole_configs(VISSLS, "pretrain"))
+def test_every_pre_training_of_vissl_becomes_clusterfit(composed, name):
+    config = composed(f"config={name}", "+config/clusterfit=student")[2]
+    train, head = config.DATA.TRAIN, config.MODEL.HEAD.PARAMS
+    assert config.LOSS.name == "clusterfit_loss"
+    assert [source.removeprefix("clusterfit_") for source in train.DATA_SOURCES] in (["disk_folder"], ["disk_filelist"])
+    assert (train.LABEL_SOURCES, train.LABEL_TYPE) == (["torchvision_dataset"], "standard")
+    assert train.COLLATE_FUNCTION == "default_collate"
+    assert train.TRANSFORMS[0]["name"] == "RandomResizedCrop"  # one view per image
+    assert [name for name, _ in head] == ["clusterfit_head"]
+    assert head[0][1]["num_clusters"] == 16000
+    assert config.METERS.names == ["clusterfit_accuracy_meter"]
+    assert not any(config.MODEL.FEATURE_EVAL_SETTINGS[key] for key in ("EVAL_MODE_ON", "FREEZE_TRUNK_ONLY"))
+    assert (config.MODEL.WEIGHTS_INIT.PARAMS_FILE, config.MODEL.TEMP_FROZEN_PARAMS_ITER_MAP) == ("", [])
+    assert (config.OPTIMIZER.name, config.OPTIMIZER.use_larc, config.OPTIMIZER.num_epochs) == ("sgd", False, 105)
+
+    # VISSL's head starts with the width of its trunk.
+    widths = re.findall(r'"dims": \[(\d+)', (VISSLS / f"{name}.yaml").read_text())
+    if widths:
+        assert head[0][1]["in_features"] == int(widths[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["benchmark", "debugging", "extract_cluster", "feature_extraction", "test"])
+def test_vissls_own_compose(composed, group):
+    """Those below pretrain/ do so in the test above."""
+    failed = {}
+    for name in whole_configs(VISSLS, group):
+        try:
+            composed(f"config={name}")
+        except ConfigError as error:
+            failed[name] = str(error)
+    assert failed == {}

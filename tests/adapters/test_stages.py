@@ -1,0 +1,144 @@
+"""Extraction, clustering, labelling and training: what is missing is made, what is there is used."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from tiny import write_images
+
+from vissl_clusterfit.artifacts import ArtifactPaths
+from vissl_clusterfit.clustering.codebook import Codebook
+from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.labels import PseudoLabels
+
+
+def artifact_paths(folder: Path) -> ArtifactPaths:
+    return ArtifactPaths(output_dir=folder / "clusterfit", features_dir=folder / "clusterfit/features")
+
+
+def times(folder: Path) -> dict[Path, int]:
+    """When each file was written; VISSL writes its config down at every start."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != "train_config.yaml")
+    return {file: file.stat().st_mtime_ns for file in files}
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def test_one_command_extracts_clusters_and_trains(student_run):
+    paths = artifact_paths(student_run)
+    store, labels = FeatureStore.open(paths.features("TRAIN")), PseudoLabels.open(paths.labels("TRAIN"))
+    assert (store.num_samples, store.dim, len(store.unreadable)) == (30, 2048, 0)
+    assert Codebook.open(paths.codebook).num_clusters == 4
+    assert labels.cluster_sizes.sum() == 30
+    # The images are of three colours; the fourth cluster splits one of them.
+    assert len(set(zip(np.repeat([0, 1, 2], 10), labels.labels.tolist(), strict=True))) == 4
+    checkpoint = torch.load(student_run / "model_final_checkpoint_phase0.torch")
+    assert checkpoint["classy_state_dict"]["base_model"]["model"]["heads"]["0.classifiers.0.clf.0.weight"].shape == (
+        4,
+        2048,
+    )
+    assert [list(entry) for entry in metrics(student_run)] == [
+        ["iteration", "phase_idx", "train_accuracy_list_meter", "train_phase_idx"]
+    ]
+
+
+def test_a_second_start_finds_everything_done(student_run, student_overrides, run_command, tmp_path):
+    before = times(student_run)
+    result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={student_run}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"This training is finished; its checkpoints and figures are in {student_run}." in result.stdout
+    assert times(student_run) == before
+
+
+def test_training_resumes_on_the_same_labels(student_run, student_overrides, run_command, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
+    command = [*student_overrides, f"config.CHECKPOINT.DIR={folder}", "config.CHECKPOINT.CHECKPOINT_FREQUENCY=1"]
+    command += ["config.OPTIMIZER.num_epochs=3"]
+    before = times(folder / "clusterfit")
+    first = run_command(*command, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "Labels of 30 samples are in" in first.stdout
+    (folder / "model_final_checkpoint_phase2.torch").unlink()
+    (folder / "model_phase1.torch").unlink()  # as if it had been killed in the second epoch
+    second = run_command(*command, cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    for phase, expected in ((0, False), (1, True), (2, True)):
+        assert (f"Starting phase {phase} [train]" in second.stdout) == expected
+    assert (folder / "model_final_checkpoint_phase2.torch").is_file()
+    assert times(folder / "clusterfit") == before
+    again = [entry["train_phase_idx"] for entry in metrics(folder)]
+    assert again == [0, 1, 2, 1, 2]
+
+
+def test_every_stage_has_its_engine(student_overrides, images, teacher, run_command, tmp_path):
+    """Each makes its own artefact and finds the earlier ones; training then makes none. With a held-out split."""
+    folder, held_out = tmp_path / "run", write_images(tmp_path / "held_out", 12, seed=1)
+    paths = artifact_paths(folder)
+    command = [
+        *student_overrides,
+        f"config.CHECKPOINT.DIR={folder}",
+        "config.CLUSTERFIT.FEATURES.TEST_PARTITION=TEST",
+        "config.TEST_MODEL=true",
+        "config.DATA.TEST.DATA_SOURCES=[disk_folder]",
+        "config.DATA.TEST.DATASET_NAMES=[tiny]",
+        f"config.DATA.TEST.DATA_PATHS=[{held_out}]",
+        "config.DATA.TEST.BATCHSIZE_PER_REPLICA=6",
+        "config.DATA.TEST.TRANSFORMS=[{name:Resize,size:[32,32]},{name:ToTensor}]",
+    ]
+    made = {}
+    for engine, folders in (
+        ("clusterfit_extract", [paths.features("TRAIN"), paths.features("TEST")]),
+        ("clusterfit_cluster", [paths.codebook]),
+        ("clusterfit_label", [paths.labels("TRAIN"), paths.labels("TEST")]),
+        ("train", []),
+    ):
+        result = run_command(*command, f"engine_name={engine}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        now = times(folder / "clusterfit")
+        assert made.items() <= now.items()
+        assert {file.parent for file in now.keys() - made.keys()} == set(folders)
+        made = now
+
+    codebook, store = Codebook.open(paths.codebook), FeatureStore.open(paths.features("TEST"))
+    labels = PseudoLabels.open(paths.labels("TEST"))
+    np.testing.assert_array_equal(labels.labels, codebook.search("cpu")(store.read(0, 12))[0])
+    assert labels.codebook_hash == PseudoLabels.open(paths.labels("TRAIN")).codebook_hash == codebook.content_hash
+    evaluated = [entry["test_accuracy_list_meter"] for entry in metrics(folder) if "test_accuracy_list_meter" in entry]
+    assert [list(entry["top_1"]) for entry in evaluated] == [["clusters"]]
+
+
+def test_features_are_not_extracted_where_that_is_forbidden(student_overrides, run_command, tmp_path):
+    result = run_command(
+        *student_overrides,
+        f"config.CHECKPOINT.DIR={tmp_path / 'run'}",
+        "config.CLUSTERFIT.FEATURES.EXTRACT=false",
+        "engine_name=clusterfit_cluster",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 2
+    assert "clusterfit/features/train holds no feature_store" in result.stderr
+
+
+def test_labels_alone_serve_without_features_and_codebook(student_run, student_overrides, run_command, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(student_run / "clusterfit/labels", folder / "clusterfit/labels")
+    result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in (folder / "clusterfit").iterdir()] == ["labels"]
+
+
+def test_labels_of_another_codebook_are_refused(student_run, student_overrides, run_command, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
+    manifest = folder / "clusterfit/codebook/manifest.json"
+    content = json.loads(manifest.read_text())
+    content["sha256"] = dict.fromkeys(content["sha256"], "0" * 64)
+    manifest.write_text(json.dumps(content))
+    result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "labels/train was made with another codebook than the one in" in result.stderr

@@ -1,0 +1,130 @@
+"""The engine ``clusterfit_transfer``: frozen features of any network on labelled images, through real runs."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vissl_clusterfit.adapters.transfer import TransferSettings
+from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.features.store import FeatureStore
+
+TRANSFER = (
+    "config=clusterfit/transfer",
+    "config.MACHINE.DEVICE=cpu",
+    "config.DATA.NUM_DATALOADER_WORKERS=0",
+    "config.MODEL.TRUNK.RESNETS.WIDTH_PER_GROUP=4",
+    "config.TRANSFER.DATASET_NAME=noise",
+    "config.TRANSFER.FEATURES.TRANSFORMS=[{name:Resize,size:[32,32]},{name:ToTensor}]",
+    "config.TRANSFER.LINEAR.C_GRID=[0.01,1.0]",
+    "config.TRANSFER.KNN.NUM_NEIGHBORS=5",
+)
+
+
+def write_noise(folder, num_images: int, seed: int):
+    """Noise of three classes that differ a little in colour, so that some of it is taken for another class."""
+    rng = np.random.default_rng(seed)
+    for index in range(num_images):
+        pixels = rng.normal(128, 40, size=(32, 32, 3))
+        pixels[..., index % 3] += rng.normal(8, 10)
+        path = folder / f"class{index % 3}" / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    return folder
+
+
+def read(folder) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels in the order and the scale of ToTensor, and classes."""
+    files = sorted(folder.rglob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(file)).transpose(2, 0, 1).ravel() for file in files])
+    return pixels.astype(np.float64) / 255, np.array([int(file.parent.name[-1]) for file in files])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noise")
+    return write_noise(folder / "train", 60, seed=0), write_noise(folder / "test", 45, seed=1)
+
+
+@pytest.fixture
+def transfer(run_command, data, tmp_path):
+    """Runs the engine and gives its rows, by benchmark."""
+
+    def run(*overrides: str) -> dict[str, dict]:
+        paths = [
+            f"config.DATA.{split}.DATA_PATHS=[{path}]" for split, path in zip(("TRAIN", "TEST"), data, strict=True)
+        ]
+        result = run_command(*TRANSFER, *paths, f"config.CHECKPOINT.DIR={tmp_path / 'run'}", *overrides, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        return {row["benchmark"]: row for row in json.loads((tmp_path / "run/results.json").read_text())}
+
+    return run
+
+
+def knn_by_hand(train, test, num_neighbors: int, temperature: float) -> float:
+    (gallery, classes), (queries, expected) = (
+        (pixels / np.linalg.norm(pixels, axis=1, keepdims=True), labels) for pixels, labels in map(read, (train, test))
+    )
+    cosines = queries @ gallery.T
+    right = 0
+    for row, label in zip(cosines, expected, strict=True):
+        nearest = np.argsort(-row, kind="stable")[:num_neighbors]
+        votes = np.bincount(classes[nearest], weights=np.exp(row[nearest] / temperature), minlength=3)
+        right += votes.argmax() == label
+    return right / len(expected)
+
+
+def test_raw_pixels(transfer, data, tmp_path):
+    """The kNN figure is that of the formula, computed by hand on the files."""
+    rows = transfer("config.MODEL.TRUNK.NAME=raw_pixels", "config.TRANSFER.MODEL_NAME='raw pixels'")
+    assert set(rows) == {"linear", "knn"}
+    for row in rows.values():
+        assert set(row) == {"model", "benchmark", "dataset", "split", "metric", "value", "protocol", "seed"}
+        assert (row["model"], row["dataset"], row["split"]) == ("raw pixels", "noise", "test")
+    assert rows["knn"]["value"] == pytest.approx(knn_by_hand(*data, 5, 0.07))
+    assert 0.4 < rows["knn"]["value"] < 0.95
+    assert "the 5 samples of the training split with the greatest cosine similarity" in rows["knn"]["protocol"]
+    store = FeatureStore.open(tmp_path / "run/features/test")
+    np.testing.assert_allclose(store.read(0, 45), read(data[1])[0], atol=1e-6)
+
+
+def test_an_untrained_network_and_a_trained_one_share_a_file(transfer, student_run, tmp_path):
+    checkpoint = student_run / "model_final_checkpoint_phase0.torch"
+    transfer("config.TRANSFER.MODEL_NAME=untrained", "config.TRANSFER.PROTOCOLS=[knn]", "config.SEED_VALUE=3")
+    transfer(
+        "config.TRANSFER.MODEL_NAME=student",
+        "config.TRANSFER.PROTOCOLS=[knn]",
+        f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={checkpoint}",
+        "config.TRANSFER.FEATURES.PATH=student",
+    )
+    rows = json.loads((tmp_path / "run/results.json").read_text())
+    assert [(row["model"], row["seed"]) for row in rows] == [("untrained", 3), ("student", 0)]
+    untrained, student = (FeatureStore.open(tmp_path / folder / "test") for folder in ("run/features", "student"))
+    assert untrained.inputs["encoder"]["weights_sha256"] == "random, seed 3"
+    assert student.dim == untrained.dim == 2048
+    assert not np.allclose(student.read(0, 45), untrained.read(0, 45))
+
+
+def test_features_of_another_network_are_refused(transfer, run_command, data, tmp_path):
+    transfer("config.TRANSFER.PROTOCOLS=[knn]")
+    with pytest.raises(
+        AssertionError, match=r"(?s)error: .*encoder.weights_sha256: it was made with \"random, seed 0\""
+    ):
+        transfer("config.TRANSFER.PROTOCOLS=[knn]", "config.SEED_VALUE=1")
+
+
+@pytest.mark.parametrize(
+    "block, message",
+    [
+        (None, r"config\.TRANSFER: found None; allowed: a mapping"),
+        ({"PROTOCOLS": ["svm"]}, r"config\.TRANSFER\.PROTOCOLS: found \['svm'\]; allowed: one or more of linear, knn"),
+        ({"PROTOCOLS": []}, r"config\.TRANSFER\.PROTOCOLS: found \[\]"),
+        ({"MODEL_NAME": ""}, r"config\.TRANSFER\.MODEL_NAME: found nothing"),
+        ({"KNN": {"K": 5}}, r"config\.TRANSFER\.KNN\.K: found an unknown key; allowed: NUM_NEIGHBORS"),
+        ({"KNN": {"NUM_NEIGHBORS": 0}}, r"config\.TRANSFER\.KNN: num_neighbors: found 0; allowed: at least 1"),
+    ],
+)
+def test_bad_settings_are_refused(block, message):
+    with pytest.raises(ConfigError, match=message):
+        TransferSettings.from_config(block)

@@ -1,0 +1,108 @@
+"""Images that cannot be read: no label, listed, and without a part in training."""
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import write_images
+from vissl.config import AttrDict
+from vissl.data import build_dataset
+from vissl.models import build_model
+
+from vissl_clusterfit.adapters.launch import compose
+from vissl_clusterfit.adapters.loss import ClusterFitLoss
+from vissl_clusterfit.artifacts import read_array
+
+
+def spoil(folder) -> list[int]:
+    """Makes seven of the images under ``folder`` unreadable, each in its own way, and gives their indices."""
+    files = sorted(folder.rglob("*.png"))
+    indices = [0, 1, 250, 499, 500, 731, 999]
+    victims = [files[index] for index in indices]
+    victims[0].write_bytes(b"")
+    victims[1].write_bytes(victims[1].read_bytes()[:200])
+    Image.open(victims[2]).save(jpeg := victims[2].with_suffix(".jpg"))
+    jpeg.rename(victims[2])
+    victims[2].write_bytes(victims[2].read_bytes()[:300])
+    victims[3].write_text("This is no picture.")
+    victims[4].write_bytes(bytes(4096))
+    victims[5].write_bytes(zlib.compress(victims[5].read_bytes()))
+    whole = victims[6].read_bytes()
+    victims[6].write_bytes(whole[:40] + bytes(len(whole) - 40))
+    return indices
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory):
+    folder = write_images(tmp_path_factory.mktemp("thousand") / "images", 1000)
+    return folder, spoil(folder)
+
+
+@pytest.mark.slow
+def test_seven_of_a_thousand(thousand, run_command, student_overrides, tmp_path):
+    images, unreadable = thousand
+    folder = tmp_path / "run"
+    overrides = [
+        *student_overrides,
+        f"config.DATA.TRAIN.DATA_PATHS=[{images}]",
+        "config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=50",
+        "config.CLUSTERFIT.FEATURES.BATCH_SIZE=50",
+        "config.CLUSTERFIT.FEATURES.SHARD_SIZE=300",
+        f"config.CHECKPOINT.DIR={folder}",
+    ]
+    result = run_command(*overrides, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    labels = read_array(folder / "clusterfit/labels/train/labels.npy")
+    assert np.flatnonzero(labels == -1).tolist() == unreadable
+    assert labels.max() == 3
+    manifests = {
+        kind: json.loads((folder / f"clusterfit/{kind}/train/manifest.json").read_text())
+        for kind in ("labels", "features")
+    }
+    assert manifests["labels"]["unlabelled"] == manifests["features"]["unreadable"] == unreadable
+    assert manifests["labels"]["num_unlabelled"] == 7
+    assert "993 of 1000 samples are labelled; 7 could not be read and have no label." in result.stdout
+    assert "993 of 1000 samples have a label" in result.stdout
+    checkpoint = torch.load(folder / "model_final_checkpoint_phase0.torch")
+    losses = checkpoint["classy_state_dict"]["losses"]
+    assert len(losses) == 20
+    assert np.isfinite(losses).all()
+
+    loss_and_gradient_are_those_of_the_readable(compose(overrides)[2], unreadable)
+
+
+def loss_and_gradient_are_those_of_the_readable(cfg: AttrDict, unreadable: list[int]):
+    """On a batch with all seven, as VISSL loads it."""
+    dataset = build_dataset(cfg, "TRAIN")
+    samples = [dataset[index] for index in [*range(0, 1000, 40), *unreadable[1:]]]
+    [(images,), (targets,)] = (
+        torch.utils.data.default_collate([sample[key] for sample in samples]) for key in ("data", "label")
+    )
+    kept = targets >= 0
+    assert (~kept).sum() == 7
+    model = build_model(cfg.MODEL, cfg.OPTIMIZER).eval()
+    gradients = []
+    for batch, target in ((images, targets), (images[kept], targets[kept])):
+        model.zero_grad()
+        ClusterFitLoss([4])(model(batch)[0], target).backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_too_many_end_the_extraction(run_command, student_overrides, tmp_path):
+    images = write_images(tmp_path / "images", 30)
+    for file in sorted(images.rglob("*.png"))[:2]:
+        file.write_bytes(b"")
+    result = run_command(
+        *student_overrides,
+        f"config.DATA.TRAIN.DATA_PATHS=[{images}]",
+        f"config.CHECKPOINT.DIR={tmp_path / 'run'}",
+        "engine_name=clusterfit_extract",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 2
+    assert "MAX_UNREADABLE: found 2 of 30 samples unreadable (6.7%); allowed: at most 5.0%" in result.stderr
+    assert not json.loads((tmp_path / "run/clusterfit/features/train/manifest.json").read_text()).get("complete")

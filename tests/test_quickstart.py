@@ -1,0 +1,65 @@
+"""The quickstart as a user runs it, in its small size: the figures mean nothing, the way to them is the real one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+QUICKSTART = Path(__file__).resolve().parents[1] / "tools/quickstart.py"
+MODELS = ["raw pixels", "untrained network", "teacher", "teacher, twice as long", "student"]
+
+
+def quickstart(folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, QUICKSTART, "--small", "--folder", folder],
+        cwd=folder.parent,
+        env={**os.environ, "VISSL_DATASET_CATALOG_PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("first") / "quickstart"
+    return folder, quickstart(folder)
+
+
+@pytest.mark.slow
+def test_it_ends_with_a_table_and_its_rows(first):
+    folder, done = first
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((folder / "results.json").read_text())
+    assert [(row["model"], row["benchmark"]) for row in rows] == [(m, b) for m in MODELS for b in ("linear", "knn")]
+    assert all(0 <= row["value"] <= 1 and len(row["protocol"]) > 100 for row in rows)
+    table = done.stdout.split("top-1 accuracy, in %")[1]
+    for model in MODELS:
+        linear, knn = (100 * row["value"] for row in rows if row["model"] == model)
+        assert [f"{linear:.1f}", f"{knn:.1f}"] == next(
+            line for line in table.splitlines() if line.startswith(f"{model}  ")
+        ).split()[-2:]
+
+
+@pytest.mark.slow
+def test_what_is_done_is_not_done_again(first):
+    folder, done = first
+    files = [*folder.rglob("*.torch"), *folder.rglob("*.npy"), *folder.rglob("*.png")]
+    before = {file: file.stat().st_mtime_ns for file in files}
+    again = quickstart(folder)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {file: file.stat().st_mtime_ns for file in files} == before
+    assert _table(again) == _table(done)
+
+
+@pytest.mark.slow
+def test_another_run_gives_the_same_figures(first, tmp_path):
+    other = quickstart(tmp_path / "quickstart")
+    assert other.returncode == 0, other.stdout + other.stderr
+    assert _table(other) == _table(first[1])
+
+
+def _table(done: subprocess.CompletedProcess) -> str:
+    return done.stdout.split("top-1 accuracy, in %")[1].split("Rows with")[0]
