@@ -46,6 +46,39 @@ def test_ours_compose_alone(composed, name):
         assert sources[0].startswith("clusterfit_") == (config.LOSS.name == "clusterfit_loss")
 
 
+def test_what_follows_from_a_config_is_filled_in_and_told(composed, capsys):
+    config = composed(
+        "config=pretrain/swav/swav_8node_resnet",
+        "+config/clusterfit=student",
+        "config.CLUSTERFIT.NUM_CLUSTERS=50",
+        "config.DATA.TRAIN.DATA_PATHS=[images]",
+        "config.TEST_MODEL=true",
+    )[2]
+    assert capsys.readouterr().out.splitlines() == [
+        "config.DISTRIBUTED.BACKEND: 'nccl' becomes 'gloo', as NCCL needs GPUs.",
+        "config.MODEL.AMP_PARAMS.USE_AMP: True becomes False, as VISSL's mixed precision needs GPUs.",
+        "config.DATA.TRAIN.DATA_SOURCES: ['disk_folder'] becomes ['clusterfit_disk_folder'], "
+        "paired with the pseudo-labels.",
+        "config.DATA.TRAIN.LABEL_SOURCES: [] becomes ['torchvision_dataset'], which asks the paired source.",
+        "config.TEST_MODEL: True becomes False, as no held-out split is labelled (CLUSTERFIT.FEATURES.TEST_PARTITION).",
+        "config.METERS.names: [] becomes ['clusterfit_accuracy_meter'], which leaves out samples without a label.",
+        "config.MODEL.HEAD.PARAMS: in_features of clusterfit_head: None becomes 2048, the width of the trunk resnet.",
+    ]
+    assert config.LOSS.clusterfit_loss.num_clusters == config.MODEL.HEAD.PARAMS[0][1]["num_clusters"] == 50
+    assert config.DATA.TRAIN.LABEL_PATHS == ["images"]  # else VISSL looks for the data set in its catalogue
+
+
+def test_synthetic_images_need_no_path(composed):
+    config = composed("config=test/cpu_test/test_cpu_resnet_simclr", "+config/clusterfit=student")[2]
+    assert (config.DATA.TRAIN.DATA_SOURCES, config.DATA.TRAIN.DATA_PATHS) == (["clusterfit_synthetic"], [""])
+
+
+def test_other_losses_are_left_alone(composed, capsys):
+    config = composed("config=test/cpu_test/test_cpu_resnet_simclr")[2]
+    assert capsys.readouterr().out == ""
+    assert (config.DATA.TRAIN.DATA_SOURCES, config.METERS.names) == (["synthetic"], [])
+
+
 @pytest.mark.parametrize("name", ["imagenet1k/rotnet_resnet50", "imagenet1k/jigsaw_resnet50"])
 def test_the_papers_recipe(composed, name):
     """Paper, section 4.2: ResNet-50, K = 16,000, and 105 epochs on batches of 256 with a learning rate of 0.1."""

@@ -6,10 +6,14 @@ LOGITS = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 3.0, 1.0], [3.0, 
 LABELS = torch.tensor([0, -1, 0, 1])  # right, none, second, third
 
 
+def build(topk_values, *names):
+    config = {"topk_values": topk_values, "meter_names": list(names), "num_meters": len(names)}
+    return build_meter({"name": "clusterfit_accuracy_meter", **config})
+
+
 @pytest.fixture
 def meter():
-    name, params = "clusterfit_accuracy_meter", {"topk_values": [1, 2], "meter_names": ["clusters"], "num_meters": 1}
-    return build_meter({"name": name, **params})
+    return build([1, 2], "clusters")
 
 
 def test_samples_without_a_label_do_not_count(meter):
@@ -28,9 +32,7 @@ def test_a_batch_without_labels_changes_nothing(meter):
 
 
 def test_each_head_has_its_column():
-    meter = build_meter(
-        {"name": "clusterfit_accuracy_meter", "topk_values": [1], "meter_names": ["a", "b"], "num_meters": 2}
-    )
+    meter = build([1], "a", "b")
     meter.update([LOGITS, LOGITS], torch.stack([torch.tensor([0, 2, 1, 0]), torch.tensor([0, -1, -1, 1])], dim=1))
     assert meter.value == {"top_1": {"a": 100.0, "b": 50.0}}
 

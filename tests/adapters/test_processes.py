@@ -11,7 +11,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "num_processes, start_method", [(2, "fork"), (2, "forkserver"), (1, "spawn")], ids=lambda value: str(value)
+    "num_processes, start_method", [(2, "fork"), (1, "forkserver"), (1, "spawn")], ids=lambda value: str(value)
 )
 def test_processes_and_workers_change_nothing(
     student_run, student_overrides, run_command, tmp_path, num_processes, start_method

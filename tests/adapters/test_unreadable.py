@@ -12,6 +12,7 @@ from vissl.config import AttrDict
 from vissl.data import build_dataset
 from vissl.models import build_model
 
+from vissl_clusterfit.adapters.dataset import SplitImages
 from vissl_clusterfit.adapters.launch import compose
 from vissl_clusterfit.adapters.loss import ClusterFitLoss
 from vissl_clusterfit.artifacts import read_array
@@ -106,3 +107,23 @@ def test_too_many_end_the_extraction(run_command, student_overrides, tmp_path):
     assert result.returncode == 2
     assert "MAX_UNREADABLE: found 2 of 30 samples unreadable (6.7%); allowed: at most 5.0%" in result.stderr
     assert not json.loads((tmp_path / "run/clusterfit/features/train/manifest.json").read_text()).get("complete")
+
+
+@pytest.mark.parametrize("kind", ["disk_folder", "disk_filelist"])
+def test_each_source_says_what_it_cannot_read(tmp_path, student_overrides, kind):
+    images = write_images(tmp_path / "images", 6)
+    files = sorted(images.rglob("*.png"))
+    files[4].write_bytes(files[4].read_bytes()[:300])
+    np.save(tmp_path / "files.npy", np.array(list(map(str, files))))
+    path = {"disk_folder": images, "disk_filelist": tmp_path / "files.npy"}[kind]
+    cfg = compose(
+        [
+            *student_overrides,
+            f"config.DATA.TRAIN.DATA_SOURCES=[{kind}]",
+            f"config.DATA.TRAIN.DATA_PATHS=[{path}]",
+            f"config.CHECKPOINT.DIR={tmp_path / 'run'}",
+        ]
+    )[2]
+    samples = list(SplitImages(cfg, "TRAIN", cfg.CLUSTERFIT.FEATURES.TRANSFORMS))
+    assert [readable for _, readable in samples] == [True] * 4 + [False, True]
+    assert {tuple(image.shape) for image, _ in samples} == {(3, 32, 32)}

@@ -91,10 +91,9 @@ def _fit_heads_to_trunk(model: dict[str, Any], changes: list[str]) -> None:
     for head in model["HEAD"]["PARAMS"]:
         if head[0] == "clusterfit_head" and not head[1].get("in_features"):
             width = trunk_width(AttrDict(copy.deepcopy(model)))
-            reason = f"as wide as the output of the trunk {model['TRUNK']['NAME']}"
-            _set(
-                head[1], "in_features", width, "config.MODEL.HEAD.PARAMS, clusterfit_head, in_features", reason, changes
-            )
+            name = "config.MODEL.HEAD.PARAMS: in_features of clusterfit_head"
+            reason = f"the width of the trunk {model['TRUNK']['NAME']}"
+            _set(head[1], "in_features", width, name, reason, changes)
 
 
 def _count_labelled_samples_only(meters: dict[str, Any], changes: list[str]) -> None:
