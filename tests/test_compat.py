@@ -5,6 +5,7 @@ left out together (``BROKEN_BY``), since each process spends seconds on importin
 """
 
 import collections
+import contextlib
 import functools
 import importlib
 import json
@@ -120,6 +121,21 @@ def cluster_assignment_config(folder: Path) -> None:
     assert loaded.cluster_assignments == {"TRAIN": {0: 7}}
 
 
+def whole_checkpoints(folder: Path) -> None:
+    import torch
+    from classy_vision.generic.util import load_checkpoint
+    from vissl.utils.checkpoint import save_checkpoint
+
+    class Stops:
+        def __reduce__(self):
+            raise RuntimeError("stopped while writing")
+
+    save_checkpoint(str(folder), {"phase_idx": 0}, "model_phase0.torch")
+    with contextlib.suppress(RuntimeError):
+        save_checkpoint(str(folder), {"phase_idx": 1, "weights": Stops()}, "model_phase0.torch")
+    assert load_checkpoint(str(folder / "model_phase0.torch"), torch.device("cpu")) == {"phase_idx": 0}
+
+
 def svm_average_precision(folder: Path) -> None:
     import numpy as np
     from vissl.utils.svm_utils.svm_trainer import SVMTrainer
@@ -227,6 +243,7 @@ USES = {
         numpy_aliases,
         checkpoint_types,
         cluster_assignment_config,
+        whole_checkpoints,
         svm_average_precision,
         svm_low_shot_mean,
     )
@@ -256,6 +273,7 @@ BROKEN_BY = (
     {
         "checkpoint_types": "UnpicklingError: Weights only load failed.*vissl.config.attr_dict.AttrDict",
         "svm_low_shot_mean": "ValueError: setting an array element with a sequence",
+        "whole_checkpoints": "(RuntimeError|EOFError|UnpicklingError|AssertionError)",
     },
     {"cluster_assignment_config": "AttributeError: .*OrderedDict' object has no attribute 'DATA'"},
 )
