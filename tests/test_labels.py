@@ -1,42 +1,24 @@
-import json
 import tracemalloc
 
 import numpy as np
 import pytest
+from tiny_store import edit_manifest, rewrite_manifest, save_codebook, save_store
 
 from vissl_clusterfit import artifacts
-from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.errors import ArtifactError, DataError
-from vissl_clusterfit.features.store import FeatureStore, FeatureStoreWriter
+from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels import PseudoLabels, label_inputs, label_store
 
 ROWS = np.random.default_rng(0).standard_normal((1000, 6)).astype(np.float32)
 CENTROIDS = np.random.default_rng(1).standard_normal((9, 6)).astype(np.float32)
+ARRAYS = ("labels.npy", "distances.npy", "margins.npy", "sizes.npy", "samples.npy")
 UNREADABLE = [0, 13, 14, 500, 731, 998, 999]
-
-
-def save_store(folder, shards, num_samples, shard_size, unreadable=()):
-    """A feature store of shards that are given one after the other."""
-    inputs = {"dataset": {"fingerprint": folder.name, "num_samples": num_samples}}
-    writer = FeatureStoreWriter(folder, inputs, num_samples=num_samples, shard_size=shard_size, dtype="float32")
-    writer.begin()
-    for shard, rows in zip(writer.shards(), shards, strict=True):
-        here = [index for index in unreadable if shard.start <= index < shard.stop]
-        rows = rows.copy()
-        rows[[index - shard.start for index in here]] = 0
-        writer.write(shard, rows, here)
-    return writer.finish()
-
-
-def save_codebook(folder, centroids, preprocessing=None, input_dim=None):
-    facts = {"metric": "l2", "input_dim": input_dim or centroids.shape[1]}
-    return Codebook.save(folder, {"features": "abc"}, centroids, preprocessing or Preprocessing(), facts)
 
 
 @pytest.fixture
 def store(tmp_path):
-    return save_store(tmp_path / "features", np.split(ROWS, 10), 1000, 100, UNREADABLE)
+    return save_store(tmp_path / "features", ROWS, UNREADABLE)
 
 
 @pytest.fixture
@@ -47,11 +29,6 @@ def codebook(tmp_path):
 @pytest.fixture
 def labels(store, codebook, tmp_path):
     return label_store(store, codebook, "cpu", tmp_path / "labels")
-
-
-def edit_manifest(folder, **changes):
-    path = folder / artifacts.MANIFEST_NAME
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_every_readable_sample_gets_its_nearest_centroid(labels):
@@ -65,8 +42,8 @@ def test_every_readable_sample_gets_its_nearest_centroid(labels):
 
 def test_exactly_the_unreadable_samples_have_no_label(labels):
     assert np.flatnonzero(labels.labels == -1).tolist() == UNREADABLE
-    assert labels.manifest["unlabelled"] == UNREADABLE
-    assert labels.manifest["num_unlabelled"] == 7
+    assert labels.manifest["unreadable"] == [{"index": index, "reason": "truncated"} for index in UNREADABLE]
+    assert labels.manifest["num_unreadable"] == labels.manifest["num_unlabelled"] == 7
 
 
 def test_manifest_counts(labels, store, codebook):
@@ -80,7 +57,7 @@ def test_manifest_counts(labels, store, codebook):
     assert labels.codebook_hash == codebook.content_hash
     for name, digest in labels.manifest["sha256"].items():
         assert artifacts.file_sha256(labels.folder / name) == digest
-    assert set(labels.manifest["sha256"]) == {"labels.npy", "distances.npy", "sizes.npy"}
+    assert set(labels.manifest["sha256"]) == {*ARRAYS}
 
 
 def test_empty_clusters_are_counted(store, tmp_path):
@@ -109,7 +86,7 @@ def test_labels_use_the_preprocessing_of_the_codebook(store, tmp_path):
 
 
 def test_a_held_out_split_gets_the_labels_of_the_same_codebook(labels, codebook, tmp_path):
-    held_out = save_store(tmp_path / "held_out", [ROWS[200:230]], 30, 100)
+    held_out = save_store(tmp_path / "held_out", ROWS[200:230])
     others = label_store(held_out, codebook, "cpu", tmp_path / "held_out_labels")
     np.testing.assert_array_equal(others.labels, labels.labels[200:230])
     assert others.inputs["codebook"] == labels.inputs["codebook"]
@@ -117,7 +94,7 @@ def test_a_held_out_split_gets_the_labels_of_the_same_codebook(labels, codebook,
 
 
 def test_a_split_without_readable_samples_has_no_labels(codebook, tmp_path):
-    store = save_store(tmp_path / "held_out", [ROWS[:3]], 3, 100, [0, 1, 2])
+    store = save_store(tmp_path / "held_out", ROWS[:3], [0, 1, 2])
     labels = label_store(store, codebook, "cpu", tmp_path / "labels")
     assert labels.labels.tolist() == [-1, -1, -1]
     assert labels.manifest["imbalance"] == [0.0]
@@ -125,8 +102,8 @@ def test_a_split_without_readable_samples_has_no_labels(codebook, tmp_path):
 
 def test_files_are_json_and_plain_arrays(labels):
     files = sorted(path.name for path in labels.folder.iterdir())
-    assert files == ["distances.npy", "labels.npy", "manifest.json", "sizes.npy"]
-    for name in ("distances.npy", "labels.npy", "sizes.npy"):
+    assert files == sorted([*ARRAYS, "manifest.json"])
+    for name in ARRAYS:
         np.load(labels.folder / name, allow_pickle=False)
 
 
@@ -138,7 +115,7 @@ def test_labels_are_read_lazily_and_cannot_be_written(labels):
 
 def test_labels_of_another_data_set_are_refused(labels, store, codebook):
     other = {**store.inputs, "dataset": {"fingerprint": "other data", "num_samples": 1000}}
-    difference = r'features\.dataset\.fingerprint: it was made with "features", .* "other data"'
+    difference = r'features\.dataset\.fingerprint: it was made with "[0-9a-f]{64}", this run has "other data"'
     with pytest.raises(ArtifactError, match=difference):
         PseudoLabels.open(labels.folder, label_inputs(other, codebook.manifest["inputs"]))
 
@@ -153,19 +130,21 @@ def test_labels_of_the_same_inputs_are_accepted(labels, store, codebook):
 
 
 def test_features_of_another_dimension_are_refused(codebook, tmp_path):
-    store = save_store(tmp_path / "narrow", [ROWS[:10, :5]], 10, 100)
+    store = save_store(tmp_path / "narrow", ROWS[:10, :5])
     with pytest.raises(ArtifactError, match="labels features of dimension 6, found 5"):
         label_store(store, codebook, "cpu", tmp_path / "labels")
 
 
-def test_a_failure_leaves_no_label_file(store, codebook, tmp_path):
+def test_a_failure_leaves_no_manifest(store, codebook, tmp_path):
     path = store.folder / "rows-000000000900-000000001000.npy"
     rows = artifacts.read_array(path)
     rows[4, 0] = np.inf
     artifacts.write_array(path, rows)
-    with pytest.raises(DataError, match="NaN or infinite, the first is sample 904"):
+    with pytest.raises(DataError, match="features of sample 904 are NaN or infinite"):
         label_store(FeatureStore.open(store.folder), codebook, "cpu", tmp_path / "labels")
-    assert list((tmp_path / "labels").iterdir()) == []
+    assert not artifacts.has_manifest(tmp_path / "labels")
+    with pytest.raises(ArtifactError, match=r"holds no pseudo_labels: its manifest\.json is missing"):
+        PseudoLabels.open(tmp_path / "labels")
 
 
 def test_what_a_killed_run_left_is_made_anew(store, codebook, tmp_path, labels):
@@ -189,13 +168,20 @@ def test_what_a_killed_run_left_is_made_anew(store, codebook, tmp_path, labels):
         ({"kind": "codebook"}, "must hold a pseudo_labels, found a 'codebook'"),
     ],
 )
-def test_an_edited_manifest_is_refused(labels, changes, message):
-    edit_manifest(labels.folder, **changes)
+def test_a_manifest_that_does_not_fit_its_arrays_is_refused(labels, changes, message):
+    rewrite_manifest(labels.folder, **changes)
     with pytest.raises(ArtifactError, match=message):
         PseudoLabels.open(labels.folder)
 
 
-@pytest.mark.parametrize("name", ["labels.npy", "distances.npy", "sizes.npy"])
+@pytest.mark.parametrize("changes", [{"num_samples": 999}, {"num_unlabelled": 0}, {"new": 1}, {"drift": 0.5}])
+def test_an_edited_manifest_is_refused(labels, changes):
+    edit_manifest(labels.folder, **changes)
+    with pytest.raises(ArtifactError, match=r"manifest\.json was edited or damaged.* Make the pseudo_labels anew"):
+        PseudoLabels.open(labels.folder)
+
+
+@pytest.mark.parametrize("name", ["labels.npy", "distances.npy", "margins.npy", "sizes.npy"])
 def test_a_truncated_array_is_named(labels, name):
     path = labels.folder / name
     path.write_bytes(path.read_bytes()[:-8])
@@ -215,7 +201,7 @@ def test_labels_of_several_codebooks(labels, tmp_path):
     opened = PseudoLabels.open(folder)
     assert opened.num_clusters == (9, 2)
     np.testing.assert_array_equal(opened.labels, columns)
-    edit_manifest(folder, num_clusters=[9])
+    rewrite_manifest(folder, num_clusters=[9])
     with pytest.raises(ArtifactError, match=r"labels\.npy must hold \(1000, 1\)"):
         PseudoLabels.open(folder)
 
@@ -226,7 +212,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
     rows = np.random.default_rng(1).standard_normal((20_000, 64)).astype(np.float32)
 
     def peak_bytes(name, repeats):
-        store = save_store(tmp_path / name, [rows] * repeats, repeats * len(rows), len(rows))
+        store = save_store(tmp_path / name, np.tile(rows, (repeats, 1)), shard_size=len(rows))
         tracemalloc.start()
         label_store(store, codebook, "cpu", tmp_path / f"labels_{name}")
         peak = tracemalloc.get_traced_memory()[1]

@@ -1,27 +1,29 @@
 """Folders on disk that outlive a process: a ``manifest.json`` beside plain ``.npy`` arrays.
 
-All reading and writing of artefacts goes through this module. A file is written beside its place and moved there with
-``os.replace``, so a reader sees a whole file or none; the manifest is written last, so a folder with a complete
-manifest is a complete artefact. Arrays are read with ``allow_pickle=False``: opening an artefact runs no code.
+All reading and writing of artefacts goes through this module. A file appears in its place whole (``whole_files.py``);
+the manifest is written last, so a folder with a complete manifest is a complete artefact. Arrays are read with
+``allow_pickle=False``: opening an artefact runs no code.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.errors import ArtifactError, cannot_write
+from vissl_clusterfit.whole_files import write_file
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
+_SELF_HASH = "manifest_sha256"
 _HASH_BLOCK_BYTES = 1 << 20
 
 
@@ -51,24 +53,10 @@ class ArtifactPaths:
         return self.output_dir / "labels" / split.lower()
 
 
-def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Writes ``content`` as indented JSON with stable key order, atomically."""
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any], *, new: bool = False) -> bool:
+    """Writes ``content`` as indented JSON with stable key order; see ``whole_files.write_file``."""
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-    _write_atomically(path, lambda file: file.write((text + "\n").encode()))
+    return write_file(path, lambda file: file.write((text + "\n").encode()), new=new)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -81,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}.") from None
     if not isinstance(content, dict):
         raise ArtifactError(f"{path} must hold a JSON object, found {type(content).__name__}.")
@@ -94,7 +82,8 @@ def write_array(path: Path, array: np.ndarray) -> str:
     Returns:
         The SHA-256 of the file, as hexadecimal text.
     """
-    _write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
+    # NumPy does not say why it cannot write into a file; into anything else, the file itself is asked to, and says it.
+    write_file(path, lambda file: np.save(SimpleNamespace(write=file.write), array, allow_pickle=False))
     return file_sha256(path)
 
 
@@ -105,19 +94,39 @@ def read_array(path: Path, *, mmap: bool = False) -> np.ndarray:
         ArtifactError: the file is missing, truncated, or holds Python objects.
     """
     try:
-        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        return _load(path, mmap)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing.") from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # of many types: SyntaxError and TokenError for a header, MemoryError for a size
         raise ArtifactError(f"{path} cannot be read as an array: {error}") from None
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as hexadecimal text."""
-    digest = hashlib.sha256()
+def _load(path: Path, mmap: bool) -> np.ndarray:
+    if mmap:
+        try:
+            return np.lib.format.open_memmap(path, mode="r")
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # what a file system says that cannot map files
+                raise
     with open(path, "rb") as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    array.flags.writeable = not mmap
+    return array
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal text.
+
+    Raises:
+        ArtifactError: the file is missing or cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.") from error
     return digest.hexdigest()
 
 
@@ -127,31 +136,64 @@ def content_hash(content: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_manifest(folder: Path, kind: str, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Writes ``folder/manifest.json``: what the artefact was made from (``inputs``) and what it is (``facts``)."""
-    write_json(folder / MANIFEST_NAME, {"kind": kind, "format": FORMAT_VERSION, "inputs": inputs, **facts})
+def write_manifest(
+    folder: Path, kind: str, inputs: Mapping[str, Any], facts: Mapping[str, Any], *, new: bool = False
+) -> bool:
+    """Writes ``folder/manifest.json``: what the artefact was made from (``inputs``) and what it is (``facts``).
+
+    The manifest holds the hash of its own content, so that one that was edited is told from one that was written.
+    """
+    manifest = {"kind": kind, "format": FORMAT_VERSION, "inputs": inputs, **facts}
+    return write_json(folder / MANIFEST_NAME, {**manifest, _SELF_HASH: content_hash(manifest)}, new=new)
 
 
-def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
     """Reads and checks ``folder/manifest.json``.
 
+    Args:
+        folder: of the artefact.
+        kind: what it must be; anything if None.
+
     Raises:
-        ArtifactError: there is none, it is of another kind, or of a newer format than this version knows.
+        ArtifactError: there is none, it is of another kind, of a newer format than this version knows, or was edited.
     """
-    if not (folder / MANIFEST_NAME).is_file():
-        raise ArtifactError(f"{folder} holds no {kind}: its {MANIFEST_NAME} is missing.")
-    manifest = read_json(folder / MANIFEST_NAME)
-    if manifest.get("kind") != kind:
-        raise ArtifactError(f"{folder} must hold a {kind}, found a {manifest.get('kind')!r}.")
+    path, what = folder / MANIFEST_NAME, kind or "artefact"
+    if not path.is_file():
+        raise ArtifactError(f"{folder} holds no {what}: its {MANIFEST_NAME} is missing.")
+    manifest = read_json(path)
     version = manifest.get("format")
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise ArtifactError(
             f"{folder}: found format {version!r}; this version of vissl-clusterfit reads formats up to "
             f"{FORMAT_VERSION}. Upgrade it: pip install --upgrade vissl-clusterfit."
         )
+    if kind is not None and manifest.get("kind") != kind:
+        raise ArtifactError(f"{folder} must hold a {kind}, found a {manifest.get('kind')!r}.")
+    if not _is_as_written(manifest):
+        raise ArtifactError(f"{path} was edited or damaged: it is not what was written. Make the {what} anew.")
     if not isinstance(manifest.get("inputs"), dict):
-        raise ArtifactError(f"{folder / MANIFEST_NAME} must name the inputs of the {kind}.")
+        raise ArtifactError(f"{path} must name the inputs of the {what}.")
     return manifest
+
+
+def _is_as_written(manifest: dict[str, Any]) -> bool:
+    written = manifest.pop(_SELF_HASH, None)
+    try:
+        return written == content_hash(manifest)
+    except ValueError:  # numbers that JSON does not have, and nobody wrote
+        return False
+
+
+def remove_manifest(folder: Path) -> None:
+    """Takes an artefact back whose files are about to be written over: one with a manifest is whole at every moment.
+
+    Raises:
+        ArtifactError: the file system refuses.
+    """
+    try:
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(folder / MANIFEST_NAME, error) from error
 
 
 def has_manifest(folder: Path) -> bool:

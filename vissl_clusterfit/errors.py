@@ -6,6 +6,8 @@ is a fault of the caller or of this package, and keeps its traceback.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class ClusterFitError(Exception):
     """A problem that the user can mend. Its text names the setting, what was found, what is allowed, the remedy."""
@@ -35,3 +37,11 @@ def problem(setting: str, *, found: object, allowed: str, remedy: str = "") -> s
     """The one form of our messages: ``setting: found …; allowed: …. remedy``."""
     text = f"{setting}: found {found}; allowed: {allowed}."
     return f"{text} {remedy}" if remedy else text
+
+
+def cannot_write(path: Path, error: OSError) -> ArtifactError:
+    """The message where a file system refuses: it is full, read-only, or failing."""
+    return ArtifactError(
+        f"{path} cannot be written: {error.strerror or error}. What is done is kept: make room or name another "
+        "folder (CLUSTERFIT.OUTPUT_DIR, CLUSTERFIT.FEATURES.PATH), and start again."
+    )

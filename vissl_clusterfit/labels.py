@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +13,17 @@ import numpy as np
 
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.codebook import Codebook
-from vissl_clusterfit.clustering.sources import StoreSource
-from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.clustering.sources import chunk_rows
+from vissl_clusterfit.errors import ArtifactError, DataError
+from vissl_clusterfit.features.samples import SAMPLES_FILE
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.label_files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE, LabelFiles
+from vissl_clusterfit.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
 
 KIND = "pseudo_labels"
 UNLABELLED = -1
-_LABELS, _DISTANCES, _SIZES = "labels.npy", "distances.npy", "sizes.npy"
-_MAX_LISTED = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,17 +71,22 @@ class PseudoLabels:
     @cached_property
     def labels(self) -> np.ndarray:
         """(N,) or (N, L) int64, memory-mapped; -1 for samples that could not be read."""
-        return artifacts.read_array(self.folder / _LABELS, mmap=True)
+        return artifacts.read_array(self.folder / LABELS_FILE, mmap=True)
 
     @cached_property
     def distances(self) -> np.ndarray:
         """As ``labels``, float32: squared L2 distances to the centroid; -1 where there is no label."""
-        return artifacts.read_array(self.folder / _DISTANCES, mmap=True)
+        return artifacts.read_array(self.folder / DISTANCES_FILE, mmap=True)
+
+    @cached_property
+    def margins(self) -> np.ndarray:
+        """As ``distances``: how much farther, squared, the second nearest centroid is; infinite for K = 1."""
+        return artifacts.read_array(self.folder / MARGINS_FILE, mmap=True)
 
     @cached_property
     def cluster_sizes(self) -> np.ndarray:
         """(K,) int64, or (L, largest K): how many samples carry each label."""
-        return artifacts.read_array(self.folder / _SIZES)
+        return artifacts.read_array(self.folder / SIZES_FILE)
 
     @classmethod
     def open(cls, folder: Path, expected_inputs: Mapping[str, Any] | None = None) -> PseudoLabels:
@@ -112,11 +115,14 @@ class PseudoLabels:
         one = self.labels.ndim == 1
         shape = (self.num_samples,) if one else (self.num_samples, columns)
         sizes_shape = (max(self.num_clusters),) if one else (columns, max(self.num_clusters))
-        for name, array, expected, dtype in (
-            (_LABELS, self.labels, shape, np.int64),
-            (_DISTANCES, self.distances, shape, np.float32),
-            (_SIZES, self.cluster_sizes, sizes_shape, np.int64),
-        ):
+        arrays = [
+            (LABELS_FILE, self.labels, shape, np.int64),
+            (DISTANCES_FILE, self.distances, shape, np.float32),
+            (SIZES_FILE, self.cluster_sizes, sizes_shape, np.int64),
+        ]
+        if MARGINS_FILE in self.manifest.get("sha256", ()):
+            arrays.append((MARGINS_FILE, self.margins, shape, np.float32))
+        for name, array, expected, dtype in arrays:
             if array.shape != expected or array.dtype != dtype:
                 raise ArtifactError(
                     f"{self.folder / name} must hold {expected} of {np.dtype(dtype)}, as its manifest says; "
@@ -127,7 +133,7 @@ class PseudoLabels:
         unlabelled = self.manifest["num_unlabelled"]
         if int(self.cluster_sizes.sum()) != (self.num_samples - unlabelled) * columns:
             raise ArtifactError(
-                f"{self.folder}: {_SIZES} counts {int(self.cluster_sizes.sum())} labels, the manifest "
+                f"{self.folder}: {SIZES_FILE} counts {int(self.cluster_sizes.sum())} labels, the manifest "
                 f"{self.num_samples} samples of which {unlabelled} have none. {_REMEDY}"
             )
 
@@ -135,19 +141,27 @@ class PseudoLabels:
 _REMEDY = "Delete the folder and label the samples again."
 
 
-def label_inputs(feature_inputs: Mapping[str, Any], codebook_inputs: Mapping[str, Any]) -> dict[str, Any]:
+def label_inputs(
+    feature_inputs: Mapping[str, Any], codebook_inputs: Mapping[str, Any], max_distance: float | None = None
+) -> dict[str, Any]:
     """What labels are made from: what their features are, and what their codebook was made from."""
-    return {"features": dict(feature_inputs), "codebook": dict(codebook_inputs)}
+    return {"features": dict(feature_inputs), "codebook": dict(codebook_inputs), "max_distance": max_distance}
 
 
-def label_store(store: FeatureStore, codebook: Codebook, device: str, folder: Path) -> PseudoLabels:
+def label_store(
+    store: FeatureStore, codebook: Codebook, device: str, folder: Path, *, max_distance: float | None = None
+) -> PseudoLabels:
     """Gives every sample of a store the label of its nearest centroid, in memory that does not grow with N.
 
+    Labels are written in the order of the samples. Labelling that was stopped goes on where it was, at most a million
+    samples back, and ends with the very labels that it would have had.
+
     Args:
-        store: the features: those of the clustering, or of a held-out split.
+        store: the features: those of the clustering, or of other data.
         codebook: the centroids.
         device: "cpu" or "cuda".
         folder: of the labels.
+        max_distance: samples whose squared distance is larger stay without label; None labels all.
 
     Raises:
         ArtifactError: the features do not have the codebook's dimension.
@@ -158,44 +172,64 @@ def label_store(store: FeatureStore, codebook: Codebook, device: str, folder: Pa
             f"The codebook in {codebook.folder} labels features of dimension {codebook.input_dim}, found "
             f"{store.dim}. Extract them with the same teacher, layer and pooling."
         )
-    sizes = np.zeros(codebook.num_clusters, dtype=np.int64)
+    inputs = label_inputs(store.inputs, codebook.manifest["inputs"], max_distance)
+    run = artifacts.content_hash([inputs, store.content_hash, codebook.content_hash])
     search = codebook.search(device)
-    source = StoreSource(store)
-    with (
-        _array_in_the_making(folder / _LABELS, store.num_samples, np.int64) as labels_N,
-        _array_in_the_making(folder / _DISTANCES, store.num_samples, np.float32) as distances_N,
-    ):
-        for start, rows in source.chunks():
-            samples = source.sample_indices(np.arange(start, start + len(rows)))
-            labels_n, distances_n = search(rows)
-            labels_N[samples], distances_N[samples] = labels_n, distances_n
-            sizes += np.bincount(labels_n, minlength=len(sizes))
-    artifacts.write_array(folder / _SIZES, sizes)
-    facts = _facts(store, sizes)
-    facts |= {"features_hash": store.content_hash, "codebook_hash": codebook.content_hash}
-    facts["sha256"] = {name: artifacts.file_sha256(folder / name) for name in (_LABELS, _DISTANCES, _SIZES)}
-    artifacts.write_manifest(folder, KIND, label_inputs(store.inputs, codebook.manifest["inputs"]), facts)
+    artifacts.remove_manifest(folder)
+    with LabelFiles(folder, store.num_samples, run) as files:
+        while files.num_done < store.num_samples:
+            start = files.num_done
+            rows = store.read(start, min(start + chunk_rows(store.dim), store.num_samples))
+            files.append(*_assign(rows, start, store.unreadable, search, max_distance))
+        files.complete()
+        sizes, num_far = files.count(codebook.num_clusters)
+        artifacts.write_array(folder / SIZES_FILE, sizes)
+        artifacts.write_array(folder / SAMPLES_FILE, artifacts.read_array(store.folder / SAMPLES_FILE))
+        facts = _facts(store, sizes, num_far)
+        facts |= {"features_hash": store.content_hash, "codebook_hash": codebook.content_hash}
+        names = (LABELS_FILE, DISTANCES_FILE, MARGINS_FILE, SIZES_FILE, SAMPLES_FILE)
+        facts["sha256"] = {name: artifacts.file_sha256(folder / name) for name in names}
+        files.require_own()  # what was counted and hashed
+        artifacts.write_manifest(folder, KIND, inputs, facts)
+    files.remove_progress()
+    remove_leftovers(folder)
     _report(facts)
     return PseudoLabels.open(folder)
 
 
-@contextmanager
-def _array_in_the_making(path: Path, length: int, dtype: type) -> Iterator[np.ndarray]:
-    """A new array on disk, filled with -1; it is in its place only when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(length,))
-        array[:] = UNLABELLED
-        yield array
-        array.flush()
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _assign(
+    rows_nD: np.ndarray,
+    start: int,
+    unreadable: np.ndarray,
+    search: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    max_distance: float | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, distances and margins (n,) of the samples from ``start``; -1 in all three for those without features."""
+    low, high = np.searchsorted(unreadable, [start, start + len(rows_nD)])
+    readable = np.ones(len(rows_nD), dtype=bool)
+    readable[unreadable[low:high] - start] = False
+    labels = np.full(len(rows_nD), UNLABELLED, dtype=np.int64)
+    distances, margins = (np.full(len(rows_nD), UNLABELLED, dtype=np.float32) for _ in range(2))
+    _require_finite(rows_nD, start)
+    nearest, near, second = search(rows_nD[readable])
+    labels[readable], distances[readable] = nearest, near
+    # Of two centroids that are equally near to within rounding, the search may choose either.
+    margins[readable] = np.maximum(second - near, 0)
+    if max_distance is not None:
+        labels[distances > max_distance] = UNLABELLED
+    return labels, distances, margins
 
 
-def _facts(store: FeatureStore, sizes: np.ndarray) -> dict[str, Any]:
+def _require_finite(rows_nD: np.ndarray, start: int) -> None:
+    if rows_nD.size and not (np.isfinite(rows_nD.min()) and np.isfinite(rows_nD.max())):
+        first = start + int(np.argmin(np.isfinite(rows_nD).all(axis=1)))
+        raise DataError(
+            f"The features of sample {first} are NaN or infinite. Extract the features again with a teacher that gives "
+            "finite ones."
+        )
+
+
+def _facts(store: FeatureStore, sizes: np.ndarray, num_far: int) -> dict[str, Any]:
     num_labelled = int(sizes.sum())
     return {
         "num_samples": store.num_samples,
@@ -203,17 +237,23 @@ def _facts(store: FeatureStore, sizes: np.ndarray) -> dict[str, Any]:
         "num_empty_clusters": [int((sizes == 0).sum())],
         # The largest cluster over the mean one: 1 when all have the same size, K when one holds all samples.
         "imbalance": [float(sizes.max() * len(sizes) / num_labelled) if num_labelled else 0.0],
-        "num_unlabelled": len(store.unreadable),
-        "unlabelled": store.unreadable[:_MAX_LISTED].tolist(),
+        "num_unlabelled": len(store.unreadable) + num_far,
+        "num_unreadable": len(store.unreadable),
+        "unreadable": store.manifest["unreadable"],
+        # Farther from every centroid than max_distance: data unlike those that were clustered.
+        "num_too_far": num_far,
+        "drift": num_far / max(1, store.num_samples - len(store.unreadable)),
     }
 
 
 def _report(facts: Mapping[str, Any]) -> None:
     logger.info(
-        "%d of %d samples are labelled; %d could not be read and have no label.",
+        "%d of %d samples are labelled; %d could not be read and %d are too far from every centroid (drift %.1f %%).",
         facts["num_samples"] - facts["num_unlabelled"],
         facts["num_samples"],
-        facts["num_unlabelled"],
+        facts["num_unreadable"],
+        facts["num_too_far"],
+        100 * facts["drift"],
     )
     logger.info(
         "The largest of %d clusters is %.1f times the mean one; %d are empty.",

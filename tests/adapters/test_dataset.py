@@ -110,8 +110,8 @@ def test_the_whole_split_is_extracted_in_its_order(tmp_path, sources, kind):
     cfg = config(tmp_path, kind, path, DATASET_NAMES=[name], DATA_LIMIT=20)
     images = SplitImages(cfg, "TRAIN", TO_TENSOR)
     assert len(images) == count
-    image, readable = images[count - 1]
-    assert readable
+    image, reason = images[count - 1]
+    assert reason == ""
     assert image.shape == (3, 8, 8)
     assert images.inputs()["num_samples"] == count
     if kind == "torchvision_dataset":

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tiny import write_images
 
-from vissl_clusterfit.artifacts import ArtifactPaths
+from vissl_clusterfit.artifacts import ArtifactPaths, read_manifest, write_manifest
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels import PseudoLabels
@@ -135,10 +135,10 @@ def test_labels_alone_serve_without_features_and_codebook(student_run, student_o
 def test_labels_of_another_codebook_are_refused(student_run, student_overrides, run_command, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
-    manifest = folder / "clusterfit/codebook/manifest.json"
-    content = json.loads(manifest.read_text())
-    content["sha256"] = dict.fromkeys(content["sha256"], "0" * 64)
-    manifest.write_text(json.dumps(content))
+    facts = read_manifest(folder / "clusterfit/codebook", "codebook")
+    kind, inputs, _ = facts.pop("kind"), facts.pop("inputs"), facts.pop("format")
+    facts["sha256"] = dict.fromkeys(facts["sha256"], "0" * 64)
+    write_manifest(folder / "clusterfit/codebook", kind, inputs, facts)
     result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", cwd=tmp_path)
     assert result.returncode == 2
     assert "labels/train was made with another codebook than the one in" in result.stderr

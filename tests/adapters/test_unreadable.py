@@ -63,9 +63,12 @@ def test_seven_of_a_thousand(thousand, run_command, student_overrides, tmp_path)
         kind: json.loads((folder / f"clusterfit/{kind}/train/manifest.json").read_text())
         for kind in ("labels", "features")
     }
-    assert manifests["labels"]["unlabelled"] == manifests["features"]["unreadable"] == unreadable
+    listed = manifests["labels"]["unreadable"]
+    assert listed == manifests["features"]["unreadable"]
+    assert [entry["index"] for entry in listed] == unreadable
+    assert all("Error" in entry["reason"] for entry in listed)
     assert manifests["labels"]["num_unlabelled"] == 7
-    assert "993 of 1000 samples are labelled; 7 could not be read and have no label." in result.stdout
+    assert "993 of 1000 samples are labelled; 7 could not be read and 0 are too far" in result.stdout
     assert "993 of 1000 samples have a label" in result.stdout
     checkpoint = torch.load(folder / "model_final_checkpoint_phase0.torch")
     losses = checkpoint["classy_state_dict"]["losses"]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_store import save_store
 
-from vissl_clusterfit.features.store import FeatureStore, FeatureStoreWriter
+from vissl_clusterfit.features.store import FeatureStore
 
 StoreMaker = Callable[..., FeatureStore]
 
@@ -16,15 +17,7 @@ def make_store(tmp_path: Path) -> StoreMaker:
     """A function that keeps rows as a feature store; those of unreadable samples are zeros, as in extraction."""
 
     def make(rows: np.ndarray, unreadable: Sequence[int] = (), name: str = "features") -> FeatureStore:
-        rows = rows.copy()
-        rows[list(unreadable)] = 0
-        inputs = {"dataset": {"fingerprint": name, "num_samples": len(rows)}}
-        writer = FeatureStoreWriter(tmp_path / name, inputs, num_samples=len(rows), shard_size=100, dtype="float32")
-        writer.begin()
-        for shard in writer.shards():
-            here = [index for index in unreadable if shard.start <= index < shard.stop]
-            writer.write(shard, rows[shard.start : shard.stop], here)
-        return writer.finish()
+        return save_store(tmp_path / name, rows, unreadable)
 
     return make
 

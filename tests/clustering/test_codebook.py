@@ -1,13 +1,14 @@
 import dataclasses
-import json
 import logging
 
 import faiss
 import numpy as np
 import pytest
+from tiny_store import edit_manifest, rewrite_manifest
 
 from vissl_clusterfit import artifacts
-from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs, fit_codebook
+from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
+from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config import ClusterFitConfig, FeatureSettings, SamplingSettings
 from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError
 from vissl_clusterfit.features.store import FeatureStore
@@ -37,9 +38,10 @@ def test_codebook_comes_back_from_disk_as_it_was(make_store, blobs, tmp_path):
 def test_files_are_json_and_plain_arrays(make_store, blobs, tmp_path):
     fit(make_store(blobs), tmp_path / "codebook", dimensionality_reduction=6)
     files = sorted(path.name for path in (tmp_path / "codebook").iterdir())
-    assert files == ["centroids.npy", "manifest.json", "pca_components.npy", "pca_mean.npy"]
-    for name in files[:1] + files[2:]:
-        assert np.load(tmp_path / "codebook" / name, allow_pickle=False).dtype == np.float32
+    assert files == ["centroids.npy", "counts.npy", "manifest.json", "pca_components.npy", "pca_mean.npy"]
+    arrays = {name: np.load(tmp_path / "codebook" / name, allow_pickle=False) for name in files if name[-3:] == "npy"}
+    assert arrays.pop("counts.npy").dtype == np.int64
+    assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
 
 
 def test_manifest_says_how_the_clustering_went(make_store, blobs, tmp_path):
@@ -51,7 +53,10 @@ def test_manifest_says_how_the_clustering_went(make_store, blobs, tmp_path):
     assert (facts["num_samples"], facts["num_points"], facts["num_clusters"]) == (1000, 998, 12)
     assert (facts["dim"], facts["input_dim"], facts["metric"], facts["seed"]) == (16, 16, "l2", 5)
     assert len(facts["objective"]) == len(facts["empty_clusters_repaired"]) == facts["num_iter_run"] <= 15
-    assert facts["sha256"] == {"centroids.npy": artifacts.file_sha256(tmp_path / "codebook" / "centroids.npy")}
+    assert facts["sha256"] == {
+        name: artifacts.file_sha256(tmp_path / "codebook" / name) for name in ("centroids.npy", "counts.npy")
+    }
+    assert codebook.counts.sum() == 998
 
 
 def test_unreadable_samples_do_not_influence_centroids(make_store, blobs, tmp_path):
@@ -105,7 +110,7 @@ def test_fit_and_assign_share_one_preprocessing(make_store, blobs, tmp_path, opt
     """Once converged, the centroids are the means of the vectors that the codebook itself assigns to them."""
     codebook = fit(make_store(blobs), tmp_path / "codebook", num_iter=200, **options)
     assert codebook.manifest["converged"]
-    labels, distances = codebook.search()(blobs)
+    labels, distances, _ = codebook.search()(blobs)
     vectors = codebook.preprocessing.apply(blobs)
     means = np.stack([vectors[labels == k].mean(axis=0) for k in range(12)])
     if options.get("metric") == "cosine":
@@ -154,7 +159,7 @@ def test_a_codebook_of_other_settings_is_refused(make_store, blobs, tmp_path, ch
 def test_a_codebook_of_other_features_is_refused(make_store, blobs, tmp_path):
     fit(make_store(blobs, name="a"), tmp_path / "codebook")
     others = make_store(blobs + 1, name="b").inputs
-    with pytest.raises(ArtifactError, match=r'features\.dataset\.fingerprint: it was made with "a", this run has "b"'):
+    with pytest.raises(ArtifactError, match=r"features\.dataset\.fingerprint: it was made with"):
         Codebook.open(tmp_path / "codebook", codebook_inputs(others, settings()))
 
 
@@ -179,11 +184,6 @@ def test_what_a_killed_run_left_is_made_anew(make_store, blobs, tmp_path):
     assert fit(make_store(blobs), tmp_path / "codebook").content_hash == whole.content_hash
 
 
-def edit_manifest(folder, **changes):
-    path = folder / artifacts.MANIFEST_NAME
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -193,6 +193,20 @@ def edit_manifest(folder, **changes):
         ({"input_dim": None}, r"manifest\.json is damaged"),
         ({"preprocessing": {}}, r"manifest\.json is damaged: KeyError\('num_components'\)"),
         ({"kind": "pseudo_labels"}, "must hold a codebook, found a 'pseudo_labels'"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_its_arrays_is_refused(make_store, blobs, tmp_path, changes, message):
+    fit(make_store(blobs), tmp_path / "codebook")
+    rewrite_manifest(tmp_path / "codebook", **changes)
+    with pytest.raises(ArtifactError, match=message):
+        Codebook.open(tmp_path / "codebook")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_clusters": 11}, r"manifest\.json was edited or damaged.* Make the codebook anew"),
+        ({"seed": 1}, r"manifest\.json was edited or damaged"),
         ({"format": 99}, "found format 99"),
     ],
 )
@@ -203,7 +217,7 @@ def test_an_edited_manifest_is_refused(make_store, blobs, tmp_path, changes, mes
         Codebook.open(tmp_path / "codebook")
 
 
-@pytest.mark.parametrize("name", ["centroids.npy", "pca_mean.npy", "pca_components.npy"])
+@pytest.mark.parametrize("name", ["centroids.npy", "counts.npy", "pca_mean.npy", "pca_components.npy"])
 def test_a_missing_array_is_named(make_store, blobs, tmp_path, name):
     fit(make_store(blobs), tmp_path / "codebook", dimensionality_reduction=4)
     (tmp_path / "codebook" / name).unlink()

@@ -7,6 +7,7 @@ import torch
 from vissl_clusterfit.config import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.features.samples import hash_samples
 
 INPUTS = {"dataset": {"fingerprint": "f"}}
 SETTINGS = EncodingSettings(batch_size=3, shard_size=8, max_unreadable=0.2)
@@ -21,8 +22,15 @@ class Numbers(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, bool]:
-        return torch.full((1, 2, 2), float(index)), index not in self.unreadable
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        return torch.full((1, 2, 2), float(index)), "truncated" if index in self.unreadable else ""
+
+    @property
+    def samples(self) -> np.ndarray:
+        return hash_samples(map(self.name_of, range(self.count)))
+
+    def name_of(self, index: int) -> str:
+        return f"image{index}"
 
 
 def encoder():
@@ -92,7 +100,7 @@ def test_an_empty_data_set_is_refused(tmp_path):
 def test_images_of_several_shapes_are_refused(tmp_path):
     class Ragged(Numbers):
         def __getitem__(self, index):
-            return torch.zeros(1, 2 + index % 2, 2), True
+            return torch.zeros(1, 2 + index % 2, 2), ""
 
     with pytest.raises(DataError, match=r"FEATURES\.TRANSFORMS: found transforms that give images of several shapes"):
         extract_features(Ragged(4), encoder, tmp_path, INPUTS, SETTINGS)

@@ -4,27 +4,24 @@ import numpy as np
 import pytest
 
 from vissl_clusterfit.errors import ArtifactError, DataError
-from vissl_clusterfit.features.store import (
-    FeatureStore,
-    FeatureStoreWriter,
-    Shard,
-    batches,
-    split_into_shards,
-)
+from vissl_clusterfit.features.samples import hash_samples
+from vissl_clusterfit.features.store import FeatureStore, Shard, split_into_shards
+from vissl_clusterfit.features.writer import FeatureStoreWriter
 
 INPUTS = {"dataset": {"fingerprint": "f", "num_samples": 10}, "teacher": {"layer": "res5"}}
+SAMPLES = hash_samples(map(str, range(10)))
 ROWS = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
 
 
-def writer(folder, *, inputs=INPUTS, shard_size=4, dtype="float32", num_samples=10) -> FeatureStoreWriter:
-    return FeatureStoreWriter(folder, inputs, num_samples=num_samples, shard_size=shard_size, dtype=dtype)
+def writer(folder, *, inputs=INPUTS, shard_size=4, dtype="float32") -> FeatureStoreWriter:
+    return FeatureStoreWriter(folder, inputs, SAMPLES, shard_size=shard_size, dtype=dtype)
 
 
 def complete_store(folder, unreadable=(), **kwargs) -> FeatureStore:
     making = writer(folder, **kwargs)
     making.begin()
     for shard in making.missing():
-        here = [index for index in unreadable if shard.start <= index < shard.stop]
+        here = {index: "truncated" for index in unreadable if shard.start <= index < shard.stop}
         making.write(shard, ROWS[shard.start : shard.stop], here)
     return making.finish()
 
@@ -32,7 +29,6 @@ def complete_store(folder, unreadable=(), **kwargs) -> FeatureStore:
 def test_shards_cover_every_index_once():
     shards = split_into_shards(10, 4)
     assert shards == [Shard(0, 4), Shard(4, 8), Shard(8, 10)]
-    assert list(batches(shards, 3)) == [[0, 1, 2], [3], [4, 5, 6], [7], [8, 9]]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("float16", 2e-3)])
@@ -49,7 +45,7 @@ def test_rows_come_back_in_index_order(tmp_path, dtype, tolerance):
 def test_writing_goes_on_where_it_stopped(tmp_path):
     first = writer(tmp_path)
     first.begin()
-    first.write(Shard(4, 8), ROWS[4:8], [])
+    first.write(Shard(4, 8), ROWS[4:8], {})
     with pytest.raises(ArtifactError, match="incomplete: its extraction has not finished"):
         FeatureStore.open(tmp_path)
     second = writer(tmp_path, shard_size=5)
@@ -58,14 +54,14 @@ def test_writing_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(ArtifactError, match="2 of 3 shards are missing, the first holds the samples 0 to 3"):
         second.finish()
     for shard in second.missing():
-        second.write(shard, ROWS[shard.start : shard.stop], [])
+        second.write(shard, ROWS[shard.start : shard.stop], {})
     np.testing.assert_array_equal(second.finish().read(0, 10), ROWS)
 
 
 def test_rows_without_their_done_file_are_written_again(tmp_path):
     making = writer(tmp_path)
     making.begin()
-    making.write(Shard(0, 4), ROWS[:4], [])
+    making.write(Shard(0, 4), ROWS[:4], {})
     (tmp_path / Shard(0, 4).done_file).unlink()
     assert Shard(0, 4) in making.missing()
 
@@ -92,7 +88,7 @@ def test_features_that_are_not_finite_are_refused(tmp_path, value):
     rows = ROWS[4:8].copy()
     rows[2, 1] = value
     with pytest.raises(DataError, match="1 of the samples 4 to 7, the first is sample 6"):
-        making.write(Shard(4, 8), rows, [])
+        making.write(Shard(4, 8), rows, {})
     assert Shard(4, 8) in making.missing()
 
 
@@ -100,7 +96,7 @@ def test_features_that_overflow_float16_are_refused(tmp_path):
     making = writer(tmp_path, dtype="float16")
     making.begin()
     with pytest.raises(DataError, match=r"with FEATURES\.DTYPE=float16, try float32"):
-        making.write(Shard(0, 4), np.full((4, 3), 1e5, dtype=np.float32), [])
+        making.write(Shard(0, 4), np.full((4, 3), 1e5, dtype=np.float32), {})
 
 
 def test_a_shard_of_another_shape_is_named(tmp_path):
@@ -113,8 +109,8 @@ def test_a_shard_of_another_shape_is_named(tmp_path):
 def test_shards_of_different_widths_are_refused(tmp_path):
     making = writer(tmp_path, shard_size=5)
     making.begin()
-    making.write(Shard(0, 5), ROWS[:5], [])
-    making.write(Shard(5, 10), ROWS[5:, :2], [])
+    making.write(Shard(0, 5), ROWS[:5], {})
+    making.write(Shard(5, 10), ROWS[5:, :2], {})
     with pytest.raises(ArtifactError, match=r"shards of different widths \(\[2, 3\]\)"):
         making.finish()
 
@@ -123,6 +119,9 @@ def test_the_manifest_can_be_read_with_the_standard_library(tmp_path):
     complete_store(tmp_path, unreadable=[7])
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["complete"] is True
-    assert manifest["unreadable"] == [7]
+    assert manifest["unreadable"] == [{"index": 7, "reason": "truncated"}]
+    assert manifest["num_unreadable"] == 1
     assert manifest["inputs"] == INPUTS
-    assert len(manifest["shard_sha256"]) == 3
+    assert sorted(manifest["sha256"]) == sorted(
+        [shard.rows_file for shard in split_into_shards(10, 4)] + ["samples.npy", "unreadable.npy"]
+    )

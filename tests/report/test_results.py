@@ -126,7 +126,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(ArtifactError, match="No space left"):
             append_results(tmp_path, [dataclasses.replace(ROW, seed=1)])
     assert read_results(tmp_path) == [ROW]
     assert sorted(os.listdir(tmp_path)) == listing

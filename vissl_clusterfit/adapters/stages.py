@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,13 +21,16 @@ from vissl.config import AttrDict
 from vissl_clusterfit import artifacts, distributed
 from vissl_clusterfit.adapters.dataset import SplitImages
 from vissl_clusterfit.adapters.encoder import build_encoder, teacher_spec
-from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs, fit_codebook
+from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.faiss_search import require_faiss
+from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.features.samples import require_same_samples
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.leases import only_one
 
 logger = logging.getLogger(__name__)
 
@@ -92,27 +97,37 @@ class Stages:
         """The codebook of the clustered split. Called by all processes together."""
         folder = self.settings.paths.codebook
         inputs = codebook_inputs(self.feature_inputs(self.settings.features.data_partition), self.settings)
-        if artifacts.has_manifest(folder):
+        if _is_there(folder):
             return Codebook.open(folder, inputs)
         require_faiss(self._device.type)  # before the extraction, which may take days
         store = self.features(self.settings.features.data_partition)
-        distributed.on_primary(lambda: _no_result(fit_codebook(store, self.settings, self._device.type, folder)))
+
+        def fit() -> None:
+            fit_codebook(store, self.settings, self._device.type, folder)
+
+        make_once(folder, "Clustering", fit)
         return Codebook.open(folder, inputs)
 
     def labels(self, split: str) -> PseudoLabels:
         """The labels of one split, all from the codebook of the clustered split. Called by all processes together."""
         folder = self.settings.paths.labels(split)
-        if artifacts.has_manifest(folder):
+        if _is_there(folder):
             labels = self._valid_labels(split)
             logger.info("Labels of %d samples are in %s already.", labels.num_samples, folder)
             return labels
         codebook = self.codebook()
         store = self.features(split)
-        distributed.on_primary(lambda: _no_result(label_store(store, codebook, self._device.type, folder)))
-        return PseudoLabels.open(folder)
+
+        def label() -> None:
+            label_store(store, codebook, self._device.type, folder)
+
+        make_once(folder, "Labelling", label)
+        return self._valid_labels(split)
 
     def _valid_labels(self, split: str) -> PseudoLabels:
         folder = self.settings.paths.labels(split)
+        images = self._images(split)
+        distributed.on_primary(lambda: require_same_samples(folder, images.samples, images.name_of))
         if not self.settings.teacher.weights:
             # Labels that were brought from elsewhere, without their teacher: the data must be theirs, and K.
             labels = PseudoLabels.open(folder)
@@ -164,5 +179,20 @@ def run_device(cfg: AttrDict) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def _no_result(_: object) -> None:
-    """Artefacts are opened from disk by every process; nothing of them travels between processes."""
+def _is_there(folder: Path) -> bool:
+    """Whether an artefact is complete, by the word of the primary process, so that all do the same."""
+    return distributed.on_primary(lambda: artifacts.has_manifest(folder))
+
+
+def make_once(folder: Path, work: str, make: Callable[[], None]) -> None:
+    """Makes an artefact on the primary process, unless another run is making it: then this one waits for it.
+
+    Artefacts are opened from disk by every process; nothing of them travels between processes.
+    """
+
+    def make_if_free() -> None:
+        with only_one(folder.with_name(f"{folder.name}.lease"), work, lambda: artifacts.has_manifest(folder)) as mine:
+            if mine:
+                make()
+
+    distributed.on_primary(make_if_free)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,13 @@ import numpy as np
 
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.faiss_search import FaissSearch
-from vissl_clusterfit.clustering.kmeans import KMeansResult, kmeans, require_enough_points
-from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing
-from vissl_clusterfit.clustering.sources import StoreSource
+from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.features.store import FeatureStore
-
-logger = logging.getLogger(__name__)
 
 KIND = "codebook"
-_CENTROIDS, _MEAN, _COMPONENTS = "centroids.npy", "pca_mean.npy", "pca_components.npy"
+CENTROIDS_FILE, COUNTS_FILE = "centroids.npy", "counts.npy"
+_MEAN, _COMPONENTS = "pca_mean.npy", "pca_components.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +28,7 @@ class Codebook:
         folder: where it lies.
         manifest: what it was made from, and how the clustering went.
         centroids: (K, D) float32.
+        counts: (K,) int64, how many vectors each cluster had in the last iteration.
         preprocessing: from raw features of ``input_dim`` dimensions to vectors of D.
         input_dim: dimensions of the raw features that it labels.
         content_hash: of all that decides labels: codebooks with the same hash give the same ones.
@@ -41,6 +37,7 @@ class Codebook:
     folder: Path
     manifest: Mapping[str, Any]
     centroids: np.ndarray
+    counts: np.ndarray
     preprocessing: Preprocessing
     input_dim: int
     content_hash: str
@@ -65,19 +62,23 @@ class Codebook:
         if expected_inputs is not None:
             artifacts.require_same_inputs(folder, manifest["inputs"], expected_inputs)
         try:
-            steps = manifest["preprocessing"]
-            projects = bool(steps["num_components"])
-            dim, input_dim = int(manifest["dim"]), int(manifest["input_dim"])
-            centroids = _read(folder, _CENTROIDS, (int(manifest["num_clusters"]), dim))
-            mean = _read(folder, _MEAN, (input_dim,)) if projects else None
-            components = _read(folder, _COMPONENTS, (dim, input_dim)) if projects else None
-            preprocessing = Preprocessing(bool(steps["normalize"]), mean, components, bool(steps["unit_output"]))
-            content_hash = artifacts.content_hash([steps, manifest["sha256"]])
+            steps, input_dim = manifest["preprocessing"], int(manifest["input_dim"])
+            arrays = {name: _read(folder, name, *expected) for name, expected in array_shapes(manifest).items()}
+            counts = arrays[COUNTS_FILE]
+            preprocessing = Preprocessing(
+                bool(steps["normalize"]), arrays.get(_MEAN), arrays.get(_COMPONENTS), bool(steps["unit_output"])
+            )
+            num_points, content_hash = manifest["num_points"], codebook_hash(manifest)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{folder / artifacts.MANIFEST_NAME} is damaged: {error!r}.") from None
-        if not projects and dim != input_dim:
+        dim = arrays[CENTROIDS_FILE].shape[1]
+        if preprocessing.output_dim(input_dim) != dim:
             raise ArtifactError(f"{folder}: dim is {dim} and input_dim {input_dim}, but there is no projection.")
-        return cls(folder, manifest, centroids, preprocessing, input_dim, content_hash)
+        if counts.sum() != num_points:
+            raise ArtifactError(
+                f"{folder / COUNTS_FILE} counts {counts.sum()} features, the manifest {num_points}. {_REMEDY}"
+            )
+        return cls(folder, manifest, arrays[CENTROIDS_FILE], counts, preprocessing, input_dim, content_hash)
 
     @classmethod
     def save(
@@ -85,6 +86,7 @@ class Codebook:
         folder: Path,
         inputs: Mapping[str, Any],
         centroids: np.ndarray,
+        counts: np.ndarray,
         preprocessing: Preprocessing,
         facts: Mapping[str, Any],
     ) -> Codebook:
@@ -94,10 +96,12 @@ class Codebook:
             folder: made if it is missing; what a killed run left in it is written over.
             inputs: what it was made from.
             centroids: (K, D) float32.
+            counts: (K,) int64.
             preprocessing: what was applied to the features.
             facts: of the clustering; ``input_dim`` must be one of them.
         """
-        arrays = {_CENTROIDS: centroids}
+        artifacts.remove_manifest(folder)
+        arrays = {CENTROIDS_FILE: centroids, COUNTS_FILE: counts}
         if preprocessing.mean is not None and preprocessing.components is not None:
             arrays |= {_MEAN: preprocessing.mean, _COMPONENTS: preprocessing.components}
         digests = {name: artifacts.write_array(folder / name, array) for name, array in arrays.items()}
@@ -106,21 +110,21 @@ class Codebook:
             "num_components": 0 if preprocessing.components is None else len(preprocessing.components),
             "unit_output": preprocessing.unit_output,
         }
-        shape = {"num_clusters": centroids.shape[0], "dim": centroids.shape[1]}
+        shape = {"num_clusters": centroids.shape[0], "dim": centroids.shape[1], "num_points": int(counts.sum())}
         artifacts.write_manifest(folder, KIND, inputs, {**facts, **shape, "preprocessing": steps, "sha256": digests})
         return cls.open(folder)
 
-    def search(self, device: str = "cpu") -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    def search(self, device: str = "cpu") -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """A function from raw features to labels.
 
-        It takes (n, input_dim) float32, and gives labels (n,) int64 and squared L2 distances (n,) float32.
-        Distances are in the space of the centroids.
+        It takes (n, input_dim) float32, and gives labels (n,) int64 and squared L2 distances (n,) float32 to the
+        nearest and to the second nearest centroid, in the space of the centroids.
 
         Args:
             device: "cpu" or "cuda".
         """
         search = FaissSearch(self.centroids, device)
-        return lambda rows_nD: search(self.preprocessing.apply(rows_nD))
+        return lambda rows_nD: search.nearest_two(self.preprocessing.apply(rows_nD))
 
 
 def codebook_inputs(feature_inputs: Mapping[str, Any], settings: ClusterFitConfig) -> dict[str, Any]:
@@ -142,86 +146,31 @@ def codebook_inputs(feature_inputs: Mapping[str, Any], settings: ClusterFitConfi
     return {"features": dict(feature_inputs), "settings": chosen}
 
 
-def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, folder: Path) -> Codebook:
-    """Clusters the readable features of a store and keeps the codebook in ``folder``.
-
-    Nothing is written before the clustering is done.
-
-    Args:
-        store: the features.
-        settings: ``config.CLUSTERFIT``.
-        device: "cpu" or "cuda".
-        folder: of the codebook.
-
-    Raises:
-        ConfigError: more clusters, or more principal components, than there are features; or no GPU.
-        DataError: a feature is NaN or infinite.
-        MissingDependencyError: faiss is not installed.
-    """
-    indices = _drawn_samples(store, settings)
-    raw = StoreSource(store, indices=indices)
-    require_enough_points(settings.num_clusters, raw.num_vectors)
-    logger.info(
-        "The codebook is computed from %d of %d samples (%d unreadable, config.CLUSTERFIT.DATA_LIMIT %d).",
-        raw.num_vectors,
-        store.num_samples,
-        len(store.unreadable),
-        settings.data_limit,
-    )
-    cosine = settings.metric == "cosine"
-    preprocessing = fit_preprocessing(
-        raw,
-        normalize=settings.features.normalize,
-        num_components=settings.features.dimensionality_reduction,
-        whiten=settings.features.whiten,
-        unit_output=cosine,
-    )
-    result = kmeans(
-        StoreSource(store, preprocessing, indices),
-        settings.num_clusters,
-        settings.num_iter,
-        settings.seed,
-        lambda centroids: FaissSearch(centroids, device),
-        spherical=cosine,
-    )
-    inputs = codebook_inputs(store.inputs, settings)
-    return Codebook.save(folder, inputs, result.centroids, preprocessing, _facts(store, settings, result))
+def codebook_hash(manifest: Mapping[str, Any]) -> str:
+    """The content hash of a codebook: of its preprocessing and of the bytes of every array."""
+    return artifacts.content_hash([manifest["preprocessing"], manifest["sha256"]])
 
 
-def _drawn_samples(store: FeatureStore, settings: ClusterFitConfig) -> np.ndarray | None:
-    """The samples that DATA_LIMIT leaves, sorted; None for all."""
-    readable = StoreSource(store)
-    if not 0 <= settings.data_limit < readable.num_vectors:
-        return None
-    rng = np.random.default_rng(settings.data_limit_sampling.seed)
-    return readable.sample_indices(np.sort(rng.choice(readable.num_vectors, settings.data_limit, replace=False)))
-
-
-def _facts(store: FeatureStore, settings: ClusterFitConfig, result: KMeansResult) -> dict[str, Any]:
-    return {
-        "metric": settings.metric,
-        "features_hash": store.content_hash,
-        "input_dim": store.dim,
-        "num_samples": store.num_samples,
-        "num_points": result.num_points,
-        "num_iter": settings.num_iter,
-        "num_iter_run": len(result.objective),
-        "converged": result.converged,
-        "objective": list(result.objective),
-        "objective_is": "the mean squared L2 distance of a point to its nearest centroid before each update",
-        "empty_clusters_repaired": list(result.repaired),
-        "num_empty_clusters": result.num_empty,
-        "whiten": settings.features.whiten,
-        "seed": settings.seed,
-        "cluster_backend": settings.cluster_backend,
+def array_shapes(manifest: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every file, as the manifest says."""
+    num_clusters, dim, input_dim = (int(manifest[name]) for name in ("num_clusters", "dim", "input_dim"))
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {
+        CENTROIDS_FILE: ((num_clusters, dim), "float32"),
+        COUNTS_FILE: ((num_clusters,), "int64"),
     }
+    if manifest["preprocessing"]["num_components"]:
+        shapes |= {_MEAN: ((input_dim,), "float32"), _COMPONENTS: ((dim, input_dim), "float32")}
+    return shapes
 
 
-def _read(folder: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+_REMEDY = "Delete the folder and make the codebook again."
+
+
+def _read(folder: Path, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     array = artifacts.read_array(folder / name)
-    if array.shape != shape or array.dtype != np.float32:
+    if array.shape != shape or array.dtype != dtype:
+        found = f"{array.shape} of {array.dtype}"
         raise ArtifactError(
-            f"{folder / name} must hold {shape} of float32, as its manifest says; found {array.shape} of "
-            f"{array.dtype}. Delete the folder and make the codebook again."
+            f"{folder / name} must hold {shape} of {dtype}, as its manifest says; found {found}. {_REMEDY}"
         )
     return array

@@ -53,6 +53,18 @@ class FaissSearch:
             DataError: a distance is NaN or overflows float32.
         """
         labels = self._index.search(rows_nD, 1)[1][:, 0]
+        return labels, self._distances(rows_nD, labels)
+
+    def nearest_two(self, rows_nD: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As a call, and the squared distances (n,) float32 to the second nearest centroid; infinity if K is 1."""
+        labels, distances = self(rows_nD)
+        if self.num_clusters == 1:
+            return labels, distances, np.full(len(rows_nD), np.inf, dtype=np.float32)
+        nearest_n2 = self._index.search(rows_nD, 2)[1]
+        second = np.where(nearest_n2[:, 0] == labels, nearest_n2[:, 1], nearest_n2[:, 0])
+        return labels, distances, self._distances(rows_nD, second)
+
+    def _distances(self, rows_nD: np.ndarray, labels: np.ndarray) -> np.ndarray:
         distances = np.empty(len(rows_nD), dtype=np.float32)
         for low in range(0, len(rows_nD), _BLOCK_ROWS):
             block = slice(low, low + _BLOCK_ROWS)
@@ -64,7 +76,7 @@ class FaissSearch:
                 "Features are too large: their squared distances overflow float32. Set "
                 "config.CLUSTERFIT.FEATURES.NORMALIZE=true, or scale them down."
             )
-        return labels, distances
+        return distances
 
 
 def require_faiss(device: str) -> None:

@@ -70,6 +70,7 @@ def kmeans(
     *,
     spherical: bool = False,
     initial_centroids: np.ndarray | None = None,
+    resume_from: KMeansResult | None = None,
     on_iteration: Callable[[KMeansResult], None] | None = None,
 ) -> KMeansResult:
     """Clusters all vectors of a source.
@@ -88,6 +89,7 @@ def kmeans(
         spherical: scale centroids to unit norm after each update (cosine k-means). The objective stays the
             squared L2 distance, which is 2 - 2·cos for unit vectors.
         initial_centroids: (K, D), instead of drawn ones.
+        resume_from: go on after this state, which gives the very result of a run that was not stopped.
         on_iteration: called after every iteration with the state so far.
 
     Raises:
@@ -95,11 +97,16 @@ def kmeans(
     """
     require_enough_points(num_clusters, source.num_vectors)
     _announce(source, num_clusters)
-    centroids = _draw(source, num_clusters, seed) if initial_centroids is None else initial_centroids
-    centroids = unit_rows(centroids) if spherical else np.array(centroids, dtype=np.float32)
-    objective: list[float] = []
-    repaired: list[int] = []
-    while True:
+    if resume_from is not None:
+        state, centroids = resume_from, resume_from.centroids
+        logger.info("k-means goes on after iteration %d of %d.", len(state.objective), num_iter)
+    else:
+        state = None
+        centroids = _draw(source, num_clusters, seed) if initial_centroids is None else initial_centroids
+        centroids = unit_rows(centroids) if spherical else np.array(centroids, dtype=np.float32)
+    objective = [] if state is None else list(state.objective)
+    repaired = [] if state is None else list(state.repaired)
+    while state is None or not (state.converged or len(objective) == num_iter):
         sums = source.accumulate(search_factory(centroids))
         moved = _means(sums, centroids, spherical)
         objective.append(sums.objective / source.num_vectors)
@@ -116,8 +123,6 @@ def kmeans(
         state = KMeansResult(centroids, tuple(objective), tuple(repaired), sums.counts, source.num_vectors, converged)
         if on_iteration is not None:
             on_iteration(state)
-        if converged or len(objective) == num_iter:
-            break
     _conclude(state, num_iter)
     return state
 

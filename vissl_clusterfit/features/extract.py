@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,9 +18,15 @@ from tqdm import tqdm
 from vissl_clusterfit import artifacts, distributed
 from vissl_clusterfit.config import EncodingSettings
 from vissl_clusterfit.errors import DataError, problem
-from vissl_clusterfit.features.store import FeatureStore, FeatureStoreWriter, Shard, batches
+from vissl_clusterfit.features.samples import require_same_samples
+from vissl_clusterfit.features.store import KIND, FeatureStore, Shard
+from vissl_clusterfit.features.writer import FeatureStoreWriter
+from vissl_clusterfit.leases import Lease
 
 logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN_S = 1.0
+_LOOK_AT_ALL_S = 10.0
 
 
 class ImageSource(Protocol):
@@ -26,7 +34,15 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, bool]: ...
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        """The image, and why it could not be read: "" if it could."""
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The ordered sample list, uint64 (N,); see ``features/samples.py``."""
+
+    def name_of(self, index: int) -> str:
+        """The name of a sample, for messages."""
 
 
 Encoder = Callable[[torch.Tensor], torch.Tensor]
@@ -43,6 +59,8 @@ def extract_features(
 ) -> FeatureStore:
     """Extracts what is missing of a feature store; all processes of the run call this together.
 
+    Processes of other runs on the same folder take part: whoever is free takes the next shard.
+
     Args:
         images: the split, in its fixed order.
         make_encoder: gives the network that maps a batch of images to features of shape (B, D). It is called only
@@ -56,7 +74,7 @@ def extract_features(
         The complete store.
 
     Raises:
-        ArtifactError: the folder holds features of other inputs.
+        ArtifactError: the folder holds features of other inputs, or cannot be written.
         DataError: the data set is empty, too many samples are unreadable, or features are not finite.
     """
     if len(images) == 0:
@@ -68,36 +86,40 @@ def extract_features(
                 remedy="Check DATA_PATHS.",
             )
         )
-    if artifacts.has_manifest(folder):
-        manifest = artifacts.read_manifest(folder, "feature_store")
-        if manifest.get("complete"):
-            store = FeatureStore.open(folder, inputs)
-            logger.info("Features of %d samples are in %s already; nothing to extract.", store.num_samples, folder)
-            return store
-    writer = FeatureStoreWriter(
-        folder, inputs, num_samples=len(images), shard_size=settings.shard_size, dtype=settings.dtype
-    )
-    writer.shard_size = distributed.on_primary(lambda: _begin(writer))
-    mine = writer.missing()[distributed.rank() :: distributed.world_size()]
-    distributed.barrier()
-    if mine:
-        _extract_shards(images, make_encoder(), writer, mine, settings, num_workers)
+    writer = FeatureStoreWriter(folder, inputs, images.samples, shard_size=settings.shard_size, dtype=settings.dtype)
+    if distributed.on_primary(lambda: _begin(writer, images)):
+        store = FeatureStore.open(folder, inputs)
+        logger.info("Features of %d samples are in %s already; nothing to extract.", store.num_samples, folder)
+        return store
+    writer.begin()
+    missing = writer.missing()
+    if missing:
+        encode = make_encoder()
+        progress = _Progress(writer, missing)
+        while missing := writer.missing():
+            if not _extract_free_shards(images, encode, writer, missing, settings, num_workers, progress):
+                time.sleep(_LOOK_AGAIN_S)  # the rest is being done by others; what they drop will be free again
+        progress.close()
     distributed.barrier()
     distributed.on_primary(lambda: _finish(writer, settings))
     return FeatureStore.open(folder, inputs)
 
 
-def _begin(writer: FeatureStoreWriter) -> int:
+def _begin(writer: FeatureStoreWriter, images: ImageSource) -> bool:
+    """Begins a store, or goes on with the one that is there; whether it is complete."""
+    if artifacts.has_manifest(writer.folder):
+        require_same_samples(writer.folder, images.samples, images.name_of)
     writer.begin()
-    done, total = len(writer.shards()) - len(writer.missing()), len(writer.shards())
+    if artifacts.read_manifest(writer.folder, KIND).get("complete"):
+        return True
     logger.info(
         "Extracting %d samples into %s: %d of %d shards are done.",
         writer.num_samples,
         writer.folder,
-        done,
-        total,
+        len(writer.shards()) - len(writer.missing()),
+        len(writer.shards()),
     )
-    return writer.shard_size
+    return False
 
 
 def _finish(writer: FeatureStoreWriter, settings: EncodingSettings) -> None:
@@ -122,44 +144,78 @@ def _require_readable(unreadable: int, writer: FeatureStoreWriter, settings: Enc
         )
 
 
-def _extract_shards(
+class _Claims:
+    """Shards that this process takes one after the other, as batches of indices.
+
+    Batches never cross the end of a shard, so that a sample is always in the same batch, whoever extracts it. A data
+    loader asks for batches ahead of time; the shard that is written next is the first in ``taken``.
+    """
+
+    def __init__(self, writer: FeatureStoreWriter, missing: list[Shard], batch_size: int) -> None:
+        # Every process begins at another place, so that they do not all ask for the same shard.
+        begin = len(missing) * distributed.rank() // distributed.world_size()
+        self._candidates = iter([*missing[begin:], *missing[:begin]])
+        self._writer = writer
+        self._batch_size = batch_size
+        self.taken: deque[tuple[Shard, Lease]] = deque()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        while claim := self._writer.claim(self._candidates):
+            self.taken.append(claim)
+            shard, _ = claim
+            for start in range(shard.start, shard.stop, self._batch_size):
+                yield list(range(start, min(start + self._batch_size, shard.stop)))
+
+
+def _extract_free_shards(
     images: ImageSource,
     encode: Encoder,
     writer: FeatureStoreWriter,
-    shards: list[Shard],
+    missing: list[Shard],
     settings: EncodingSettings,
     num_workers: int,
-) -> None:
+    progress: _Progress,
+) -> int:
+    """Extracts shards until none is free; how many there were."""
+    claims = _Claims(writer, missing, settings.batch_size)
     loader: DataLoader = DataLoader(
         images,  # type: ignore[arg-type]
-        batch_sampler=list(batches(shards, settings.batch_size)),
+        batch_sampler=claims,
         num_workers=num_workers,
         collate_fn=_collate,
     )
-    progress = _Progress(sum(shard.stop - shard.start for shard in shards))
-    num_unreadable = 0
-    arriving = iter(loader)
-    with torch.inference_mode():
-        for shard in shards:
-            rows: list[np.ndarray] = []
-            unreadable: list[int] = []
-            position = shard.start
-            while position < shard.stop:
-                pixels, readable = next(arriving)
+    num_shards = num_unreadable = 0
+    rows: list[np.ndarray] = []
+    unreadable: dict[int, str] = {}
+    try:
+        with torch.inference_mode():
+            for pixels, reasons in loader:
+                shard, lease = claims.taken[0]
                 features = encode(pixels).float().cpu().numpy()
-                features[~readable] = 0.0
-                unreadable += [position + int(offset) for offset in np.flatnonzero(~readable)]
+                position = shard.start + sum(map(len, rows))
+                for offset, reason in enumerate(reasons):
+                    if reason:
+                        features[offset] = 0.0
+                        unreadable[position + offset] = reason
                 rows.append(features)
-                position += len(features)
                 progress.add(len(features))
-            writer.write(shard, np.concatenate(rows), unreadable)
-            num_unreadable += len(unreadable)
-            _require_readable(num_unreadable, writer, settings)
-    progress.close()
+                if position + len(features) < shard.stop:
+                    continue
+                writer.write(shard, np.concatenate(rows), unreadable)
+                claims.taken.popleft()
+                lease.release()
+                num_shards += 1
+                num_unreadable += len(unreadable)
+                _require_readable(num_unreadable, writer, settings)
+                rows, unreadable = [], {}
+    finally:
+        for _, lease in claims.taken:
+            lease.release()
+    return num_shards
 
 
-def _collate(samples: list[tuple[torch.Tensor, bool]]) -> tuple[torch.Tensor, np.ndarray]:
-    pixels, readable = zip(*samples, strict=True)
+def _collate(samples: list[tuple[torch.Tensor, str]]) -> tuple[torch.Tensor, list[str]]:
+    pixels, reasons = zip(*samples, strict=True)
     shapes = sorted({tuple(image.shape) for image in pixels})
     if len(shapes) > 1:
         raise DataError(
@@ -170,16 +226,22 @@ def _collate(samples: list[tuple[torch.Tensor, bool]]) -> tuple[torch.Tensor, np
                 remedy="Add Resize and CenterCrop.",
             )
         )
-    return torch.stack(pixels), np.asarray(readable, dtype=bool)
+    return torch.stack(pixels), list(reasons)
 
 
 class _Progress:
-    """A bar with rate and time left on a terminal, a log line at every tenth elsewhere; on the primary process only."""
+    """A bar with rate and time left on a terminal, a log line now and then elsewhere; on the primary process only.
 
-    def __init__(self, total: int) -> None:
+    It counts what all processes have done, as far as the folder shows it.
+    """
+
+    def __init__(self, writer: FeatureStoreWriter, missing: list[Shard]) -> None:
         on_terminal = sys.stderr.isatty()
+        self._writer = writer
+        self._total = _num_samples(missing)
+        self._looked_at = time.monotonic()
         self._bar = tqdm(
-            total=total,
+            total=self._total,
             unit=" samples",
             desc="Extracting",
             disable=not distributed.is_primary(),
@@ -189,10 +251,23 @@ class _Progress:
         )
 
     def add(self, count: int) -> None:
-        self._bar.update(count)
+        """Counts samples of this process, and every ten seconds those of the others."""
+        if self._bar.disable:
+            return
+        if time.monotonic() - self._looked_at < _LOOK_AT_ALL_S:
+            self._bar.update(count)
+        else:
+            self._looked_at = time.monotonic()
+            self._bar.update(max(0, self._total - _num_samples(self._writer.missing()) - self._bar.n))
 
     def close(self) -> None:
+        """Says that all is done."""
+        self._bar.update(self._total - self._bar.n)
         self._bar.close()
+
+
+def _num_samples(shards: list[Shard]) -> int:
+    return sum(shard.stop - shard.start for shard in shards)
 
 
 class _LogStream:

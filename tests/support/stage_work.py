@@ -1,0 +1,223 @@
+"""The stages of the core as processes do them that tests kill: small, slow where asked, and dying at a given write."""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vissl_clusterfit import artifacts, label_files, labels
+from vissl_clusterfit.clustering import sources
+from vissl_clusterfit.clustering.codebook import Codebook
+from vissl_clusterfit.clustering.fit import fit_codebook
+from vissl_clusterfit.config import ClusterFitConfig, EncodingSettings, FeatureSettings
+from vissl_clusterfit.errors import ClusterFitError
+from vissl_clusterfit.features import extract as extraction
+from vissl_clusterfit.features.samples import dataset_inputs, hash_samples
+from vissl_clusterfit.features.store import FeatureStore
+
+#: How a process ends that stops with a message.
+REFUSED = 3
+BATCH_SIZE, SHARD_SIZE = 3, 8
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Sample i is a 1 x 2 x 2 image of i; some cannot be read."""
+
+    def __init__(self, count: int, unreadable: frozenset[int] = frozenset()) -> None:
+        self.count, self.unreadable = count, unreadable
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        return torch.full((1, 2, 2), float(index)), "truncated" if index in self.unreadable else ""
+
+    @property
+    def samples(self) -> np.ndarray:
+        return hash_samples(map(self.name_of, range(self.count)))
+
+    def name_of(self, index: int) -> str:
+        return f"image{index}"
+
+
+def encode(images: torch.Tensor) -> torch.Tensor:
+    """(B, 1, 2, 2) to (B, 2)."""
+    return torch.stack([images.mean(dim=(1, 2, 3)), -images.mean(dim=(1, 2, 3))], dim=1)
+
+
+@contextlib.contextmanager
+def messages(folder: Path) -> Iterator[None]:
+    """A problem that the user can mend ends the process with its message, as in the command; it is kept in a file."""
+    try:
+        yield
+    except ClusterFitError as error:
+        message_of(folder).write_text(str(error))
+        os._exit(REFUSED)
+
+
+def message_of(folder: Path) -> Path:
+    """Where the message lies of a process that made ``folder``."""
+    return folder.with_name(f"{folder.name}.message")
+
+
+def die_at_write(number: int, moved: bool) -> None:
+    """Lets this process be killed when it writes its n-th file: half-way, or when it has been moved into place."""
+    write_file, written = artifacts.write_file, itertools.count()
+
+    def write_and_die(path: Path, write: Callable, **options: Any) -> bool:
+        if next(written) != number:
+            return write_file(path, write, **options)
+        if not moved:
+
+            def half(file) -> None:
+                file.write(b"half")
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            write = half
+        write_file(path, write, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    artifacts.write_file = write_and_die
+
+
+def limit_file_size(num_bytes: int) -> None:
+    """No file of this process grows beyond; the kernel then says what it says of a full disk, in other words."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+
+def prepare(dies_at: tuple[int, bool] | None = None, max_file_bytes: int | None = None) -> None:
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # for the processes that read images: those of a server are slow
+    if dies_at is not None:
+        die_at_write(*dies_at)
+    if max_file_bytes is not None:
+        limit_file_size(max_file_bytes)
+
+
+def extract(
+    folder: Path,
+    count: int,
+    *,
+    begun=None,
+    log: Path | None = None,
+    pause_s: float = 0.0,
+    num_workers: int = 0,
+    shard_size: int = SHARD_SIZE,
+    loses_worker: bool = False,
+    group: tuple[int, int, Path] | None = None,
+    **options: Any,
+) -> None:
+    """Extracts the features of ``Numbers``; every tenth cannot be read.
+
+    Args:
+        begun: an event that is set when there is work to do.
+        log: a file that gets the indices of all samples that are encoded.
+        pause_s: the time that a batch takes.
+        loses_worker: one of the processes that read images dies.
+        group: rank, number of processes and a file to meet at, for several processes of one run.
+    """
+    prepare(**options)
+    images = Numbers(count, frozenset(range(3, count, 10)))
+    extraction._LOOK_AGAIN_S = 0.05
+
+    def encode_slowly(pixels: torch.Tensor) -> torch.Tensor:
+        if log is not None:
+            with open(log, "a") as file:  # a line is written at once, and appended whoever writes
+                file.write("".join(f"{int(image.flatten()[0])} " for image in pixels))
+        if loses_worker:
+            multiprocessing.active_children()[0].kill()
+        time.sleep(pause_s)
+        return encode(pixels)
+
+    def make_encoder() -> Callable[[torch.Tensor], torch.Tensor]:
+        if begun is not None:
+            begun.set()
+        return encode_slowly
+
+    if group is not None:
+        rank, world_size, meeting = group
+        torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=world_size)
+    settings = EncodingSettings(batch_size=BATCH_SIZE, shard_size=shard_size, max_unreadable=0.5)
+    inputs = {"dataset": dataset_inputs(images.samples)}
+    with messages(folder):
+        extraction.extract_features(images, make_encoder, folder, inputs, settings, num_workers=num_workers)
+
+
+#: Clusterings of ``rows``: plain, and with all that goes into the state.
+CLUSTERINGS: dict[str, dict[str, Any]] = {
+    "l2": {},
+    "cosine": {"metric": "cosine"},
+    "whitened": {"features": FeatureSettings(dimensionality_reduction=5, whiten=True)},
+}
+
+
+def cluster(
+    store: Path, folder: Path, kind: str = "l2", num_iter: int = 6, begun=None, pause_s: float = 0.0, **options: Any
+) -> None:
+    """Clusters a store.
+
+    Args:
+        begun: an event that is set at the first iteration.
+        pause_s: the time that an iteration takes.
+    """
+    prepare(**options)
+    if begun is not None:
+        accumulate = sources.StoreSource.accumulate
+
+        def accumulate_slowly(self, search: sources.Search) -> sources.ClusterSums:
+            begun.set()
+            time.sleep(pause_s)
+            return accumulate(self, search)
+
+        sources.StoreSource.accumulate = accumulate_slowly
+    settings = ClusterFitConfig(num_clusters=12, num_iter=num_iter, **CLUSTERINGS[kind])
+    with messages(folder):
+        fit_codebook(FeatureStore.open(store), settings, "cpu", folder)
+
+
+def label(
+    store: Path,
+    codebook: Path,
+    folder: Path,
+    *,
+    max_distance: float | None = None,
+    begun=None,
+    may_go_on=None,
+    pause_s: float = 0.0,
+    **options: Any,
+) -> None:
+    """Labels a store, 256 samples at once, with a mark after every 500.
+
+    Args:
+        begun: an event that is set when the first labels are written.
+        may_go_on: an event to wait for then.
+        pause_s: the time that a chunk takes.
+    """
+    prepare(**options)
+    sources._CHUNK_ROWS, label_files._ROWS_BETWEEN_MARKS = 256, 500
+    append = label_files.LabelFiles.append
+
+    def append_slowly(self, *arrays: np.ndarray) -> None:
+        append(self, *arrays)
+        if begun is not None:
+            begun.set()
+        if may_go_on is not None:
+            may_go_on.wait(60)
+        time.sleep(pause_s)
+
+    label_files.LabelFiles.append = append_slowly
+    with messages(folder):
+        labels.label_store(FeatureStore.open(store), Codebook.open(codebook), "cpu", folder, max_distance=max_distance)

@@ -1,0 +1,37 @@
+"""Reads artefacts whole and says what is wrong with them: ``python tools/check_artifacts.py FOLDER [FOLDER ...]``.
+
+Every feature store, codebook and set of pseudo-labels in the folders, and below them, is held against its manifest, and
+against the artefacts that it was made from. One line for each that is well, one for each thing that is wrong.
+Exit code 0 if all is well, 1 if anything is wrong, 2 if a folder holds no artefact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from vissl_clusterfit.verify import find_artifacts, verify_artifacts
+
+
+def main() -> int:
+    """Checks the folders of the command line and returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of an artefact, or above it")
+    folders = parser.parse_args().folders
+    without = [str(folder) for folder in folders if not find_artifacts(folder)]
+    if without:
+        print(f"error: there is no artefact in {', '.join(without)}.", file=sys.stderr)
+        return 2
+    num_wrong = 0
+    for folder, problems in verify_artifacts(folders):
+        num_wrong += bool(problems)
+        for problem in problems:
+            print(f"wrong  {problem}", flush=True)
+        if not problems:
+            print(f"ok     {folder}", flush=True)
+    return 1 if num_wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""The ordered sample list of a data set as eight bytes per sample: enough to say which samples differ."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vissl_clusterfit import artifacts
+from vissl_clusterfit.errors import ArtifactError
+
+#: Kept in every artefact that is addressed by data-set index.
+SAMPLES_FILE = "samples.npy"
+_SHOWN = 3
+
+
+def hash_samples(names: Iterable[str]) -> np.ndarray:
+    """One hash per name, in order: uint64 (N,)."""
+    digests = b"".join(
+        hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names
+    )
+    return np.frombuffer(digests, dtype="<u8")
+
+
+def dataset_inputs(samples: np.ndarray) -> dict[str, Any]:
+    """What identifies the data in a manifest: number of samples and fingerprint of the ordered sample list."""
+    return {"num_samples": len(samples), "fingerprint": hashlib.sha256(samples.tobytes()).hexdigest()}
+
+
+def require_same_samples(folder: Path, samples: np.ndarray, name_of: Callable[[int], str]) -> None:
+    """Refuses an artefact of other samples, saying how many differ and which come first.
+
+    Args:
+        folder: of the artefact; one without a sample list is left to the check of its inputs.
+        samples: uint64 (N,), the data set of this run.
+        name_of: the name of the sample at an index of this run's data set.
+
+    Raises:
+        ArtifactError: samples were renamed, resized, added, removed or reordered since.
+    """
+    if not (folder / SAMPLES_FILE).is_file():
+        return
+    found = artifacts.read_array(folder / SAMPLES_FILE)
+    common = min(len(found), len(samples))
+    differing = np.flatnonzero(found[:common] != samples[:common])
+    if not len(differing) and len(found) == len(samples):
+        return
+    num_differing = len(differing) + abs(len(found) - len(samples))
+    first = [*differing[:_SHOWN], *range(common, len(samples))][:_SHOWN]
+    shown = "; ".join(f"sample {index} is now {name_of(int(index))!r}" for index in first)
+    raise ArtifactError(
+        f"{folder} was made for other data: {num_differing} of {len(samples)} samples differ (it has {len(found)})"
+        + (f". {shown}" if shown else "")
+        + ". Files were renamed, changed in size, added, removed or reordered since. Restore them, name another folder "
+        "(CLUSTERFIT.OUTPUT_DIR, CLUSTERFIT.FEATURES.PATH), or delete this one to make it anew."
+    )

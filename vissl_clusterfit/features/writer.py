@@ -1,0 +1,157 @@
+"""``FeatureStoreWriter``: a feature store in the making, by any number of processes, over any number of starts.
+
+A shard is a range of indices and a unit of work. Its rows are written first, then a small JSON file beside them that
+says what they are: with that the shard is done. Whoever is free takes the next shard that is not done and not taken
+(``leases.py``). So an extraction resumes after any kill and goes on with another number of processes; no row is lost,
+and nothing has to be merged. The manifest says at the start what the features are made from, and at the end that
+every row is there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vissl_clusterfit import artifacts
+from vissl_clusterfit.errors import ArtifactError, DataError
+from vissl_clusterfit.features.samples import SAMPLES_FILE
+from vissl_clusterfit.features.store import KIND, UNREADABLE_FILE, FeatureStore, Shard, split_into_shards
+from vissl_clusterfit.leases import Lease
+from vissl_clusterfit.whole_files import remove_leftovers
+
+_MAX_LISTED = 1000
+
+
+class FeatureStoreWriter:
+    """Makes a feature store in a folder, shard by shard.
+
+    Args:
+        folder: of the store.
+        inputs: what the features are made from; a folder that was begun with other inputs is refused.
+        samples: uint64 (N,), the ordered sample list.
+        shard_size: rows per shard. A store that was begun with another size keeps its own.
+        dtype: float16 or float32.
+    """
+
+    def __init__(
+        self, folder: Path, inputs: Mapping[str, Any], samples: np.ndarray, *, shard_size: int, dtype: str
+    ) -> None:
+        self.folder = folder
+        self.inputs = inputs
+        self.num_samples = len(samples)
+        self.shard_size = shard_size
+        self.dtype = dtype
+        self._samples = samples
+        self._inputs_hash = artifacts.content_hash(dict(inputs))
+
+    def begin(self) -> None:
+        """Writes the manifest of a new store, or checks the one that is there. Each process calls it.
+
+        Raises:
+            ArtifactError: the folder was begun with other inputs.
+        """
+        if not artifacts.has_manifest(self.folder):
+            artifacts.write_array(self.folder / SAMPLES_FILE, self._samples)
+            self._write_manifest(new=True, complete=False)
+        manifest = artifacts.read_manifest(self.folder, KIND)
+        artifacts.require_same_inputs(self.folder, manifest["inputs"], self.inputs)
+        self.shard_size = manifest["shard_size"]
+
+    def _write_manifest(self, new: bool = False, **facts: Any) -> None:
+        facts = {"num_samples": self.num_samples, "shard_size": self.shard_size, "dtype": self.dtype, **facts}
+        artifacts.write_manifest(self.folder, KIND, self.inputs, facts, new=new)
+
+    def shards(self) -> list[Shard]:
+        """All shards of the store, in index order."""
+        return split_into_shards(self.num_samples, self.shard_size)
+
+    def missing(self) -> list[Shard]:
+        """The shards that are not done, in index order."""
+        there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
+        return [shard for shard in self.shards() if shard.done_file not in there]
+
+    def claim(self, candidates: Iterator[Shard]) -> tuple[Shard, Lease] | None:
+        """Takes the first of ``candidates`` that is neither done nor taken; None when there is none."""
+        for shard in candidates:
+            if self._is_done(shard):
+                continue
+            lease = Lease(self.folder / "leases" / f"{shard.start:012d}.json")
+            if lease.acquire():
+                # The shard may have been done between the look and the lease.
+                if not self._is_done(shard):
+                    return shard, lease
+                lease.release()
+        return None
+
+    def _is_done(self, shard: Shard) -> bool:
+        return (self.folder / shard.done_file).is_file()
+
+    def write(self, shard: Shard, rows: np.ndarray, unreadable: Mapping[int, str]) -> None:
+        """Writes one shard: rows of shape (shard.stop - shard.start, dim), and why which samples could not be read.
+
+        Raises:
+            DataError: a row is not finite, in the dtype of the store.
+        """
+        assert rows.shape[0] == shard.stop - shard.start, "a shard holds one row per index"
+        with np.errstate(over="ignore"):
+            rows = rows.astype(self.dtype)
+        _require_finite(rows, shard)
+        digest = artifacts.write_array(self.folder / shard.rows_file, rows)
+        reasons = {str(index): unreadable[index] for index in sorted(unreadable)}
+        done = {"sha256": digest, "unreadable": reasons, "dim": rows.shape[1], "inputs": self._inputs_hash}
+        artifacts.write_json(self.folder / shard.done_file, done)
+
+    def finish(self) -> FeatureStore:
+        """Writes the final manifest, after all shards are done. Two processes that do it write the same.
+
+        Raises:
+            ArtifactError: shards are missing or differ in width.
+        """
+        missing = self.missing()
+        if missing:
+            raise ArtifactError(
+                f"{self.folder}: {len(missing)} of {len(self.shards())} shards are missing, the first holds the "
+                f"samples {missing[0].start} to {missing[0].stop - 1}. Run the extraction again."
+            )
+        done = {shard: artifacts.read_json(self.folder / shard.done_file) for shard in self.shards()}
+        for shard, entry in done.items():
+            if entry.get("inputs") != self._inputs_hash:
+                raise ArtifactError(
+                    f"{self.folder / shard.done_file} is of another run: its features were made from other data or "
+                    f"settings. Delete it and {shard.rows_file}, and run the extraction again."
+                )
+        dims = {entry["dim"] for entry in done.values()}
+        if len(dims) != 1:
+            raise ArtifactError(f"{self.folder}: shards of different widths ({sorted(dims)}). Delete the folder.")
+        reasons = {int(index): reason for entry in done.values() for index, reason in entry["unreadable"].items()}
+        digests = {shard.rows_file: entry["sha256"] for shard, entry in done.items()}
+        content_hash = artifacts.content_hash([dict(self.inputs), digests])
+        unreadable = np.array(sorted(reasons), dtype=np.int64)
+        digests[UNREADABLE_FILE] = artifacts.write_array(self.folder / UNREADABLE_FILE, unreadable)
+        digests[SAMPLES_FILE] = artifacts.file_sha256(self.folder / SAMPLES_FILE)
+        self._write_manifest(
+            complete=True,
+            dim=dims.pop(),
+            sha256=digests,
+            num_unreadable=len(reasons),
+            unreadable=[{"index": index, "reason": reasons[index]} for index in sorted(reasons)[:_MAX_LISTED]],
+            content_hash=content_hash,
+        )
+        shutil.rmtree(self.folder / "leases", ignore_errors=True)
+        remove_leftovers(self.folder)
+        return FeatureStore.open(self.folder)
+
+
+def _require_finite(rows: np.ndarray, shard: Shard) -> None:
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise DataError(
+            f"The teacher gave NaN or infinite features for {len(bad)} of the samples {shard.start} to "
+            f"{shard.stop - 1}, the first is sample {shard.start + int(bad[0])}. Check the teacher's weights and "
+            "the normalisation in config.CLUSTERFIT.FEATURES.TRANSFORMS; with FEATURES.DTYPE=float16, try float32."
+        )

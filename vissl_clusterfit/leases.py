@@ -1,0 +1,170 @@
+"""Leases: who does which piece of work, among processes that share nothing but a folder.
+
+A lease is a small file beside the work. Its holder touches it now and then; a lease whose holder has died, or has not
+touched it for long, is taken over. Leases only keep two processes from doing the same work twice: whatever is done
+twice gives the same bytes and is moved into place whole, so a lease that is lost or taken wrongly costs time and
+nothing else. That is why plain files are enough, on any file system, without locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vissl_clusterfit.errors import cannot_write
+from vissl_clusterfit.processes import has_died, this_process
+from vissl_clusterfit.whole_files import move_if_new, remove_leftovers, temporary_path
+
+logger = logging.getLogger(__name__)
+
+_TOUCHED_EVERY_S = 5.0
+#: A lease that was not touched for so long is free. Long, as a holder may be stopped or its file system slow; the death
+#: of a holder on the same host is seen at once.
+STALE_AFTER_S = 120.0
+
+
+class Lease:
+    """A piece of work that is this process's until it is released or the process dies.
+
+    Args:
+        path: of the lease's file; its folder is made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._token = uuid.uuid4().hex
+        self._released = threading.Event()
+        self._toucher: threading.Thread | None = None
+
+    def acquire(self) -> bool:
+        """Takes the lease if it is free; whether it is this process's now.
+
+        Raises:
+            ArtifactError: the file system refuses.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and not self._remove_abandoned():
+                return False
+            if not self._create():
+                return False
+        except OSError as error:
+            folder = self.path.parent
+            vanished = isinstance(error, FileNotFoundError | FileExistsError)
+            if vanished and (folder.is_dir() or not os.path.lexists(folder)):
+                return False  # whoever finishes the work removes the folder of its leases
+            raise cannot_write(self.path, error) from error
+        self._toucher = threading.Thread(target=self._touch, name=f"lease {self.path.name}", daemon=True)
+        self._toucher.start()
+        return True
+
+    def release(self) -> None:
+        """Gives the lease back, unless another process has taken it over."""
+        self._released.set()
+        if self._toucher is not None:
+            self._toucher.join()
+        if self._is_mine():
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def holder(self) -> dict[str, Any]:
+        """Who holds the lease: host, pid, and what tells it from others; empty if nobody does."""
+        try:
+            content = json.loads(self.path.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _is_mine(self) -> bool:
+        return self.holder().get("token") == self._token
+
+    def _create(self) -> bool:
+        # With all that it says at once: an empty one, of a process that was killed meanwhile, would hold up the work.
+        mine = temporary_path(self.path)
+        try:
+            mine.write_text(json.dumps({**this_process(), "token": self._token}), "utf-8")
+            return move_if_new(mine, self.path)
+        finally:
+            with contextlib.suppress(OSError):
+                mine.unlink(missing_ok=True)
+
+    def _remove_abandoned(self) -> bool:
+        """Removes the lease of a process that has died; whether it did."""
+        if not self._is_abandoned():
+            return False
+        # One process at a time removes leases: or the second of two would remove the lease that the first then took.
+        guard = self.path.with_name(f"{self.path.name}.takeover")
+        try:
+            guard.touch(exist_ok=False)
+        except FileExistsError:
+            if _age(guard) > STALE_AFTER_S:
+                guard.unlink(missing_ok=True)
+            return False
+        try:
+            if not self._is_abandoned():
+                return False
+            self.path.unlink()
+            return True
+        finally:
+            guard.unlink(missing_ok=True)
+
+    def _is_abandoned(self) -> bool:
+        try:
+            return has_died(self.holder()) or _age(self.path) > STALE_AFTER_S
+        except FileNotFoundError:
+            return False
+
+    def _touch(self) -> None:
+        while not self._released.wait(_TOUCHED_EVERY_S):
+            # One that was taken over would seem alive after its holder's death.
+            if self._is_mine():
+                with contextlib.suppress(OSError):
+                    os.utime(self.path)
+
+
+@contextlib.contextmanager
+def only_one(path: Path, work: str, is_done: Callable[[], bool]) -> Iterator[bool]:
+    """Lets one process at a time into a block; the others wait for it.
+
+    Args:
+        path: of the lease.
+        work: what is done in the block, for the log.
+        is_done: a function without arguments; once it says true, those who wait stop waiting.
+
+    Yields:
+        Whether the block's work is this process's; false when it was done by another meanwhile.
+    """
+    lease = Lease(path)
+    waited = False
+    while not lease.acquire():
+        if not waited:
+            holder = lease.holder()
+            logger.info("%s: process %s on %s is at it; waiting.", work, holder.get("pid"), holder.get("host"))
+            waited = True
+        time.sleep(0.5)
+        if is_done():
+            yield False
+            return
+    try:
+        yield not is_done()
+    finally:
+        lease.release()
+        remove_leftovers(path.parent)
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was touched, by the clock of its file system, which may differ from this host's."""
+    probe = temporary_path(path)
+    probe.touch()
+    try:
+        return probe.stat().st_mtime - path.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
