@@ -94,6 +94,21 @@ class FeatureSettings(EncodingSettings):
 
 
 @dataclass(frozen=True)
+class AssignSettings:
+    """``ASSIGN``: labels for other data from a codebook that was made before (``config=clusterfit/assign``)."""
+
+    #: The folder of the codebook.
+    codebook: str = setting("")
+    #: Squared distance beyond which a sample gets no label; negative for none.
+    max_distance: float = setting(-1.0)
+
+    @property
+    def limit(self) -> float | None:
+        """``max_distance``, None where there is no limit."""
+        return None if self.max_distance < 0 else self.max_distance
+
+
+@dataclass(frozen=True)
 class ClusterFitConfig:
     """The whole block ``config.CLUSTERFIT``."""
 
@@ -114,6 +129,7 @@ class ClusterFitConfig:
     seed: int = setting(0, at_least=0)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
+    assign: AssignSettings = field(default_factory=AssignSettings)
 
     @classmethod
     def from_config(cls, block: Mapping[str, Any]) -> ClusterFitConfig:

@@ -17,7 +17,7 @@ def register() -> None:
     | trunks | ``raw_pixels``, the baseline of transfer benchmarks |
     | data sources | ``clusterfit_<source>`` for every VISSL source, with support for ``DATA_LIMIT`` |
     | hooks | the extract-then-cluster hook, wherever the loss is ``clusterfit_loss`` |
-    | engines | ``clusterfit_extract``, ``clusterfit_cluster``, ``clusterfit_label``, ``clusterfit_transfer`` |
+    | engines | ``clusterfit_extract``, ``_cluster``, ``_label``, ``_assign``, ``_transfer`` |
 
     Our configs are found through the Hydra plugin ``hydra_plugins/vissl_clusterfit_plugin``.
     """
@@ -29,7 +29,7 @@ def register() -> None:
     from vissl.models.heads import register_model_head
     from vissl.models.trunks import register_model_trunk
 
-    from vissl_clusterfit.adapters import engines, head, hook, label_source, loss, meter, raw_pixels, transfer
+    from vissl_clusterfit.adapters import assign, engines, head, hook, label_source, loss, meter, raw_pixels, transfer
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
     register_model_head("clusterfit_head")(head.ClusterFitHead)
@@ -38,6 +38,7 @@ def register() -> None:
     register_engine("clusterfit_extract")(engines.ExtractEngine)
     register_engine("clusterfit_cluster")(engines.ClusterEngine)
     register_engine("clusterfit_label")(engines.LabelEngine)
+    register_engine("clusterfit_assign")(assign.AssignEngine)
     register_engine("clusterfit_transfer")(transfer.TransferEngine)
 
     for source in list(vissl.data.DATASET_SOURCE_MAP):
