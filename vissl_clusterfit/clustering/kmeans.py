@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vissl_clusterfit.clustering.preprocessing import unit_rows
-from vissl_clusterfit.clustering.sources import ClusterSums, Search, VectorSource, chunk_rows
+from vissl_clusterfit.clustering.protocol import ClusterSums, Search, VectorSource
+from vissl_clusterfit.clustering.sources import chunk_rows
 from vissl_clusterfit.errors import ConfigError, problem
 
 logger = logging.getLogger(__name__)

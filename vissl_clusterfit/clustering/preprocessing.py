@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vissl_clusterfit.clustering.protocol import VectorSource
 from vissl_clusterfit.errors import ConfigError, problem
-
-if TYPE_CHECKING:
-    from vissl_clusterfit.clustering.sources import VectorSource
 
 logger = logging.getLogger(__name__)
 
