@@ -14,10 +14,10 @@ import lease_work
 import pytest
 from processes import context, exit_code, outcome, running
 
-from vissl_clusterfit import leases
+from vissl_clusterfit.storage import leases
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.leases import STALE_AFTER_S, Lease, only_one
-from vissl_clusterfit.processes import this_process
+from vissl_clusterfit.storage.leases import STALE_AFTER_S, Lease, only_one
+from vissl_clusterfit.storage.processes import this_process
 
 
 @pytest.fixture

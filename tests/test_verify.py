@@ -20,7 +20,7 @@ from vissl_clusterfit.features.store import FeatureStore, Shard
 from vissl_clusterfit.features.writer import FeatureStoreWriter
 from vissl_clusterfit.label_files import LabelFiles
 from vissl_clusterfit.labels import PseudoLabels, label_store
-from vissl_clusterfit.verify import find_artifacts, verify_artifact, verify_artifacts
+from vissl_clusterfit.verification.verify import find_artifacts, verify_artifact, verify_artifacts
 
 TOOL = Path(__file__).parent.parent / "tools/check_artifacts.py"
 STORE, CODEBOOK, LABELS = "features/train", "codebook", "labels/train"

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vissl_clusterfit.verify import find_artifacts, verify_artifacts
+from vissl_clusterfit.verification.verify import find_artifacts, verify_artifacts
 
 
 def main() -> int:

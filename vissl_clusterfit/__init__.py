@@ -6,11 +6,13 @@ The way of the data, and where each stage lives::
 
     features/      FeatureStore, the extraction loop          config         config.CLUSTERFIT, checked
     clustering/    k-means, preprocessing, Codebook           config_path    where our Hydra configs are
-    labels         PseudoLabels                               artifacts      paths, atomic writes, manifests
-    transfer/      nearest neighbours, linear probe           distributed    rank, sums, broadcast
-    report/        results.json and its table                 errors         what a user can mend
-    adapters/      everything that imports VISSL              dependencies   is what is needed installed?
-    plugin         register(): what is added to VISSL         compat         what VISSL needs repaired
+    labels         PseudoLabels (label_files: as written)     artifacts      paths, manifests, arrays
+    transfer/      nearest neighbours, linear probe           storage/       whole files, leases
+    report/        results.json and its table                 verification/  artefacts, read again to the byte
+    adapters/      everything that imports VISSL              distributed    rank, what one does for all
+    plugin         register(): what is added to VISSL         errors         what a user can mend
+    digits         the pictures of the quickstart             dependencies   is what is needed installed?
+                                                              compat         what VISSL needs repaired
 
 Imports point downwards only: ``tools/`` -> ``adapters/`` -> the rest. Importing this package imports nothing
 heavy and changes nothing; :func:`vissl_clusterfit.plugin.register` is the one call that touches VISSL.

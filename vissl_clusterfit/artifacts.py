@@ -1,8 +1,8 @@
 """Folders on disk that outlive a process: a ``manifest.json`` beside plain ``.npy`` arrays.
 
-All reading and writing of artefacts goes through this module. A file appears in its place whole (``whole_files.py``);
-the manifest is written last, so a folder with a complete manifest is a complete artefact. Arrays are read with
-``allow_pickle=False``: opening an artefact runs no code.
+All reading and writing of artefacts goes through this module. A file appears in its place whole
+(``storage/whole_files.py``); the manifest is written last, so a folder with a complete manifest is a complete artefact.
+Arrays are read with ``allow_pickle=False``: opening an artefact runs no code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError, cannot_write
-from vissl_clusterfit.whole_files import write_file
+from vissl_clusterfit.storage.whole_files import write_file
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1

@@ -18,7 +18,7 @@ from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features.samples import SAMPLES_FILE
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.label_files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE, LabelFiles
-from vissl_clusterfit.whole_files import remove_leftovers
+from vissl_clusterfit.storage.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
 

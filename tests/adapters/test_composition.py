@@ -40,7 +40,7 @@ def composed(tmp_path):
 @pytest.mark.parametrize("name", whole_configs(OURS, "clusterfit"))
 def test_ours_compose_alone(composed, name):
     engine, _, config = composed(f"config={name}")
-    assert engine in ("train", "clusterfit_transfer")
+    assert engine in ("train", "clusterfit_assign", "clusterfit_transfer")
     sources = config.DATA.TRAIN.DATA_SOURCES
     if sources:  # not in those that are laid over others
         assert sources[0].startswith("clusterfit_") == (config.LOSS.name == "clusterfit_loss")

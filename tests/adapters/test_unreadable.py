@@ -128,5 +128,6 @@ def test_each_source_says_what_it_cannot_read(tmp_path, student_overrides, kind)
         ]
     )[2]
     samples = list(SplitImages(cfg, "TRAIN", cfg.CLUSTERFIT.FEATURES.TRANSFORMS))
-    assert [readable for _, readable in samples] == [True] * 4 + [False, True]
+    assert [reason == "" for _, reason in samples] == [True] * 4 + [False, True]
+    assert "truncated" in samples[4][1]
     assert {tuple(image.shape) for image, _ in samples} == {(3, 32, 32)}

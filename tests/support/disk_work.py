@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from vissl_clusterfit.whole_files import write_file
+from vissl_clusterfit.storage.whole_files import write_file
 
 
 def write_slowly(path: Path, begun) -> None:

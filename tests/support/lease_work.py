@@ -6,7 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-from vissl_clusterfit.leases import Lease, only_one
+from vissl_clusterfit.storage.leases import Lease, only_one
 
 
 def hold(path: Path, held) -> None:

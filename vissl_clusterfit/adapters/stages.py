@@ -30,7 +30,7 @@ from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.samples import require_same_samples
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels import PseudoLabels, label_inputs, label_store
-from vissl_clusterfit.leases import only_one
+from vissl_clusterfit.storage.leases import only_one
 
 logger = logging.getLogger(__name__)
 

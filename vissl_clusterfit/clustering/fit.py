@@ -19,7 +19,7 @@ from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.whole_files import remove_leftovers
+from vissl_clusterfit.storage.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.features.samples import require_same_samples
 from vissl_clusterfit.features.store import KIND, FeatureStore, Shard
 from vissl_clusterfit.features.writer import FeatureStoreWriter
-from vissl_clusterfit.leases import Lease
+from vissl_clusterfit.storage.leases import Lease
 
 logger = logging.getLogger(__name__)
 

@@ -2,9 +2,9 @@
 
 A shard is a range of indices and a unit of work. Its rows are written first, then a small JSON file beside them that
 says what they are: with that the shard is done. Whoever is free takes the next shard that is not done and not taken
-(``leases.py``). So an extraction resumes after any kill and goes on with another number of processes; no row is lost,
-and nothing has to be merged. The manifest says at the start what the features are made from, and at the end that
-every row is there.
+(``storage/leases.py``). So an extraction resumes after any kill and goes on with another number of processes; no row
+is lost, and nothing has to be merged. The manifest says at the start what the features are made from, and at the end
+that every row is there.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from vissl_clusterfit import artifacts
 from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features.samples import SAMPLES_FILE
 from vissl_clusterfit.features.store import KIND, UNREADABLE_FILE, FeatureStore, Shard, split_into_shards
-from vissl_clusterfit.leases import Lease
-from vissl_clusterfit.whole_files import remove_leftovers
+from vissl_clusterfit.storage.leases import Lease
+from vissl_clusterfit.storage.whole_files import remove_leftovers
 
 _MAX_LISTED = 1000
 

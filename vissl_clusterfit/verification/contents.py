@@ -13,7 +13,7 @@ from vissl_clusterfit.clustering.codebook import COUNTS_FILE, array_shapes
 from vissl_clusterfit.features.store import UNREADABLE_FILE, Shard, split_into_shards
 from vissl_clusterfit.label_files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE
 from vissl_clusterfit.labels import UNLABELLED
-from vissl_clusterfit.verify_files import Contents, blocks
+from vissl_clusterfit.verification.files import Contents, blocks
 
 # More unreadable samples than this are not listed in a manifest.
 _MAX_LISTED = 1000

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vissl_clusterfit.errors import cannot_write
-from vissl_clusterfit.processes import named_process_has_died, process_name
+from vissl_clusterfit.storage.processes import named_process_has_died, process_name
 
 # In the name of a file that is being written, behind the name that it will have.
 _WRITER = re.compile(r"\.(\w+-\d+-\d*)-[0-9a-f]{16}\.tmp$")

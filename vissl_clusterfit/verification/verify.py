@@ -20,8 +20,8 @@ from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features import store
 from vissl_clusterfit.features.samples import SAMPLES_FILE
 from vissl_clusterfit.label_files import DISTANCES_FILE
-from vissl_clusterfit.verify_contents import check_codebook, check_labels, check_store
-from vissl_clusterfit.verify_files import Contents, require_inside
+from vissl_clusterfit.verification.contents import check_codebook, check_labels, check_store
+from vissl_clusterfit.verification.files import Contents, require_inside
 
 _CHECKS = {store.KIND: check_store, codebook.KIND: check_codebook, labels.KIND: check_labels}
 _OPEN = {
