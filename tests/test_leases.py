@@ -14,8 +14,8 @@ import lease_work
 import pytest
 from processes import context, exit_code, outcome, running
 
-from vissl_clusterfit.storage import leases
 from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.storage import leases
 from vissl_clusterfit.storage.leases import STALE_AFTER_S, Lease, only_one
 from vissl_clusterfit.storage.processes import this_process
 
