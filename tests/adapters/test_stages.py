@@ -142,3 +142,17 @@ def test_labels_of_another_codebook_are_refused(student_run, student_overrides, 
     result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", cwd=tmp_path)
     assert result.returncode == 2
     assert "labels/train was made with another codebook than the one in" in result.stderr
+
+
+def test_a_finished_training_of_other_settings_is_not_taken_for_this_one(
+    student_run, student_overrides, run_command, tmp_path
+):
+    folder = tmp_path / "run"
+    shutil.copytree(student_run, folder)
+    overrides = [*student_overrides, f"config.CHECKPOINT.DIR={folder}"]
+    result = run_command(*overrides, "config.CLUSTERFIT.NUM_CLUSTERS=5", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "codebook.settings.num_clusters: it was made with 4, this run has 5" in result.stderr
+    again = run_command(*overrides, cwd=tmp_path)
+    assert again.returncode == 0
+    assert "This training is finished" in again.stdout

@@ -83,7 +83,7 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
     from yaml import YAMLError
 
     from vissl_clusterfit.adapters.composition import complete_config
-    from vissl_clusterfit.adapters.stages import run_device
+    from vissl_clusterfit.adapters.stages import require_device
 
     try:
         composed = compose_hydra_configuration(overrides)
@@ -91,7 +91,7 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"The config cannot be composed: {error}") from None
     plain = OmegaConf.to_container(composed)
-    run_device(AttrDict(plain["config"]))
+    require_device(AttrDict(plain["config"]))
     changes = complete_config(plain["config"])
     if plain["config"]["SLURM"]["USE_SLURM"]:
         raise ConfigError(problem("config.SLURM.USE_SLURM", found="true", allowed="false, in this version"))
@@ -120,12 +120,15 @@ def launch(engine: str, node_id: int, config: Any) -> None:
     from vissl.utils.slurm import get_node_id
 
     from vissl_clusterfit.adapters.label_source import require_data_paths
+    from vissl_clusterfit.adapters.stages import Stages
 
     node_id = get_node_id(node_id)
     folder = get_checkpoint_folder(config)
     checkpoint = None
     if engine == "train":
         if is_training_finished(config, checkpoint_folder=folder):
+            if config.LOSS.name == "clusterfit_loss":
+                Stages(config).check_labels()
             print(f"This training is finished; its checkpoints and figures are in {folder}.")  # noqa: T201
             return
         checkpoint = _checkpoint_to_resume(config, folder)

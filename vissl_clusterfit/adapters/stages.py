@@ -141,6 +141,16 @@ class Stages:
         self._require_same_codebook(labels)
         return labels
 
+    def check_labels(self) -> None:
+        """Refuses labels that are there and are not of this run; makes nothing.
+
+        Raises:
+            ArtifactError: naming every difference.
+        """
+        for split in self.settings.splits:
+            if artifacts.has_manifest(self.settings.paths.labels(split)):
+                self._valid_labels(split)
+
     def _require_same_codebook(self, labels: PseudoLabels) -> None:
         folder = self.settings.paths.codebook
         if artifacts.has_manifest(folder) and Codebook.open(folder).content_hash != labels.codebook_hash:
@@ -156,8 +166,8 @@ class Stages:
         return labels
 
 
-def run_device(cfg: AttrDict) -> torch.device:
-    """``MACHINE.DEVICE`` of this process.
+def require_device(cfg: AttrDict) -> None:
+    """Checks ``MACHINE.DEVICE``, without touching a GPU.
 
     Raises:
         ConfigError: it is neither cpu nor gpu, or a GPU is asked for where there is none.
@@ -165,9 +175,7 @@ def run_device(cfg: AttrDict) -> torch.device:
     device = (cfg.MACHINE or {}).get("DEVICE")
     if device not in ("cpu", "gpu"):
         raise ConfigError(problem("config.MACHINE.DEVICE", found=repr(device), allowed="cpu | gpu"))
-    if device == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
+    if device == "gpu" and not torch.cuda.is_available():
         raise ConfigError(
             problem(
                 "config.MACHINE.DEVICE",
@@ -176,7 +184,16 @@ def run_device(cfg: AttrDict) -> torch.device:
                 remedy="Set config.MACHINE.DEVICE=cpu, or install a PyTorch that fits the driver.",
             )
         )
-    return torch.device("cuda", torch.cuda.current_device())
+
+
+def run_device(cfg: AttrDict) -> torch.device:
+    """``MACHINE.DEVICE`` of this process.
+
+    Raises:
+        ConfigError: as :func:`require_device`.
+    """
+    require_device(cfg)
+    return torch.device("cuda", torch.cuda.current_device()) if cfg.MACHINE.DEVICE == "gpu" else torch.device("cpu")
 
 
 def _is_there(folder: Path) -> bool:
