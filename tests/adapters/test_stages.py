@@ -156,3 +156,12 @@ def test_a_finished_training_of_other_settings_is_not_taken_for_this_one(
     again = run_command(*overrides, cwd=tmp_path)
     assert again.returncode == 0
     assert "This training is finished" in again.stdout
+
+
+def test_the_link_to_the_latest_checkpoint_leads_there_from_a_relative_folder(student_overrides, run_command, tmp_path):
+    result = run_command(*student_overrides, "config.CHECKPOINT.DIR=runs/student", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    latest = tmp_path / "runs/student/checkpoint.torch"
+    assert latest.resolve().name == "model_final_checkpoint_phase0.torch"
+    assert latest.resolve().is_file()
+    assert (tmp_path / "runs/student/clusterfit/labels/train/manifest.json").is_file()

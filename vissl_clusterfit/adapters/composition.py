@@ -7,6 +7,7 @@ filled in: the pairing of the data source with the pseudo-labels, the width of t
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 from vissl.config import AttrDict
@@ -35,6 +36,7 @@ def complete_config(config: dict[str, Any]) -> list[str]:
     """
     settings = ClusterFitConfig.from_config(config["CLUSTERFIT"])
     changes: list[str] = []
+    _make_checkpoint_folder_absolute(config["CHECKPOINT"])
     if config["MACHINE"]["DEVICE"] == "cpu":
         _fit_to_cpu(config, changes)
     if config["LOSS"]["name"] == "clusterfit_loss":
@@ -50,6 +52,12 @@ def _set(block: dict[str, Any], key: str, value: Any, setting: str, reason: str,
     if block.get(key) != value:
         changes.append(f"{setting}: {block.get(key)!r} becomes {value!r}, {reason}.")
         block[key] = value
+
+
+def _make_checkpoint_folder_absolute(checkpoint: dict[str, Any]) -> None:
+    # VISSL links checkpoint.torch to "<DIR>/<latest>", which leads nowhere when DIR is relative.
+    if "://" not in checkpoint["DIR"]:
+        checkpoint["DIR"] = os.path.abspath(checkpoint["DIR"])
 
 
 def _fit_to_cpu(config: dict[str, Any], changes: list[str]) -> None:
