@@ -40,6 +40,65 @@ def test_every_readable_sample_gets_its_nearest_centroid(labels):
     assert (labels.labels.dtype, labels.distances.dtype) == (np.int64, np.float32)
 
 
+def test_margins_are_how_much_farther_the_second_centroid_is(labels):
+    distances = np.sort(((ROWS[:, None].astype(np.float64) - CENTROIDS[None]) ** 2).sum(axis=2), axis=1)
+    expected = distances[:, 1] - distances[:, 0]
+    expected[UNREADABLE] = -1
+    np.testing.assert_allclose(labels.margins, expected, rtol=1e-4, atol=1e-5)
+    assert labels.margins.dtype == np.float32
+
+
+def test_with_one_cluster_margins_are_infinite(store, tmp_path):
+    labels = label_store(store, save_codebook(tmp_path / "one", CENTROIDS[:1]), "cpu", tmp_path / "labels")
+    readable = np.delete(np.arange(1000), UNREADABLE)
+    assert (labels.margins[readable] == np.inf).all()
+    assert (labels.margins[UNREADABLE] == -1).all()
+
+
+def test_between_centroids_that_are_equal_there_is_no_margin(store, tmp_path):
+    """Nor a negative one, which rounding could give."""
+    centroids = np.concatenate([CENTROIDS, CENTROIDS, CENTROIDS * np.float32(1 + 1e-7)])
+    labels = label_store(store, save_codebook(tmp_path / "equal", centroids), "cpu", tmp_path / "labels")
+    readable = np.delete(np.arange(1000), UNREADABLE)
+    assert labels.margins[readable].min() >= 0
+    assert labels.margins[readable].max() < 1e-4
+
+
+def test_samples_that_are_too_far_have_no_label(labels, store, codebook, tmp_path):
+    limit = float(np.median(labels.distances))
+    limited = label_store(store, codebook, "cpu", tmp_path / "limited", max_distance=limit)
+    far = labels.distances > limit
+    np.testing.assert_array_equal(limited.labels, np.where(far, -1, labels.labels))
+    np.testing.assert_array_equal(limited.distances, labels.distances)
+    np.testing.assert_array_equal(limited.margins, labels.margins)
+    facts = limited.manifest
+    assert facts["num_too_far"] == far.sum() > 400
+    assert facts["num_unlabelled"] == limited.num_unlabelled == far.sum() + 7 == (limited.labels == -1).sum()
+    assert facts["num_unreadable"] == 7
+    assert facts["drift"] == far.sum() / 993
+    np.testing.assert_array_equal(limited.cluster_sizes, np.bincount(limited.labels[limited.labels >= 0], minlength=9))
+
+
+def test_a_sample_at_the_limit_keeps_its_label(labels, store, codebook, tmp_path):
+    farthest = labels.distances.max()
+    assert label_store(store, codebook, "cpu", tmp_path / "a", max_distance=float(farthest)).manifest["drift"] == 0
+    below = float(np.nextafter(farthest, np.float32(0)))
+    assert label_store(store, codebook, "cpu", tmp_path / "b", max_distance=below).manifest["num_too_far"] == 1
+
+
+def test_when_all_are_too_far_no_cluster_is_filled(store, codebook, tmp_path):
+    labels = label_store(store, codebook, "cpu", tmp_path / "labels", max_distance=0.0)
+    assert labels.manifest["drift"] == 1
+    assert labels.imbalance == (0.0,)
+    assert labels.manifest["num_empty_clusters"] == [9]
+
+
+def test_labels_of_another_limit_are_refused(store, codebook, tmp_path):
+    label_store(store, codebook, "cpu", tmp_path / "labels", max_distance=2.0)
+    with pytest.raises(ArtifactError, match=r"max_distance: it was made with 2\.0, this run has 3\.0"):
+        PseudoLabels.open(tmp_path / "labels", label_inputs(store.inputs, codebook.manifest["inputs"], 3.0))
+
+
 def test_exactly_the_unreadable_samples_have_no_label(labels):
     assert np.flatnonzero(labels.labels == -1).tolist() == UNREADABLE
     assert labels.manifest["unreadable"] == [{"index": index, "reason": "truncated"} for index in UNREADABLE]
@@ -123,6 +182,13 @@ def test_labels_of_another_data_set_are_refused(labels, store, codebook):
 def test_labels_of_another_codebook_are_refused(labels, store):
     with pytest.raises(ArtifactError, match=r'codebook\.features: it was made with "abc", this run has "xyz"'):
         PseudoLabels.open(labels.folder, label_inputs(store.inputs, {"features": "xyz"}))
+
+
+def test_a_store_without_its_sample_list_is_refused(store, codebook, tmp_path):
+    (store.folder / "samples.npy").unlink()
+    with pytest.raises(ArtifactError, match=r"samples\.npy is missing"):
+        label_store(store, codebook, "cpu", tmp_path / "labels")
+    assert not artifacts.has_manifest(tmp_path / "labels")
 
 
 def test_labels_of_the_same_inputs_are_accepted(labels, store, codebook):

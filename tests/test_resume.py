@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import stage_work
 from processes import context, exit_code, outcome, running
-from stage_work import REFUSED, SHARD_SIZE, message_of
+from stage_work import COUNT, MAX_DISTANCE, REFUSED, SHARD_SIZE
 from tiny_store import contents, save_codebook, save_store
 
 from vissl_clusterfit import artifacts
@@ -23,8 +23,6 @@ from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels import PseudoLabels, label_store
 
-COUNT = 45
-MAX_DISTANCE = 12.0
 KINDS = list(stage_work.CLUSTERINGS)
 
 
@@ -48,7 +46,7 @@ def kill_after(work, *args, delay_s, number=signal.SIGKILL, **options):
         while not begun.wait(0.01) and process.is_alive():
             pass
         process.join(delay_s)
-        with contextlib.suppress(ProcessLookupError):
+        if process.is_alive():
             os.kill(process.pid, number)
         return exit_code(process)
 
@@ -356,22 +354,24 @@ def test_labels_that_are_written_over_are_no_artefact_meanwhile(tmp_path, store,
 
 
 def test_of_two_that_label_into_one_folder_the_first_stops(tmp_path, store, codebook, labels):
-    folder, begun, may_go_on = tmp_path / "labels", context.Event(), context.Event()
+    folder, said, begun, may_go_on = tmp_path / "labels", tmp_path / "said", context.Event(), context.Event()
     options = {"max_distance": MAX_DISTANCE}
-    with running(stage_work.label, store, codebook, folder, begun=begun, may_go_on=may_go_on, **options) as first:
+    first_work = (stage_work.told, stage_work.label, said, store, codebook, folder)
+    with running(*first_work, begun=begun, may_go_on=may_go_on, **options) as first:
         assert begun.wait(60)
         assert outcome(stage_work.label, store, codebook, folder, **options) == 0
         may_go_on.set()
         assert exit_code(first) == REFUSED
-    assert message_of(folder).read_text() == f"{folder} is written by another run now; this one stops."
+    assert said.read_text() == f"{folder} is written by another run now; this one stops."
     assert contents(folder) == labels
 
 
 def test_two_that_label_into_one_folder_and_are_killed_harm_nothing(tmp_path, store, codebook, labels):
     """The first one is overtaken by one that is killed before it has written as much, and is then killed, too."""
-    folder, begun, may_go_on = tmp_path / "labels", context.Event(), context.Event()
+    folder, said, begun, may_go_on = tmp_path / "labels", tmp_path / "said", context.Event(), context.Event()
     options = {"max_distance": MAX_DISTANCE}
-    with running(stage_work.label, store, codebook, folder, begun=begun, may_go_on=may_go_on, **options) as first:
+    first_work = (stage_work.told, stage_work.label, said, store, codebook, folder)
+    with running(*first_work, begun=begun, may_go_on=may_go_on, **options) as first:
         assert begun.wait(60)
         assert outcome(stage_work.label, store, codebook, folder, dies_at=(0, False), **options) < 0
         may_go_on.set()

@@ -23,6 +23,29 @@ def test_labels_and_distances_equal_brute_force(blobs):
     assert (labels.dtype, distances.dtype) == (np.int64, np.float32)
 
 
+def test_the_two_nearest_equal_brute_force(blobs):
+    centroids = blobs[::25]
+    search = FaissSearch(centroids)
+    labels, nearest, second = search.nearest_two(blobs)
+    expected = np.sort(((blobs[:, None].astype(np.float64) - centroids[None]) ** 2).sum(axis=2), axis=1)
+    np.testing.assert_array_equal(labels, search(blobs)[0])
+    np.testing.assert_allclose(nearest, expected[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(second, expected[:, 1], rtol=1e-5)
+    assert (nearest.dtype, second.dtype) == (np.float32, np.float32)
+
+
+def test_the_second_of_two_equal_centroids_is_as_near(blobs):
+    labels, nearest, second = FaissSearch(np.concatenate([blobs[:5], blobs[:5]])).nearest_two(blobs)
+    np.testing.assert_array_equal(nearest, second)
+    assert set(labels) <= set(range(10))
+
+
+def test_of_one_centroid_there_is_no_second(blobs):
+    labels, _, second = FaissSearch(blobs[:1]).nearest_two(blobs)
+    assert set(labels) == {0}
+    assert np.isinf(second).all()
+
+
 def test_a_vector_on_its_centroid_has_distance_zero(blobs):
     far_from_zero = blobs + 1000
     labels, distances = FaissSearch(far_from_zero[:30])(far_from_zero[:30])

@@ -188,6 +188,22 @@ def test_going_on_from_a_state_equals_going_through(digits):
     assert rest.objective == whole.objective[6:]
 
 
+@pytest.mark.parametrize("spherical", [False, True])
+def test_going_on_from_any_state_is_the_same_to_the_byte(digits, spherical):
+    """Empty clusters and their repair included: there are fewer distinct vectors than clusters."""
+    rows, states = np.tile(digits[:25], (8, 1)), []
+    whole = cluster(rows, 40, num_iter=12, spherical=spherical, on_iteration=states.append)
+    assert whole.repaired[0] > 0
+    assert len(states) == len(whole.objective) > 2
+    for state in states:
+        after = []
+        again = cluster(rows, 40, num_iter=12, spherical=spherical, resume_from=state, on_iteration=after.append)
+        assert len(after) == len(states) - len(state.objective)
+        assert again.centroids.tobytes() == whole.centroids.tobytes()
+        assert again.counts.tobytes() == whole.counts.tobytes()
+        assert (again.objective, again.repaired, again.converged) == (whole.objective, whole.repaired, whole.converged)
+
+
 def test_given_centroids_are_not_changed(blobs):
     start = blobs[:5].copy()
     cluster(blobs, 5, initial_centroids=start)

@@ -1,40 +1,24 @@
 import logging
+import threading
 
+import lease_work
 import numpy as np
 import pytest
 import torch
+from processes import context, running
+from stage_work import Numbers, encode
 
 from vissl_clusterfit.config import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError, DataError
+from vissl_clusterfit.features import extract
 from vissl_clusterfit.features.extract import extract_features
-from vissl_clusterfit.features.samples import hash_samples
 
 INPUTS = {"dataset": {"fingerprint": "f"}}
 SETTINGS = EncodingSettings(batch_size=3, shard_size=8, max_unreadable=0.2)
 
 
-class Numbers(torch.utils.data.Dataset):
-    """Sample i is a 1 x 2 x 2 image of i; some cannot be read."""
-
-    def __init__(self, count: int, unreadable: frozenset[int] = frozenset()) -> None:
-        self.count, self.unreadable = count, unreadable
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
-        return torch.full((1, 2, 2), float(index)), "truncated" if index in self.unreadable else ""
-
-    @property
-    def samples(self) -> np.ndarray:
-        return hash_samples(map(self.name_of, range(self.count)))
-
-    def name_of(self, index: int) -> str:
-        return f"image{index}"
-
-
 def encoder():
-    return lambda images: torch.stack([images.mean(dim=(1, 2, 3)), -images.mean(dim=(1, 2, 3))], dim=1)
+    return encode
 
 
 def no_encoder():
@@ -71,20 +55,20 @@ def test_a_stopped_extraction_goes_on(tmp_path):
     seen = []
 
     def failing_encoder():
-        def encode(images):
+        def encode_four(images):
             if len(seen) >= 4:
                 raise KeyboardInterrupt
             seen.append(len(images))
-            return encoder()(images)
+            return encode(images)
 
-        return encode
+        return encode_four
 
     with pytest.raises(KeyboardInterrupt):
         extract_features(Numbers(21), failing_encoder, tmp_path, INPUTS, SETTINGS)
     counted = []
 
     def counting_encoder():
-        return lambda images: (counted.append(len(images)), encoder()(images))[1]
+        return lambda images: (counted.append(len(images)), encode(images))[1]
 
     store = extract_features(Numbers(21), counting_encoder, tmp_path, INPUTS, SETTINGS)
     assert sum(counted) == 21 - 8  # the first shard was done
@@ -119,3 +103,60 @@ def test_progress_is_a_plain_log_line_without_a_terminal(tmp_path, caplog):
     assert lines
     assert "21/21" in lines[-1]
     assert "samples/s" in lines[-1]
+
+
+def test_what_another_process_holds_is_waited_for(tmp_path, monkeypatch):
+    """Until it is done or free; those who wait start no processes that read images."""
+    loaders = []
+
+    def make_loader(*args, **options):
+        loaders.append(torch.utils.data.DataLoader(*args, **options))
+        return loaders[-1]
+
+    monkeypatch.setattr(extract, "DataLoader", make_loader)
+    monkeypatch.setattr(extract, "_LOOK_AGAIN_S", 0.02)
+    held = context.Event()
+    with running(lease_work.hold, tmp_path / "leases" / "000000000008.json", held) as process:
+        assert held.wait(60)
+        threading.Timer(0.5, process.kill).start()
+        store = extract_features(Numbers(21), encoder, tmp_path, INPUTS, SETTINGS)
+    assert len(loaders) == 2
+    np.testing.assert_array_equal(store.read(0, 21)[:, 0], np.arange(21))
+
+
+def test_the_leases_are_gone_when_all_is_done(tmp_path):
+    extract_features(Numbers(21), encoder, tmp_path, INPUTS, SETTINGS)
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("rows-")) == [
+        "manifest.json",
+        "samples.npy",
+        "unreadable.npy",
+    ]
+
+
+def test_a_damaged_shard_is_made_again_alone(tmp_path):
+    """As the message about it says."""
+    whole = extract_features(Numbers(21), encoder, tmp_path / "features", INPUTS, SETTINGS)
+    (tmp_path / "features" / "rows-000000000008-000000000016.npy").write_bytes(b"half")
+    with pytest.raises(ArtifactError, match=r"rows-000000000008-000000000016\.npy"):
+        extract_features(Numbers(21), no_encoder, tmp_path / "features", INPUTS, SETTINGS)
+    for name in ("rows-000000000008-000000000016.npy", "rows-000000000008-000000000016.json", "manifest.json"):
+        (tmp_path / "features" / name).unlink()
+    counted = []
+
+    def counting_encoder():
+        return lambda images: (counted.append(len(images)), encode(images))[1]
+
+    again = extract_features(Numbers(21), counting_encoder, tmp_path / "features", INPUTS, SETTINGS)
+    assert sum(counted) == 8
+    assert again.content_hash == whole.content_hash
+
+
+def test_other_samples_are_refused_with_their_names(tmp_path):
+    extract_features(Numbers(21), encoder, tmp_path, INPUTS, SETTINGS)
+
+    class Renamed(Numbers):
+        def name_of(self, index):
+            return f"image{index}" if index != 5 else "renamed"
+
+    with pytest.raises(ArtifactError, match=r"1 of 21 samples differ .*sample 5 is now 'renamed'"):
+        extract_features(Renamed(21), no_encoder, tmp_path, INPUTS, SETTINGS)

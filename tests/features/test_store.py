@@ -1,7 +1,11 @@
 import json
+import os
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_store import contents, rewrite_manifest, save_store
 
 from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features.samples import hash_samples
@@ -29,6 +33,45 @@ def complete_store(folder, unreadable=(), **kwargs) -> FeatureStore:
 def test_shards_cover_every_index_once():
     shards = split_into_shards(10, 4)
     assert shards == [Shard(0, 4), Shard(4, 8), Shard(8, 10)]
+
+
+@given(num_samples=st.integers(0, 2000), shard_size=st.integers(1, 2500))
+@settings(max_examples=200, deadline=None)
+def test_shards_of_any_size_cover_every_index_once(num_samples, shard_size):
+    shards = split_into_shards(num_samples, shard_size)
+    assert [index for shard in shards for index in range(shard.start, shard.stop)] == list(range(num_samples))
+    assert all(shard.stop - shard.start == shard_size for shard in shards[:-1])
+    assert all(0 < shard.stop - shard.start <= shard_size for shard in shards)
+    assert len({shard.rows_file for shard in shards} | {shard.done_file for shard in shards}) == 2 * len(shards)
+
+
+@pytest.fixture(scope="module")
+def large_store(tmp_path_factory):
+    rows = np.random.default_rng(1).standard_normal((103, 2)).astype(np.float32)
+    return save_store(tmp_path_factory.mktemp("large") / "features", rows, shard_size=10), rows
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_any_range_and_any_rows_come_back(large_store, data):
+    store, rows = large_store
+    start = data.draw(st.integers(0, 103))
+    stop = data.draw(st.integers(start, 103))
+    np.testing.assert_array_equal(store.read(start, stop), rows[start:stop])
+    indices = np.array(sorted(data.draw(st.sets(st.integers(0, 102)))), dtype=np.int64)
+    np.testing.assert_array_equal(store.take(indices), rows[indices])
+
+
+@pytest.mark.parametrize("bounds", [(-1, 5), (0, 104), (5, 4), (103, 104), (-3, -1)])
+def test_rows_that_are_not_there_are_not_read(large_store, bounds):
+    with pytest.raises(IndexError, match="of 103 samples"):
+        large_store[0].read(*bounds)
+
+
+@pytest.mark.parametrize("indices", [[-1], [103], [0, 500]])
+def test_rows_that_are_not_there_are_not_taken(large_store, indices):
+    with pytest.raises(IndexError, match="of 103 samples"):
+        large_store[0].take(np.array(indices))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("float16", 2e-3)])
@@ -125,3 +168,55 @@ def test_the_manifest_can_be_read_with_the_standard_library(tmp_path):
     assert sorted(manifest["sha256"]) == sorted(
         [shard.rows_file for shard in split_into_shards(10, 4)] + ["samples.npy", "unreadable.npy"]
     )
+
+
+def test_one_who_is_refused_leaves_the_sample_list_as_it_was(tmp_path):
+    """Two runs with other data may begin at once: the folder is the one's whose manifest is there first."""
+    writer(tmp_path).begin()
+    before = contents(tmp_path)
+    others = hash_samples(map(str, range(7)))
+    with pytest.raises(ArtifactError, match="made from other data or settings"):
+        FeatureStoreWriter(tmp_path, {"dataset": "other"}, others, shard_size=4, dtype="float32").begin()
+    assert contents(tmp_path) == before
+
+
+def test_a_sample_list_that_was_not_written_is_written_at_the_next_start(tmp_path):
+    writer(tmp_path).begin()
+    (tmp_path / "samples.npy").unlink()
+    assert complete_store(tmp_path).manifest["sha256"]["samples.npy"]
+    np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), SAMPLES)
+
+
+def test_what_a_killed_process_left_is_removed_before_room_is_needed(tmp_path):
+    half = tmp_path / ".rows-000000000000-000000000004.npy.0a1b2c3d-12-3456-0123456789abcdef.tmp"
+    half.touch()
+    os.utime(half, (0, 0))
+    writer(tmp_path).begin()
+    assert not half.exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_samples": 9}, {"dim": 4}, {"dtype": "float16"}, {"shard_size": 5}, {"num_unreadable": 1}, {"sha256": {}}],
+)
+def test_a_manifest_that_does_not_fit_the_shards_is_refused(tmp_path, changes):
+    complete_store(tmp_path)
+    rewrite_manifest(tmp_path, **changes)
+    with pytest.raises(ArtifactError, match=r"must hold|do not cover its|is missing"):
+        FeatureStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dim", "shard_size", "num_samples", "content_hash", "num_unreadable", "sha256"])
+def test_a_manifest_that_lacks_a_fact_is_refused(tmp_path, name):
+    complete_store(tmp_path)
+    rewrite_manifest(tmp_path, **{name: None})
+    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
+        FeatureStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rows-000000000004-000000000008.npy", "unreadable.npy"])
+def test_a_missing_file_is_named(tmp_path, name):
+    complete_store(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(ArtifactError, match=f"{name} is missing"):
+        FeatureStore.open(tmp_path)

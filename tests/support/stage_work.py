@@ -1,13 +1,12 @@
 """The stages of the core as processes do them that tests kill: small, slow where asked, and dying at a given write."""
 
-import contextlib
 import itertools
 import multiprocessing
 import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,9 @@ from vissl_clusterfit.features.store import FeatureStore
 
 #: How a process ends that stops with a message.
 REFUSED = 3
-BATCH_SIZE, SHARD_SIZE = 3, 8
+COUNT, BATCH_SIZE, SHARD_SIZE = 45, 3, 8
+#: Of a part of the rows that are labelled.
+MAX_DISTANCE = 12.0
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -54,19 +55,14 @@ def encode(images: torch.Tensor) -> torch.Tensor:
     return torch.stack([images.mean(dim=(1, 2, 3)), -images.mean(dim=(1, 2, 3))], dim=1)
 
 
-@contextlib.contextmanager
-def messages(folder: Path) -> Iterator[None]:
-    """A problem that the user can mend ends the process with its message, as in the command; it is kept in a file."""
+def told(work: Callable, said: Path, *args: object, **options: object) -> None:
+    """Work that ends with one message, in a file, and a code of its own, where the user can mend what is wrong."""
     try:
-        yield
+        work(*args, **options)
     except ClusterFitError as error:
-        message_of(folder).write_text(str(error))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        said.write_text(str(error))
         os._exit(REFUSED)
-
-
-def message_of(folder: Path) -> Path:
-    """Where the message lies of a process that made ``folder``."""
-    return folder.with_name(f"{folder.name}.message")
 
 
 def die_at_write(number: int, moved: bool) -> None:
@@ -93,14 +89,13 @@ def die_at_write(number: int, moved: bool) -> None:
 def limit_file_size(num_bytes: int) -> None:
     """No file of this process grows beyond; the kernel then says what it says of a full disk, in other words."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
 
 
 def prepare(dies_at: tuple[int, bool] | None = None, max_file_bytes: int | None = None) -> None:
     torch.set_num_threads(1)
-    multiprocessing.set_start_method(
-        "fork", force=True
-    )  # for the processes that read images: those of a server are slow
+    # For those that read images: a server would have to be started for them.
+    multiprocessing.set_start_method("fork", force=True)
     if dies_at is not None:
         die_at_write(*dies_at)
     if max_file_bytes is not None:
@@ -152,8 +147,7 @@ def extract(
         torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=world_size)
     settings = EncodingSettings(batch_size=BATCH_SIZE, shard_size=shard_size, max_unreadable=0.5)
     inputs = {"dataset": dataset_inputs(images.samples)}
-    with messages(folder):
-        extraction.extract_features(images, make_encoder, folder, inputs, settings, num_workers=num_workers)
+    extraction.extract_features(images, make_encoder, folder, inputs, settings, num_workers=num_workers)
 
 
 #: Clusterings of ``rows``: plain, and with all that goes into the state.
@@ -184,8 +178,7 @@ def cluster(
 
         sources.StoreSource.accumulate = accumulate_slowly
     settings = ClusterFitConfig(num_clusters=12, num_iter=num_iter, **CLUSTERINGS[kind])
-    with messages(folder):
-        fit_codebook(FeatureStore.open(store), settings, "cpu", folder)
+    fit_codebook(FeatureStore.open(store), settings, "cpu", folder)
 
 
 def label(
@@ -219,5 +212,4 @@ def label(
         time.sleep(pause_s)
 
     label_files.LabelFiles.append = append_slowly
-    with messages(folder):
-        labels.label_store(FeatureStore.open(store), Codebook.open(codebook), "cpu", folder, max_distance=max_distance)
+    labels.label_store(FeatureStore.open(store), Codebook.open(codebook), "cpu", folder, max_distance=max_distance)

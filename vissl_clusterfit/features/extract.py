@@ -159,12 +159,20 @@ class _Claims:
         self._batch_size = batch_size
         self.taken: deque[tuple[Shard, Lease]] = deque()
 
-    def __iter__(self) -> Iterator[list[int]]:
-        while claim := self._writer.claim(self._candidates):
+    def take(self) -> tuple[Shard, Lease] | None:
+        """Takes the next shard that is free; None if there is none."""
+        claim = self._writer.claim(self._candidates)
+        if claim is not None:
             self.taken.append(claim)
+        return claim
+
+    def __iter__(self) -> Iterator[list[int]]:
+        claim = self.taken[0] if self.taken else self.take()
+        while claim is not None:
             shard, _ = claim
             for start in range(shard.start, shard.stop, self._batch_size):
                 yield list(range(start, min(start + self._batch_size, shard.stop)))
+            claim = self.take()
 
 
 def _extract_free_shards(
@@ -178,6 +186,8 @@ def _extract_free_shards(
 ) -> int:
     """Extracts shards until none is free; how many there were."""
     claims = _Claims(writer, missing, settings.batch_size)
+    if claims.take() is None:  # or every look for work would start the processes that read images
+        return 0
     loader: DataLoader = DataLoader(
         images,  # type: ignore[arg-type]
         batch_sampler=claims,

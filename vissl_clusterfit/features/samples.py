@@ -19,10 +19,8 @@ _SHOWN = 3
 
 def hash_samples(names: Iterable[str]) -> np.ndarray:
     """One hash per name, in order: uint64 (N,)."""
-    digests = b"".join(
-        hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names
-    )
-    return np.frombuffer(digests, dtype="<u8")
+    digests = (hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names)
+    return np.fromiter(digests, dtype="S8").view("<u8")
 
 
 def dataset_inputs(samples: np.ndarray) -> dict[str, Any]:
@@ -44,6 +42,11 @@ def require_same_samples(folder: Path, samples: np.ndarray, name_of: Callable[[i
     if not (folder / SAMPLES_FILE).is_file():
         return
     found = artifacts.read_array(folder / SAMPLES_FILE)
+    if found.ndim != 1 or found.dtype != samples.dtype:
+        raise ArtifactError(
+            f"{folder / SAMPLES_FILE} must hold (N,) of {samples.dtype}, found {found.shape} of {found.dtype}. Delete "
+            "the folder to make it anew."
+        )
     common = min(len(found), len(samples))
     differing = np.flatnonzero(found[:common] != samples[:common])
     if not len(differing) and len(found) == len(samples):

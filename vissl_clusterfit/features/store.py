@@ -120,6 +120,8 @@ class FeatureStore:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows ``[start, stop)`` as a new float32 array of shape (stop - start, dim)."""
+        if not 0 <= start <= stop <= self.num_samples:
+            raise IndexError(f"there are no rows {start} to {stop} of {self.num_samples} samples")
         out = np.empty((stop - start, self.dim), dtype=np.float32)
         for shard in self._shards[start // self._shard_size : -(-stop // self._shard_size)]:
             low, high = max(start, shard.start), min(stop, shard.stop)
@@ -129,6 +131,8 @@ class FeatureStore:
     def take(self, indices: np.ndarray) -> np.ndarray:
         """The rows of ``indices`` (sorted, ascending) as a new float32 array of shape (len(indices), dim)."""
         indices = np.asarray(indices, dtype=np.int64)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < self.num_samples:
+            raise IndexError(f"there are no rows {indices.min()} to {indices.max()} of {self.num_samples} samples")
         out = np.empty((len(indices), self.dim), dtype=np.float32)
         shard_of = indices // self._shard_size
         for number in np.unique(shard_of):

@@ -55,12 +55,14 @@ class FeatureStoreWriter:
         Raises:
             ArtifactError: the folder was begun with other inputs.
         """
+        remove_leftovers(self.folder)
         if not artifacts.has_manifest(self.folder):
-            artifacts.write_array(self.folder / SAMPLES_FILE, self._samples)
             self._write_manifest(new=True, complete=False)
         manifest = artifacts.read_manifest(self.folder, KIND)
         artifacts.require_same_inputs(self.folder, manifest["inputs"], self.inputs)
         self.shard_size = manifest["shard_size"]
+        if not (self.folder / SAMPLES_FILE).is_file():
+            artifacts.write_array(self.folder / SAMPLES_FILE, self._samples)
 
     def _write_manifest(self, new: bool = False, **facts: Any) -> None:
         facts = {"num_samples": self.num_samples, "shard_size": self.shard_size, "dtype": self.dtype, **facts}

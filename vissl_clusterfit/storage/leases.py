@@ -54,7 +54,7 @@ class Lease:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and not self._remove_abandoned():
                 return False
-            if not self._create():
+            if not _create(self.path, self._token):
                 return False
         except OSError as error:
             folder = self.path.parent
@@ -77,50 +77,28 @@ class Lease:
 
     def holder(self) -> dict[str, Any]:
         """Who holds the lease: host, pid, and what tells it from others; empty if nobody does."""
-        try:
-            content = json.loads(self.path.read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return _holder(self.path)
 
     def _is_mine(self) -> bool:
         return self.holder().get("token") == self._token
 
-    def _create(self) -> bool:
-        # With all that it says at once: an empty one, of a process that was killed meanwhile, would hold up the work.
-        mine = temporary_path(self.path)
-        try:
-            mine.write_text(json.dumps({**this_process(), "token": self._token}), "utf-8")
-            return move_if_new(mine, self.path)
-        finally:
-            with contextlib.suppress(OSError):
-                mine.unlink(missing_ok=True)
-
     def _remove_abandoned(self) -> bool:
         """Removes the lease of a process that has died; whether it did."""
-        if not self._is_abandoned():
+        if not _is_abandoned(self.path):
             return False
         # One process at a time removes leases: or the second of two would remove the lease that the first then took.
         guard = self.path.with_name(f"{self.path.name}.takeover")
-        try:
-            guard.touch(exist_ok=False)
-        except FileExistsError:
-            if _age(guard) > STALE_AFTER_S:
-                guard.unlink(missing_ok=True)
+        if _is_abandoned(guard):
+            guard.unlink(missing_ok=True)
+        if not _create(guard, self._token):
             return False
         try:
-            if not self._is_abandoned():
+            if not _is_abandoned(self.path):
                 return False
             self.path.unlink()
             return True
         finally:
             guard.unlink(missing_ok=True)
-
-    def _is_abandoned(self) -> bool:
-        try:
-            return has_died(self.holder()) or _age(self.path) > STALE_AFTER_S
-        except FileNotFoundError:
-            return False
 
     def _touch(self) -> None:
         while not self._released.wait(_TOUCHED_EVERY_S):
@@ -158,6 +136,32 @@ def only_one(path: Path, work: str, is_done: Callable[[], bool]) -> Iterator[boo
     finally:
         lease.release()
         remove_leftovers(path.parent)
+
+
+def _create(path: Path, token: str) -> bool:
+    # With all that it says at once: an empty one, of a process that was killed meanwhile, would hold up the work.
+    mine = temporary_path(path)
+    try:
+        mine.write_text(json.dumps({**this_process(), "token": token}), "utf-8")
+        return move_if_new(mine, path)
+    finally:
+        with contextlib.suppress(OSError):
+            mine.unlink(missing_ok=True)
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        return has_died(_holder(path)) or _age(path) > STALE_AFTER_S
+    except FileNotFoundError:
+        return False
 
 
 def _age(path: Path) -> float:
