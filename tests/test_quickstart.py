@@ -14,7 +14,7 @@ MODELS = ["raw pixels", "untrained network", "teacher", "teacher, twice as long"
 
 def quickstart(folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, QUICKSTART, "--small", "--folder", folder.name],  # relative, as a user has it
+        [sys.executable, QUICKSTART, "--small", "--control", "--folder", folder.name],  # relative, as a user has it
         cwd=folder.parent,
         env={**os.environ, "VISSL_DATASET_CATALOG_PATH": ""},
         capture_output=True,

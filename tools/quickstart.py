@@ -1,9 +1,9 @@
 """ClusterFit on two cores: from handwritten digits to a table of transfer figures, by the commands that it prints.
 
-    python tools/quickstart.py [--folder quickstart] [--small]
+    python tools/quickstart.py [--folder quickstart] [--control] [--small]
 
-What is already done in the folder is not done again. ``--small`` shows in a minute or two that everything runs; its
-figures mean nothing.
+What is already done in the folder is not done again. ``--control`` adds a teacher that is trained for as long as
+teacher and student together. ``--small`` shows in a minute or two that everything runs; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ RUN = Path(__file__).with_name("run_distributed_engines.py")
 SMALL_DIGITS = DigitsSpec(num_scans=300, num_test_scans=100, train_drawings=1, test_drawings=1)
 SMALL_TRAINING = ["config.OPTIMIZER.num_epochs=1"]
 SMALL_CLUSTERING = ["config.CLUSTERFIT.NUM_CLUSTERS=20", "config.CLUSTERFIT.NUM_ITER=3"]
+CONTROL, CONTROL_NAME = "teacher_twice_as_long", "teacher, twice as long"
+
 # Two threads of one process on two busy cores wait for each other; and with one, figures do not depend on the cores.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -37,6 +39,7 @@ def main() -> int:
     """Runs every stage that is missing, prints the table and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("quickstart"), help="where everything is kept")
+    parser.add_argument("--control", action="store_true", help="also a teacher that is trained twice as long")
     parser.add_argument("--small", action="store_true", help="a few pictures and one epoch")
     arguments = parser.parse_args()
     folder, started = arguments.folder, time.monotonic()
@@ -48,18 +51,20 @@ def main() -> int:
     except ClusterFitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    evaluations = _evaluations(folder, control=arguments.control)
+    control = (CONTROL, "For comparison: a teacher trained twice as long", CONTROL, training)
     stages = [
         ("teacher", "Pre-training the teacher (RotNet, which sees no labels)", "teacher", training),
         ("student", "Its features, their clusters, and the student", "clusterfit", training + clustering),
-        ("teacher_twice_as_long", "For comparison: a teacher trained twice as long", "teacher_twice_as_long", training),
-        *[(f"evaluate_{model}", f"Evaluating: {model}", "evaluate", of) for model, of in _evaluations(folder)],
+        *([control] if arguments.control else []),
+        *[(f"evaluate_{model}", f"Evaluating: {model}", "evaluate", of) for model, of in evaluations],
     ]
     for name, title, config, overrides in stages:
         print(f"\n{title}", flush=True)
         code = _run(_file_name(name), config, folder, overrides)
         if code:
             return code
-    rows = [row for model, _ in _evaluations(folder) for row in read_results(_evaluation_folder(folder, model))]
+    rows = [row for model, _ in evaluations for row in read_results(_evaluation_folder(folder, model))]
     append_results(folder, rows)
     print(f"\n{format_table(rows)}\n\nRows with their protocols: {folder / 'results.json'}.", end=" ")
     print(f"{time.monotonic() - started:.0f} seconds in all.")
@@ -74,14 +79,14 @@ def _file_name(title: str) -> str:
     return title.replace(",", "").replace(" ", "_")
 
 
-def _evaluations(folder: Path) -> list[tuple[str, list[str]]]:
+def _evaluations(folder: Path, *, control: bool) -> list[tuple[str, list[str]]]:
     """Each model of the table, and what makes the evaluation that of this model."""
     weights = "config.MODEL.WEIGHTS_INIT.PARAMS_FILE"
     models = {
         "raw pixels": ["config.MODEL.TRUNK.NAME=raw_pixels", f"config.TRANSFER.FEATURES.TRANSFORMS={ONE_CHANNEL}"],
         "untrained network": [],
         "teacher": [f"{weights}={folder}/teacher/checkpoint.torch"],
-        "teacher, twice as long": [f"{weights}={folder}/teacher_twice_as_long/checkpoint.torch"],
+        **({CONTROL_NAME: [f"{weights}={folder}/{CONTROL}/checkpoint.torch"]} if control else {}),
         "student": [f"{weights}={folder}/clusterfit/checkpoint.torch"],
     }
     return [
