@@ -23,8 +23,8 @@ INSTALL_REQUIRES = [
     "scipy>=1.10",
     "submitit>=1.4",
     "tabulate>=0.8.9",
-    "torch>=2.6",
-    "torchvision>=0.21",
+    "torch>=2.9",
+    "torchvision>=0.24",
     "tqdm>=4.60",
 ]
 

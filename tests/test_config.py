@@ -54,6 +54,8 @@ def test_all_problems_come_in_one_message():
         ({"DATA_LIMIT": 5, "NUM_CLUSTERS": 6}, r"DATA_LIMIT: found 5, less than NUM_CLUSTERS \(6\)"),
         ({"FEATURES": {"TEST_PARTITION": "TRAIN"}}, "TEST_PARTITION: found 'TRAIN', which is also"),
         ({"FEATURES": None}, r"CLUSTERFIT\.FEATURES: found None; allowed: a mapping"),
+        ({"CLUSTER_BACKEND": "sklearn"}, r"CLUSTER_BACKEND: found 'sklearn'; allowed: 'faiss' \| 'torch'"),
+        ({"START": 3}, "START: found 3; allowed: a value of type str"),
         ({"SEED": True}, "SEED: found True; allowed: a value of type int"),
         (
             {"FEATURES": {"MAX_UNREADABLE": 1.5}},

@@ -121,11 +121,15 @@ class ClusterFitConfig:
     #: How many features the centroids are computed from; -1 for all. Every sample gets a label in either case.
     data_limit: int = setting(-1, at_least=-1)
     data_limit_sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    #: What searches the nearest centroids.
-    cluster_backend: str = setting("faiss", choices=("faiss",))
+    #: What searches the nearest centroids: PyTorch, exactly and with the matrix units, or faiss.
+    cluster_backend: str = setting("torch", choices=("faiss", "torch"))
+    #: The first centroids: "random", "k-means++" (several at a time), or the folder of a codebook to go on from.
+    start: str = setting("k-means++")
+    #: The first iterations see a sample that grows, the last sixth all features; if false, every one sees all.
+    growing_sample: bool = setting(True)
     #: "l2" for k-means, "cosine" for spherical k-means (unit features and unit centroids).
     metric: str = setting("l2", choices=("l2", "cosine"))
-    #: Draws the first centroids.
+    #: Draws the first centroids. The same one gives the same codebook to the bit.
     seed: int = setting(0, at_least=0)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)

@@ -5,11 +5,14 @@ Whoever starts the processes initialises ``torch.distributed`` (VISSL's trainer,
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
 import torch.distributed as dist
 
 from vissl_clusterfit.errors import ClusterFitError
@@ -71,3 +74,46 @@ def on_primary(work: Callable[[], T]) -> T:
         assert isinstance(result, ClusterFitError), "only our own errors travel; others end the primary process"
         raise result
     return result  # type: ignore[return-value]
+
+
+def add_up(values: torch.Tensor | np.ndarray) -> None:
+    """Replaces numbers by their sum over all processes, in place."""
+    _reduce(values, dist.ReduceOp.SUM)
+
+
+def take_largest(values: np.ndarray) -> None:
+    """Replaces numbers by the largest of all processes, in place."""
+    _reduce(values, dist.ReduceOp.MAX)
+
+
+def take_smallest(values: np.ndarray) -> None:
+    """Replaces numbers by the smallest of all processes, in place."""
+    _reduce(values, dist.ReduceOp.MIN)
+
+
+def gather(value: T) -> list[T]:
+    """One value of each process (which must pickle), in the order of their ranks, on every process."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value, group=_waiting_group())
+    return values
+
+
+@contextlib.contextmanager
+def errors_shared() -> Iterator[None]:
+    """What one process raises in the block as the user's mistake is raised on all, so that none waits for it."""
+    error = None
+    try:
+        yield
+    except ClusterFitError as mine:
+        error = mine
+    for other in gather(error):
+        if other is not None:
+            raise other
+
+
+def _reduce(values: torch.Tensor | np.ndarray, operation: Any) -> None:
+    if is_distributed():
+        tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+        dist.all_reduce(tensor, op=operation, group=_waiting_group())

@@ -174,13 +174,13 @@ def label_store(
         )
     inputs = label_inputs(store.inputs, codebook.manifest["inputs"], max_distance)
     run = artifacts.content_hash([inputs, store.content_hash, codebook.content_hash])
-    search = codebook.search(device)
+    nearest = codebook.nearest(device)
     artifacts.remove_manifest(folder)
     with LabelFiles(folder, store.num_samples, run) as files:
         while files.num_done < store.num_samples:
             start = files.num_done
             rows = store.read(start, min(start + chunk_rows(store.dim), store.num_samples))
-            files.append(*_assign(rows, start, store.unreadable, search, max_distance))
+            files.append(*_assign(rows, start, store.unreadable, nearest, codebook.num_clusters, max_distance))
         files.complete()
         sizes, num_far = files.count(codebook.num_clusters)
         artifacts.write_array(folder / SIZES_FILE, sizes)
@@ -201,7 +201,8 @@ def _assign(
     rows_nD: np.ndarray,
     start: int,
     unreadable: np.ndarray,
-    search: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    nearest: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
+    num_clusters: int,
     max_distance: float | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels, distances and margins (n,) of the samples from ``start``; -1 in all three for those without features."""
@@ -211,10 +212,10 @@ def _assign(
     labels = np.full(len(rows_nD), UNLABELLED, dtype=np.int64)
     distances, margins = (np.full(len(rows_nD), UNLABELLED, dtype=np.float32) for _ in range(2))
     _require_finite(rows_nD, start)
-    nearest, near, second = search(rows_nD[readable])
-    labels[readable], distances[readable] = nearest, near
-    # Of two centroids that are equally near to within rounding, the search may choose either.
-    margins[readable] = np.maximum(second - near, 0)
+    clusters, near = nearest(rows_nD[readable], min(2, num_clusters))
+    labels[readable], distances[readable] = clusters[:, 0], near[:, 0]
+    # Of two centroids that are equally near to within float32 rounding, faiss may give either first.
+    margins[readable] = np.maximum(near[:, 1] - near[:, 0], 0) if num_clusters > 1 else np.inf
     if max_distance is not None:
         labels[distances > max_distance] = UNLABELLED
     return labels, distances, margins

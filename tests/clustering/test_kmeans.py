@@ -1,3 +1,4 @@
+import itertools
 import logging
 
 import faiss
@@ -7,14 +8,22 @@ from sklearn.datasets import load_digits
 
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.faiss_search import FaissSearch
-from vissl_clusterfit.clustering.kmeans import kmeans
+from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, kmeans
 from vissl_clusterfit.clustering.preprocessing import unit_rows
+from vissl_clusterfit.clustering.schedule import shares
 from vissl_clusterfit.clustering.sources import ArraySource
+from vissl_clusterfit.clustering.torch_search import TorchSearch
 from vissl_clusterfit.errors import ConfigError
 
 
-def cluster(rows, num_clusters, num_iter=20, seed=0, **options):
-    return kmeans(ArraySource(rows), num_clusters, num_iter, seed, FaissSearch, **options)
+@pytest.fixture
+def cluster(search_factory):
+    """k-means of rows in memory, by each backend."""
+
+    def run(rows, num_clusters, num_iter=20, seed=0, **options):
+        return kmeans(ArraySource(rows), num_clusters, num_iter, seed, search_factory, **options)
+
+    return run
 
 
 def mean_distance(rows, centroids):
@@ -39,7 +48,7 @@ def digits() -> np.ndarray:
     return unit_rows(load_digits().data.astype(np.float32))
 
 
-def test_equals_brute_force(blobs):
+def test_equals_brute_force(cluster, blobs):
     centroids, objective = brute_force_lloyd(blobs, blobs[:15], 6)
     result = cluster(blobs, 15, num_iter=6, initial_centroids=blobs[:15])
     np.testing.assert_allclose(result.centroids, centroids, rtol=1e-5, atol=1e-5)
@@ -48,17 +57,17 @@ def test_equals_brute_force(blobs):
 
 
 @pytest.mark.parametrize("spherical", [False, True])
-def test_objective_never_rises(digits, spherical):
+def test_objective_never_rises(cluster, digits, spherical):
     objective = cluster(digits, 50, num_iter=40, spherical=spherical).objective
     assert (np.diff(objective) <= 1e-7 * objective[0]).all()
     assert objective[-1] < 0.7 * objective[0]
 
 
-def test_spherical_centroids_are_unit_and_best_for_their_cluster(digits):
+def test_spherical_centroids_are_unit_and_best_for_their_cluster(cluster, digits):
     result = cluster(digits, 10, num_iter=100, spherical=True)
     assert result.converged
     np.testing.assert_allclose(np.linalg.norm(result.centroids, axis=1), 1, rtol=1e-6)
-    labels, distances = FaissSearch(result.centroids)(digits)
+    labels, distances = (column[:, 0] for column in FaissSearch(result.centroids).nearest(digits))
     cosines = (digits * result.centroids[labels]).sum(axis=1)
     np.testing.assert_allclose(distances, 2 - 2 * cosines, atol=1e-6)
     for k in range(10):
@@ -67,7 +76,7 @@ def test_spherical_centroids_are_unit_and_best_for_their_cluster(digits):
 
 
 @pytest.mark.parametrize("spherical", [False, True])
-def test_as_good_as_faiss_on_average_over_seeds(digits, spherical):
+def test_as_good_as_faiss_on_average_over_seeds(cluster, digits, spherical):
     ours, theirs = [], []
     for seed in range(8):
         ours.append(mean_distance(digits, cluster(digits, 40, seed=seed, spherical=spherical).centroids))
@@ -85,7 +94,7 @@ def test_as_good_as_faiss_on_average_over_seeds(digits, spherical):
     assert np.mean(ours) <= 1.01 * np.mean(theirs)
 
 
-def test_equals_faiss_from_the_same_start(digits):
+def test_equals_faiss_from_the_same_start(cluster, digits):
     start = digits[:40].copy()
     peer = faiss.Kmeans(64, 40, niter=10, min_points_per_centroid=1, max_points_per_centroid=10**6)
     peer.train(digits, init_centroids=start)
@@ -93,25 +102,26 @@ def test_equals_faiss_from_the_same_start(digits):
     np.testing.assert_allclose(result.objective, np.array(peer.obj) / len(digits), rtol=1e-4)
 
 
-def test_one_cluster_is_the_mean(blobs):
+def test_one_cluster_is_the_mean(cluster, blobs):
     result = cluster(blobs, 1)
     np.testing.assert_allclose(result.centroids[0], blobs.mean(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-6)
     assert result.converged
 
 
-def test_as_many_clusters_as_points(blobs):
+def test_as_many_clusters_as_points(cluster, blobs):
     result = cluster(blobs[:100], 100)
-    assert result.objective == (0.0,)
+    assert len(result.objective) == 1
+    assert result.objective[0] <= 1e-9 * np.square(blobs).mean()
     assert result.converged
     np.testing.assert_array_equal(np.sort(result.centroids, axis=0), np.sort(blobs[:100], axis=0))
 
 
-def test_more_clusters_than_points_is_refused(blobs):
+def test_more_clusters_than_points_is_refused(cluster, blobs):
     with pytest.raises(ConfigError, match=r"CLUSTERFIT\.NUM_CLUSTERS: found 101; allowed: 1 to 100,.* Lower it"):
         cluster(blobs[:100], 101)
 
 
-def test_empty_clusters_are_repaired(blobs):
+def test_empty_clusters_are_repaired(cluster, blobs):
     start = np.concatenate([blobs[:10], np.full((10, 16), 1e3, dtype=np.float32)])
     result = cluster(blobs, 20, num_iter=100, initial_centroids=start)
     assert result.repaired[0] == 10
@@ -120,7 +130,7 @@ def test_empty_clusters_are_repaired(blobs):
     assert (np.diff(result.objective) <= 0).all()
 
 
-def test_the_farthest_vector_founds_the_new_cluster():
+def test_the_farthest_vector_founds_the_new_cluster(cluster):
     rows = np.array([[0], [1], [2], [9], [100], [101]], dtype=np.float32)
     start = np.array([[1], [100], [1e6]], dtype=np.float32)
     states = []
@@ -130,14 +140,14 @@ def test_the_farthest_vector_founds_the_new_cluster():
     assert states[1].centroids[:, 0].tolist() == [1, 100.5, 9]
 
 
-def test_a_cluster_of_one_vector_keeps_it():
+def test_a_cluster_of_one_vector_keeps_it(cluster):
     rows = np.array([[0], [1], [50]], dtype=np.float32)
     start = np.array([[0.5], [40], [1e6]], dtype=np.float32)
     assert cluster(rows, 3, num_iter=1, initial_centroids=start).centroids[:, 0].tolist() == [0.5, 50, 0]
 
 
 @pytest.mark.parametrize("spherical", [False, True])
-def test_fewer_distinct_points_than_clusters_terminates(blobs, spherical, caplog):
+def test_fewer_distinct_points_than_clusters_terminates(cluster, blobs, spherical, caplog):
     rows = np.tile(unit_rows(blobs[:5]), (40, 1))
     result = cluster(rows, 12, num_iter=50, spherical=spherical)
     assert result.converged
@@ -146,41 +156,44 @@ def test_fewer_distinct_points_than_clusters_terminates(blobs, spherical, caplog
     assert "7 of 12 clusters stay empty: there are fewer distinct features." in caplog.text
 
 
-def test_zero_vectors_do_not_break_cosine(blobs):
+def test_zero_vectors_do_not_break_cosine(cluster, blobs):
     rows = unit_rows(np.concatenate([np.zeros((50, 16), dtype=np.float32), blobs]))
     result = cluster(rows, 8, spherical=True)
     assert np.isfinite(result.centroids).all()
 
 
-def test_opposite_vectors_leave_the_centroid_where_it_was():
+def test_opposite_vectors_leave_the_centroid_where_it_was(cluster):
     rows = np.array([[1, 0], [-1, 0]], dtype=np.float32)
     start = np.array([[0, 1]], dtype=np.float32)
     np.testing.assert_array_equal(cluster(rows, 1, initial_centroids=start, spherical=True).centroids, start)
 
 
-def test_same_seed_gives_same_bytes_and_another_does_not(digits):
+def test_same_seed_gives_same_bytes_and_another_does_not(cluster, digits):
     first, again, other = (cluster(digits, 30, seed=seed) for seed in (4, 4, 5))
     assert first.centroids.tobytes() == again.centroids.tobytes()
     assert first.objective == again.objective
     assert first.centroids.tobytes() != other.centroids.tobytes()
 
 
-def test_the_size_of_a_chunk_does_not_matter(digits, monkeypatch):
-    whole = cluster(digits, 30, num_iter=8)
+@pytest.mark.parametrize("start", [RANDOM, SPREAD])
+def test_the_size_of_a_chunk_does_not_matter(cluster, digits, start, monkeypatch):
+    options = {"num_iter": 8, "start": start, "growing": start == SPREAD}
+    whole = cluster(digits, 30, **options)
     monkeypatch.setattr(sources, "_CHUNK_ROWS", 300)
-    parts = cluster(digits, 30, num_iter=8)
-    np.testing.assert_allclose(parts.centroids, whole.centroids, atol=1e-6)
+    parts = cluster(digits, 30, **options)
+    assert parts.centroids.tobytes() == whole.centroids.tobytes()
+    assert (parts.objective, parts.repaired) == (whole.objective, whole.repaired)
     np.testing.assert_array_equal(parts.counts, whole.counts)
 
 
-def test_first_centroids_are_different_rows():
+def test_first_centroids_are_different_rows(cluster):
     rows = np.arange(50, dtype=np.float32)[:, None]
     states = []
     cluster(rows, 50, seed=3, on_iteration=states.append)
     assert sorted(states[0].centroids[:, 0]) == list(range(50))
 
 
-def test_going_on_from_a_state_equals_going_through(digits):
+def test_going_on_from_a_state_equals_going_through(cluster, digits):
     states = []
     whole = cluster(digits, 30, num_iter=10, on_iteration=states.append)
     rest = cluster(digits, 30, num_iter=4, initial_centroids=states[5].centroids)
@@ -189,7 +202,7 @@ def test_going_on_from_a_state_equals_going_through(digits):
 
 
 @pytest.mark.parametrize("spherical", [False, True])
-def test_going_on_from_any_state_is_the_same_to_the_byte(digits, spherical):
+def test_going_on_from_any_state_is_the_same_to_the_byte(cluster, digits, spherical):
     """Empty clusters and their repair included: there are fewer distinct vectors than clusters."""
     rows, states = np.tile(digits[:25], (8, 1)), []
     whole = cluster(rows, 40, num_iter=12, spherical=spherical, on_iteration=states.append)
@@ -204,15 +217,82 @@ def test_going_on_from_any_state_is_the_same_to_the_byte(digits, spherical):
         assert (again.objective, again.repaired, again.converged) == (whole.objective, whole.repaired, whole.converged)
 
 
-def test_given_centroids_are_not_changed(blobs):
+def test_given_centroids_are_not_changed(cluster, blobs):
     start = blobs[:5].copy()
     cluster(blobs, 5, initial_centroids=start)
     np.testing.assert_array_equal(start, blobs[:5])
 
 
-def test_the_log_says_what_is_done(blobs, caplog):
+def test_the_log_says_what_is_done(cluster, blobs, caplog):
     with caplog.at_level(logging.INFO):
         cluster(blobs, 5, num_iter=2)
     assert "k-means of 1000 features of dimension 16 into 5 clusters, in about" in caplog.text
-    assert "k-means iteration 2 of 2: objective" in caplog.text
+    assert "k-means iteration 2 of 2, on 100 % of the features: objective" in caplog.text
     assert "k-means ends after all 2 iterations" in caplog.text
+
+
+def test_the_first_iterations_see_a_sample_that_grows(cluster, blobs):
+    states = []
+    result = cluster(blobs, 10, num_iter=20, growing=True, on_iteration=states.append)
+    assert list(result.shares) == shares(20, 1000, 10, growing=True)[: len(result.shares)]
+    assert set(result.shares) == {0.25, 0.5, 1.0}
+    assert [state.counts.sum() < 1000 for state in states] == [share < 1 for share in result.shares]
+    assert result.counts.sum() == result.num_points == 1000
+    assert len(states) == len(result.objective) == len(result.repaired) == len(result.shares)
+
+
+@pytest.mark.parametrize("start", [RANDOM, SPREAD])
+def test_a_growing_sample_ends_as_well_as_all_vectors(cluster, digits, start):
+    growing, all_vectors = (
+        np.mean([cluster(digits, 30, seed=seed, start=start, growing=growing).objective[-1] for seed in range(6)])
+        for growing in (True, False)
+    )
+    assert growing <= 1.02 * all_vectors
+
+
+def test_the_last_iterations_of_a_growing_sample_do_not_raise_the_objective(cluster, digits):
+    result = cluster(digits, 12, num_iter=24, growing=True)
+    on_all = np.array(result.objective)[np.array(result.shares) == 1]
+    assert len(on_all) > 1
+    assert (np.diff(on_all) <= 1e-9 * on_all[0]).all()
+
+
+def test_k_means_that_settles_on_a_sample_goes_on_with_more(cluster, digits, caplog):
+    """Without working through iterations that would see the same vectors and change nothing."""
+    with caplog.at_level(logging.INFO):
+        result = cluster(digits, 3, num_iter=200, growing=True)
+    worked = sum(message.startswith("k-means iteration") for message in caplog.messages)
+    assert worked < len(result.objective)
+    assert set(result.shares) == {1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0}
+    assert result.converged
+    assert len(result.objective) < 200
+    settled = [share for share, later in itertools.pairwise(result.shares) if share != later]
+    assert settled == [1 / 16, 1 / 8, 1 / 4, 1 / 2]
+
+
+@pytest.mark.parametrize("start", [RANDOM, SPREAD])
+def test_going_on_from_any_state_of_a_growing_sample_is_the_same_to_the_byte(cluster, digits, start):
+    states, options = [], {"num_iter": 12, "growing": True, "start": start}
+    whole = cluster(digits, 4, on_iteration=states.append, **options)
+    assert len(set(whole.shares)) > 2
+    for state in states:
+        again = cluster(digits, 4, resume_from=state, **options)
+        assert again.centroids.tobytes() == whole.centroids.tobytes()
+        assert (again.objective, again.shares, again.repaired) == (whole.objective, whole.shares, whole.repaired)
+
+
+def test_spread_centroids_end_better_than_random_ones(cluster, blobs):
+    spread, random = (
+        np.mean([cluster(blobs, 20, num_iter=30, seed=seed, start=start).objective[-1] for seed in range(8)])
+        for start in (SPREAD, RANDOM)
+    )
+    assert spread < random
+
+
+def test_backends_agree(digits):
+    faiss_result, torch_result = (
+        kmeans(ArraySource(digits), 20, 10, 0, factory, start=SPREAD, growing=True)
+        for factory in (FaissSearch, TorchSearch)
+    )
+    np.testing.assert_allclose(torch_result.objective, faiss_result.objective, rtol=1e-5)
+    np.testing.assert_allclose(torch_result.centroids, faiss_result.centroids, atol=1e-3)

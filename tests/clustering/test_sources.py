@@ -4,8 +4,8 @@ import torch
 
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering import sources
-from vissl_clusterfit.clustering.faiss_search import FaissSearch
-from vissl_clusterfit.clustering.preprocessing import Preprocessing
+from vissl_clusterfit.clustering.preprocessing import Preprocessing, unit_rows
+from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.clustering.sources import ArraySource, StoreSource
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
@@ -23,38 +23,61 @@ def short_chunks(monkeypatch):
 
 
 @pytest.mark.usefixtures("short_chunks")
-def test_accumulate_equals_brute_force(blobs):
+def test_sums_and_farthest_vectors_equal_brute_force(search_factory, blobs):
     centroids = blobs[:7] + 0.1
-    found = ArraySource(blobs).accumulate(FaissSearch(centroids))
+    search = search_factory(centroids)
+    found, farthest = ArraySource(blobs).accumulate(search), ArraySource(blobs).farthest(search)
     distances = brute_force_distances(blobs, centroids)
     labels, nearest = distances.argmin(axis=1), distances.min(axis=1)
     for k in range(7):
         members = np.flatnonzero(labels == k)
         assert found.counts[k] == len(members)
         np.testing.assert_allclose(found.sums[k], blobs[members].sum(axis=0, dtype=np.float64), rtol=1e-12)
-        assert found.farthest_positions[k] == members[nearest[members].argmax()]
-    np.testing.assert_allclose(found.objective, nearest.sum(), rtol=1e-6)
+        assert farthest.positions[k] == members[nearest[members].argmax()]
+        np.testing.assert_allclose(farthest.distances[k], nearest[members].max(), rtol=1e-6)
+    np.testing.assert_allclose(found.objective(centroids), nearest.mean(), rtol=1e-12)
+    np.testing.assert_allclose(found.squares, np.square(blobs, dtype=np.float64).sum(), rtol=1e-12)
+    assert found.num_vectors == 1000
 
 
 @pytest.mark.usefixtures("short_chunks")
-def test_of_several_farthest_vectors_the_first_is_named():
+def test_of_several_farthest_vectors_the_first_is_named(search_factory):
     rows = np.zeros((600, 2), dtype=np.float32)
     rows[[90, 100, 500]] = [3, 4]
-    found = ArraySource(rows).accumulate(FaissSearch(np.zeros((1, 2), dtype=np.float32)))
-    assert found.farthest_positions.tolist() == [90]
-    assert found.farthest_distances.tolist() == [25]
+    found = ArraySource(rows).farthest(search_factory(np.zeros((1, 2), dtype=np.float32)))
+    assert found.positions.tolist() == [90]
+    assert found.distances.tolist() == [25]
 
 
-def test_a_cluster_without_vectors_has_no_farthest_one(blobs):
-    centroids = np.stack([blobs.mean(axis=0), np.full(16, 1e4, dtype=np.float32)])
-    found = ArraySource(blobs).accumulate(FaissSearch(centroids))
-    assert found.counts.tolist() == [1000, 0]
-    assert found.farthest_positions[1] == -1
+def test_a_cluster_without_vectors_has_no_farthest_one(search_factory, blobs):
+    search = search_factory(np.stack([blobs.mean(axis=0), np.full(16, 1e4, dtype=np.float32)]))
+    assert ArraySource(blobs).accumulate(search).counts.tolist() == [1000, 0]
+    found = ArraySource(blobs).farthest(search)
+    assert found.positions[0] >= 0
+    assert (found.positions[1], found.distances[1]) == (-1, 0)
 
 
-def test_accumulate_leaves_the_number_of_threads_as_it_was(blobs):
+def test_a_cluster_of_vectors_on_its_centroid_has_no_farthest_one(search_factory, blobs):
+    found = ArraySource(np.tile(blobs[:2], (50, 1))).farthest(search_factory(blobs[:2]))
+    assert found.positions.tolist() == [-1, -1]
+
+
+@pytest.mark.usefixtures("short_chunks")
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_sums_and_farthest_vectors_of_a_share_are_those_of_its_vectors(search_factory, blobs, share):
+    drawn = in_share(np.arange(1000), share)
+    search = search_factory(blobs[:7] + 0.1)
+    found, expected = ArraySource(blobs).accumulate(search, share), ArraySource(blobs[drawn]).accumulate(search)
+    np.testing.assert_allclose(found.sums, expected.sums, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(found.counts, expected.counts)
+    np.testing.assert_allclose(found.squares, expected.squares, rtol=1e-9)
+    farthest = ArraySource(blobs).farthest(search, share).positions
+    np.testing.assert_array_equal(farthest, np.flatnonzero(drawn)[ArraySource(blobs[drawn]).farthest(search).positions])
+
+
+def test_accumulate_leaves_the_number_of_threads_as_it_was(search_factory, blobs):
     before = torch.get_num_threads()
-    ArraySource(blobs).accumulate(FaissSearch(blobs[:3]))
+    ArraySource(blobs).accumulate(search_factory(blobs[:3]))
     assert torch.get_num_threads() == before
 
 
@@ -75,9 +98,51 @@ def test_a_store_gives_its_readable_samples(make_store, blobs):
 
 @pytest.mark.usefixtures("short_chunks")
 def test_chunks_cover_every_vector_once_in_order(make_store, blobs):
-    chunks = list(StoreSource(make_store(blobs, [300])).chunks())
-    assert [start for start, _ in chunks] == [0, 256, 512, 768]
+    source = StoreSource(make_store(blobs, [300]))
+    chunks = list(source.chunks())
+    assert [len(positions) for positions, _ in chunks] == [256, 256, 256, 231]
+    np.testing.assert_array_equal(np.concatenate([positions for positions, _ in chunks]), np.arange(999))
     np.testing.assert_array_equal(np.concatenate([rows for _, rows in chunks]), np.delete(blobs, 300, axis=0))
+
+
+@pytest.mark.usefixtures("short_chunks")
+@pytest.mark.parametrize("share", [1.0, 0.3])
+@pytest.mark.parametrize("num_parts", [1, 2, 3, 4, 5])
+def test_parts_divide_the_chunks_among_them(make_store, blobs, num_parts, share):
+    store = make_store(blobs, [300])
+    whole = [positions.tolist() for positions in StoreSource(store).positions(share)]
+    parts = [list(StoreSource(store, part=(number, num_parts)).chunks(share)) for number in range(num_parts)]
+    assert [positions.tolist() for part in parts for positions, _ in part] == whole
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    for part in parts:
+        for positions, rows in part:
+            np.testing.assert_array_equal(rows, np.delete(blobs, 300, axis=0)[positions])
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_positions_are_those_of_the_chunks(blobs, share):
+    source = ArraySource(blobs)
+    (positions,), ((read, rows),) = list(source.positions(share)), list(source.chunks(share))
+    np.testing.assert_array_equal(positions, read)
+    np.testing.assert_array_equal(positions, np.flatnonzero(in_share(np.arange(1000), share)))
+    np.testing.assert_array_equal(rows, blobs[positions])
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_extent_is_that_of_the_numbers(make_store, blobs, normalize):
+    extent = StoreSource(make_store(blobs), Preprocessing(normalize=normalize)).extent
+    rows = unit_rows(blobs) if normalize else blobs
+    assert np.abs(rows).max() <= extent.largest
+    if not normalize:
+        assert extent.largest == np.abs(blobs).max()
+    np.testing.assert_allclose(extent.typical, np.sqrt(np.square(rows, dtype=np.float64).mean()), rtol=1e-6)
+
+
+def test_what_fails_in_reading_ahead_is_raised(blobs):
+    rows = np.array(blobs)
+    rows[999] = np.nan
+    with pytest.raises(DataError, match=r"of 1 of 1000 samples are NaN or infinite, the first is sample 999"):
+        ArraySource(rows).over_chunks(lambda positions, rows: None)
 
 
 def test_a_store_gives_the_samples_that_were_asked_for(make_store, blobs):

@@ -102,6 +102,11 @@ def prepare(dies_at: tuple[int, bool] | None = None, max_file_bytes: int | None 
         limit_file_size(max_file_bytes)
 
 
+def join(rank: int, world_size: int, meeting: Path) -> None:
+    """Makes this process one of a run: its number, how many there are, and a file to meet at."""
+    torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=world_size)
+
+
 def extract(
     folder: Path,
     count: int,
@@ -122,7 +127,7 @@ def extract(
         log: a file that gets the indices of all samples that are encoded.
         pause_s: the time that a batch takes.
         loses_worker: one of the processes that read images dies.
-        group: rank, number of processes and a file to meet at, for several processes of one run.
+        group: what ``join`` takes, for several processes of one run.
     """
     prepare(**options)
     images = Numbers(count, frozenset(range(3, count, 10)))
@@ -143,8 +148,7 @@ def extract(
         return encode_slowly
 
     if group is not None:
-        rank, world_size, meeting = group
-        torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=world_size)
+        join(*group)
     settings = EncodingSettings(batch_size=BATCH_SIZE, shard_size=shard_size, max_unreadable=0.5)
     inputs = {"dataset": dataset_inputs(images.samples)}
     extraction.extract_features(images, make_encoder, folder, inputs, settings, num_workers=num_workers)
@@ -156,28 +160,49 @@ CLUSTERINGS: dict[str, dict[str, Any]] = {
     "cosine": {"metric": "cosine"},
     "whitened": {"features": FeatureSettings(dimensionality_reduction=5, whiten=True)},
 }
+#: Those that differ in how the features are read and the centroids found.
+OTHER_CLUSTERINGS: dict[str, dict[str, Any]] = {
+    "raw": {"features": FeatureSettings(normalize=False)},
+    "faiss": {"cluster_backend": "faiss"},
+    "random, all features": {"start": "random", "growing_sample": False},
+    "a part": {"data_limit": 1300},
+    "more clusters than distinct features": {"num_clusters": 60, "start": "random"},
+}
 
 
 def cluster(
-    store: Path, folder: Path, kind: str = "l2", num_iter: int = 6, begun=None, pause_s: float = 0.0, **options: Any
+    store: Path,
+    folder: Path,
+    kind: str = "l2",
+    num_iter: int = 6,
+    begun=None,
+    pause_s: float = 0.0,
+    group: tuple[int, int, Path] | None = None,
+    **options: Any,
 ) -> None:
     """Clusters a store.
 
     Args:
+        kind: of the clusterings above.
         begun: an event that is set at the first iteration.
         pause_s: the time that an iteration takes.
+        group: what ``join`` takes, for several processes of one run, which read 256 samples at once.
     """
     prepare(**options)
+    if group is not None:
+        sources._CHUNK_ROWS = 256
+        join(*group)
     if begun is not None:
         accumulate = sources.StoreSource.accumulate
 
-        def accumulate_slowly(self, search: sources.Search) -> sources.ClusterSums:
+        def accumulate_slowly(self, search: sources.Search, share: float) -> sources.ClusterSums:
             begun.set()
             time.sleep(pause_s)
-            return accumulate(self, search)
+            return accumulate(self, search, share)
 
         sources.StoreSource.accumulate = accumulate_slowly
-    settings = ClusterFitConfig(num_clusters=12, num_iter=num_iter, **CLUSTERINGS[kind])
+    changes = (CLUSTERINGS | OTHER_CLUSTERINGS)[kind]
+    settings = ClusterFitConfig(**{"num_clusters": 12, "num_iter": num_iter, **changes})
     fit_codebook(FeatureStore.open(store), settings, "cpu", folder)
 
 

@@ -40,10 +40,14 @@ def save_store(
 
 
 def save_codebook(
-    folder: Path, centroids: np.ndarray, preprocessing: Preprocessing | None = None, input_dim: int | None = None
+    folder: Path,
+    centroids: np.ndarray,
+    preprocessing: Preprocessing | None = None,
+    input_dim: int | None = None,
+    cluster_backend: str = "torch",
 ) -> Codebook:
     """Given centroids as a codebook."""
-    facts = {"metric": "l2", "input_dim": input_dim or centroids.shape[1]}
+    facts = {"metric": "l2", "input_dim": input_dim or centroids.shape[1], "cluster_backend": cluster_backend}
     counts = np.ones(len(centroids), dtype=np.int64)
     return Codebook.save(folder, {"features": "abc"}, centroids, counts, preprocessing or Preprocessing(), facts)
 

@@ -3,12 +3,13 @@
     stages = Stages(cfg)
     stages.labels("TRAIN")      # makes whatever is missing on the way
 
-All processes of a run call the same stage together. Extraction is shared among them; clustering and labelling run on
-the primary process while the others wait.
+All processes of a run call the same stage together. They share extraction and clustering; labelling runs on the primary
+process while the others wait.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -21,8 +22,8 @@ from vissl.config import AttrDict
 from vissl_clusterfit import artifacts, distributed
 from vissl_clusterfit.adapters.dataset import SplitImages
 from vissl_clusterfit.adapters.encoder import build_encoder, teacher_spec
+from vissl_clusterfit.clustering.backends import require_backend
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
-from vissl_clusterfit.clustering.faiss_search import require_faiss
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
@@ -99,13 +100,13 @@ class Stages:
         inputs = codebook_inputs(self.feature_inputs(self.settings.features.data_partition), self.settings)
         if _is_there(folder):
             return Codebook.open(folder, inputs)
-        require_faiss(self._device.type)  # before the extraction, which may take days
+        require_backend(self.settings.cluster_backend, self._device.type)  # before the extraction, which may take days
         store = self.features(self.settings.features.data_partition)
 
         def fit() -> None:
             fit_codebook(store, self.settings, self._device.type, folder)
 
-        make_once(folder, "Clustering", fit)
+        make_together(folder, "Clustering", fit)
         return Codebook.open(folder, inputs)
 
     def labels(self, split: str) -> PseudoLabels:
@@ -199,6 +200,18 @@ def run_device(cfg: AttrDict) -> torch.device:
 def _is_there(folder: Path) -> bool:
     """Whether an artefact is complete, by the word of the primary process, so that all do the same."""
     return distributed.on_primary(lambda: artifacts.has_manifest(folder))
+
+
+def make_together(folder: Path, work: str, make: Callable[[], None]) -> None:
+    """Makes an artefact on all processes, unless another run is making it: then this one waits for it."""
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> bool:
+            lease = folder.with_name(f"{folder.name}.lease")
+            return stack.enter_context(only_one(lease, work, lambda: artifacts.has_manifest(folder)))
+
+        if distributed.on_primary(begin):
+            make()
 
 
 def make_once(folder: Path, work: str, make: Callable[[], None]) -> None:

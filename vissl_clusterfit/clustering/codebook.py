@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit import artifacts
-from vissl_clusterfit.clustering.faiss_search import FaissSearch
+from vissl_clusterfit.clustering.backends import search_factory
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError
@@ -114,17 +114,17 @@ class Codebook:
         artifacts.write_manifest(folder, KIND, inputs, {**facts, **shape, "preprocessing": steps, "sha256": digests})
         return cls.open(folder)
 
-    def search(self, device: str = "cpu") -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """A function from raw features to labels.
+    def nearest(self, device: str = "cpu") -> Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]:
+        """A function from raw features to their nearest clusters, by the backend that made the codebook.
 
-        It takes (n, input_dim) float32, and gives labels (n,) int64 and squared L2 distances (n,) float32 to the
-        nearest and to the second nearest centroid, in the space of the centroids.
+        It takes (n, input_dim) float32 and a count, and gives clusters (n, count) int64, the nearest first, and squared
+        L2 distances (n, count) float32 to their centroids, in the space of the centroids.
 
         Args:
             device: "cpu" or "cuda".
         """
-        search = FaissSearch(self.centroids, device)
-        return lambda rows_nD: search.nearest_two(self.preprocessing.apply(rows_nD))
+        search = search_factory(self.manifest["cluster_backend"], device)(self.centroids)
+        return lambda rows_nD, count: search.nearest(self.preprocessing.apply(rows_nD), count)
 
 
 def codebook_inputs(feature_inputs: Mapping[str, Any], settings: ClusterFitConfig) -> dict[str, Any]:
@@ -136,6 +136,8 @@ def codebook_inputs(feature_inputs: Mapping[str, Any], settings: ClusterFitConfi
         "metric": settings.metric,
         "seed": settings.seed,
         "cluster_backend": settings.cluster_backend,
+        "start": settings.start,
+        "growing_sample": settings.growing_sample,
         "data_limit": settings.data_limit,
         "normalize": features.normalize,
         "dimensionality_reduction": features.dimensionality_reduction,

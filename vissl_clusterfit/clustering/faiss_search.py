@@ -46,23 +46,32 @@ class FaissSearch:
         """K."""
         return len(self._centroids_KD)
 
-    def __call__(self, rows_nD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Labels (n,) int64 and squared distances (n,) float32 of (n, D) float32.
+    def labels(self, rows_nD: np.ndarray) -> np.ndarray:
+        """The nearest centroids of (n, D) float32, as (n,) int64.
+
+        Raises:
+            DataError: a distance overflows float32.
+        """
+        return self._nearest(rows_nD, 1)[:, 0]
+
+    def nearest(self, rows_nD: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The ``count`` nearest centroids of (n, D) float32, nearest first, and squared distances to them.
+
+        Returns:
+            Centroids (n, count) int64 and distances (n, count) float32.
 
         Raises:
             DataError: a distance is NaN or overflows float32.
         """
-        labels = self._index.search(rows_nD, 1)[1][:, 0]
-        return labels, self._distances(rows_nD, labels)
+        labels = self._nearest(rows_nD, count)
+        distances = np.stack([self._distances(rows_nD, column) for column in labels.T], axis=1)
+        return labels, distances
 
-    def nearest_two(self, rows_nD: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As a call, and the squared distances (n,) float32 to the second nearest centroid; infinity if K is 1."""
-        labels, distances = self(rows_nD)
-        if self.num_clusters == 1:
-            return labels, distances, np.full(len(rows_nD), np.inf, dtype=np.float32)
-        nearest_n2 = self._index.search(rows_nD, 2)[1]
-        second = np.where(nearest_n2[:, 0] == labels, nearest_n2[:, 1], nearest_n2[:, 0])
-        return labels, distances, self._distances(rows_nD, second)
+    def _nearest(self, rows_nD: np.ndarray, count: int) -> np.ndarray:
+        labels = self._index.search(np.ascontiguousarray(rows_nD), count)[1]
+        if len(labels) and labels.min() < 0:
+            raise _too_large()
+        return labels
 
     def _distances(self, rows_nD: np.ndarray, labels: np.ndarray) -> np.ndarray:
         distances = np.empty(len(rows_nD), dtype=np.float32)
@@ -71,12 +80,16 @@ class FaissSearch:
             with np.errstate(over="ignore", invalid="ignore"):
                 difference = rows_nD[block] - self._centroids_KD[labels[block]]
                 np.einsum("nd,nd->n", difference, difference, out=distances[block])
-        if len(labels) and (labels.min() < 0 or not np.isfinite(distances.max())):
-            raise DataError(
-                "Features are too large: their squared distances overflow float32. Set "
-                "config.CLUSTERFIT.FEATURES.NORMALIZE=true, or scale them down."
-            )
+        if len(labels) and not np.isfinite(distances.max()):
+            raise _too_large()
         return distances
+
+
+def _too_large() -> DataError:
+    return DataError(
+        "Features are too large: their squared distances overflow float32. Set "
+        "config.CLUSTERFIT.FEATURES.NORMALIZE=true, or scale them down."
+    )
 
 
 def require_faiss(device: str) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit import artifacts
+from vissl_clusterfit import artifacts, distributed
+from vissl_clusterfit.clustering.backends import search_factory
 from vissl_clusterfit.clustering.codebook import Codebook, array_shapes, codebook_inputs
-from vissl_clusterfit.clustering.faiss_search import FaissSearch
-from vissl_clusterfit.clustering.kmeans import KMeansResult, kmeans, require_enough_points
-from vissl_clusterfit.clustering.preprocessing import fit_preprocessing
+from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, KMeansResult, kmeans, require_enough_points
+from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.config import ClusterFitConfig
-from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.storage.whole_files import remove_leftovers
 
@@ -28,6 +28,10 @@ IN_PROGRESS = "in_progress"
 
 def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, folder: Path) -> Codebook:
     """Clusters the readable features of a store and keeps the codebook in ``folder``.
+
+    All processes of the run call this together: each reads its part of the features, and the primary one writes. The
+    codebook is the same to the bit for any number of processes, except that a projection may differ in its last bits
+    with the number of threads.
 
     The state after each iteration is kept below ``folder``, as a codebook of its own. A clustering that was stopped
     goes on from there, and ends with the very codebook that it would have had.
@@ -55,11 +59,14 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
     )
     cosine = settings.metric == "cosine"
     inputs = codebook_inputs(store.inputs, settings)
-    stopped = _last_iteration(folder, inputs, store.content_hash)
-    if stopped is not None:
-        preprocessing = stopped.preprocessing
-    else:
-        preprocessing = fit_preprocessing(
+    place = distributed.on_primary(lambda: _last_iteration(folder, inputs, store.content_hash))
+    stopped = None if place is None else Codebook.open(place, inputs)
+    # Before the projection is fitted, which reads all features.
+    dim = settings.features.dimensionality_reduction or store.dim
+    start = None if stopped is not None else _given_start(settings, dim)
+
+    def fit_steps() -> Preprocessing:
+        return fit_preprocessing(
             raw,
             normalize=settings.features.normalize,
             num_components=settings.features.dimensionality_reduction,
@@ -67,37 +74,73 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
             unit_output=cosine,
         )
 
+    preprocessing = stopped.preprocessing if stopped is not None else distributed.on_primary(fit_steps)
+
     def save(place: Path, state: KMeansResult) -> Codebook:
         return Codebook.save(
             place, inputs, state.centroids, state.counts, preprocessing, _facts(store, settings, state)
         )
 
     def keep(state: KMeansResult) -> None:
+        if not distributed.is_primary():
+            return
         number = len(state.objective)
         save(_iteration(folder, number), state)
         shutil.rmtree(_iteration(folder, number - 1), ignore_errors=True)
 
     result = kmeans(
-        StoreSource(store, preprocessing, indices),
+        StoreSource(store, preprocessing, indices, part=(distributed.rank(), distributed.world_size())),
         settings.num_clusters,
         settings.num_iter,
         settings.seed,
-        lambda centroids: FaissSearch(centroids, device),
+        search_factory(settings.cluster_backend, device),
         spherical=cosine,
+        start=settings.start,
+        growing=settings.growing_sample,
+        initial_centroids=start,
         resume_from=None if stopped is None else _state(stopped),
         on_iteration=keep,
     )
-    codebook = save(folder, result)
-    shutil.rmtree(folder / IN_PROGRESS, ignore_errors=True)
-    remove_leftovers(folder)
-    return codebook
+
+    def finish() -> None:
+        save(folder, result)
+        shutil.rmtree(folder / IN_PROGRESS, ignore_errors=True)
+        remove_leftovers(folder)
+
+    distributed.on_primary(finish)
+    return Codebook.open(folder)
+
+
+def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:
+    """The centroids of the codebook that START names; None if it says how to draw them."""
+    if settings.start in (RANDOM, SPREAD):
+        return None
+    try:
+        centroids = Codebook.open(Path(settings.start)).centroids
+    except ArtifactError as error:
+        raise ConfigError(
+            problem(
+                "config.CLUSTERFIT.START",
+                found=repr(settings.start),
+                allowed=f"{RANDOM} | {SPREAD} | the folder of a codebook",
+                remedy=str(error),
+            )
+        ) from None
+    found, allowed = "", ""
+    if len(centroids) != settings.num_clusters:
+        found, allowed = f"{len(centroids)} clusters", f"one of NUM_CLUSTERS ({settings.num_clusters})"
+    elif centroids.shape[1] != dim:
+        found, allowed = f"dimension {centroids.shape[1]}", f"one of dimension {dim}, which this run clusters in"
+    if found:
+        raise ConfigError(problem("config.CLUSTERFIT.START", found=f"a codebook of {found}", allowed=allowed))
+    return centroids
 
 
 def _iteration(folder: Path, number: int) -> Path:
     return folder / IN_PROGRESS / f"iteration-{number:06d}"
 
 
-def _last_iteration(folder: Path, inputs: Mapping[str, Any], features_hash: str) -> Codebook | None:
+def _last_iteration(folder: Path, inputs: Mapping[str, Any], features_hash: str) -> Path | None:
     """The last whole iteration of a clustering that was stopped, if it was this clustering."""
     for place in sorted((folder / IN_PROGRESS).glob("iteration-*"), reverse=True):
         try:
@@ -107,7 +150,7 @@ def _last_iteration(folder: Path, inputs: Mapping[str, Any], features_hash: str)
             logger.info("An iteration that was kept is not used: %s", error)
             continue
         if codebook.manifest["features_hash"] == features_hash:
-            return codebook
+            return place
     return None
 
 
@@ -122,6 +165,7 @@ def _state(codebook: Codebook) -> KMeansResult:
     return KMeansResult(
         centroids=codebook.centroids,
         objective=tuple(manifest["objective"]),
+        shares=tuple(manifest["shares"]),
         repaired=tuple(manifest["empty_clusters_repaired"]),
         counts=codebook.counts,
         num_points=manifest["num_points"],
@@ -149,7 +193,9 @@ def _facts(store: FeatureStore, settings: ClusterFitConfig, result: KMeansResult
         "num_iter_run": len(result.objective),
         "converged": result.converged,
         "objective": list(result.objective),
-        "objective_is": "the mean squared L2 distance of a point to its nearest centroid before each update",
+        "objective_is": "the mean squared L2 distance of a point to its nearest centroid before each update, over the "
+        "share of all features that the iteration saw",
+        "shares": list(result.shares),
         "empty_clusters_repaired": list(result.repaired),
         "num_empty_clusters": result.num_empty,
         "whiten": settings.features.whiten,

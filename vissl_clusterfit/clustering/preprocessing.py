@@ -55,6 +55,11 @@ class Preprocessing:
         """D_out for features of D dimensions."""
         return input_dim if self.components is None else len(self.components)
 
+    @property
+    def gives_unit_rows(self) -> bool:
+        """Whether every vector that comes out has unit norm, or is zero."""
+        return self.unit_output or (self.normalize and self.components is None)
+
     def apply(self, rows_nD: np.ndarray) -> np.ndarray:
         """Raw features (n, D) float32 to vectors (n, D_out) float32."""
         if self.normalize:

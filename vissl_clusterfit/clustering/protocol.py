@@ -5,16 +5,11 @@ Legend: N vectors, D dimensions, K clusters, n vectors of one chunk. A *position
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
-
-# Sums are taken over so many rows at once, which stay in the processor's cache: ten times as fast as a chunk.
-_BLOCK_ROWS = 1024
 
 
 class Search(Protocol):
@@ -24,68 +19,72 @@ class Search(Protocol):
     def num_clusters(self) -> int:
         """K."""
 
-    def __call__(self, rows_nD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For (n, D) float32: the nearest centroids (n,) int64, squared L2 distances to them (n,) float32."""
+    def labels(self, rows_nD: np.ndarray) -> np.ndarray:
+        """The nearest centroids of (n, D) float32, as (n,) int64."""
+
+    def nearest(self, rows_nD: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The ``count`` nearest centroids of (n, D) float32, nearest first.
+
+        Returns:
+            Centroids (n, count) int64 and squared L2 distances to them (n, count) float32.
+        """
 
 
-@dataclass
+#: Makes a search of (K, D) float32 centroids.
+SearchFactory = Callable[[np.ndarray], Search]
+
+
+@dataclass(frozen=True, eq=False)
 class ClusterSums:
     """One pass over the data with given centroids: all that Lloyd's update needs.
 
     Attributes:
         sums: (K, D) float64, the sum of each cluster's vectors.
         counts: (K,) int64, their number.
-        objective: the sum of squared distances to the nearest centroid.
-        farthest_distances: (K,) float32, the squared distance of each cluster's farthest vector.
-        farthest_positions: (K,) int64, where that vector is, the first of several; -1 for distances of 0.
+        squares: the sum of the squared norms of all vectors.
     """
 
     sums: np.ndarray
     counts: np.ndarray
-    objective: float
-    farthest_distances: np.ndarray
-    farthest_positions: np.ndarray
+    squares: float
 
-    @classmethod
-    def zeros(cls, num_clusters: int, dim: int) -> ClusterSums:
-        """Those of no vectors."""
-        return cls(
-            sums=np.zeros((num_clusters, dim), dtype=np.float64),
-            counts=np.zeros(num_clusters, dtype=np.int64),
-            objective=0.0,
-            farthest_distances=np.zeros(num_clusters, dtype=np.float32),
-            farthest_positions=np.full(num_clusters, -1, dtype=np.int64),
-        )
+    @property
+    def num_vectors(self) -> int:
+        """The vectors that were summed."""
+        return int(self.counts.sum())
 
-    def add(self, start: int, rows_nD: np.ndarray, labels_n: np.ndarray, distances_n: np.ndarray) -> None:
-        """Adds the vectors at positions ``start`` onwards, in place."""
-        sums, labels = torch.from_numpy(self.sums), torch.from_numpy(labels_n)
-        with _one_thread():
-            for low in range(0, len(rows_nD), _BLOCK_ROWS):
-                block = slice(low, low + _BLOCK_ROWS)
-                sums.index_add_(0, labels[block], torch.from_numpy(rows_nD[block].astype(np.float64)))
-        self.counts += np.bincount(labels_n, minlength=len(self.counts))
-        self.objective += float(distances_n.sum(dtype=np.float64))
-        before = self.farthest_distances.copy()
-        np.maximum.at(self.farthest_distances, labels_n, distances_n)
-        reached = (distances_n == self.farthest_distances[labels_n]) & (distances_n > before[labels_n])
-        farthest = np.flatnonzero(reached)[::-1]  # the last one written stays: the first of several
-        self.farthest_positions[labels_n[farthest]] = start + farthest
+    def objective(self, centroids: np.ndarray) -> float:
+        """The mean squared distance of these vectors to the centroids that they were assigned to.
+
+        From the sums alone: the sum of |x - c|² over a cluster is the sum of |x|², less 2c·(sum of x), plus n|c|².
+
+        Args:
+            centroids: (K, D) float32.
+        """
+        cross = np.einsum("kd,kd->", centroids, self.sums, dtype=np.float64)
+        own = np.einsum("kd,kd->k", centroids, centroids, dtype=np.float64) @ self.counts
+        return max(0.0, float(self.squares - 2 * cross + own)) / self.num_vectors
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """PyTorch on one thread: its pool and faiss's wait for each other, which takes far longer than the work."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
+@dataclass(frozen=True, eq=False)
+class Farthest:
+    """Of each cluster the vector that is farthest from its centroid.
+
+    Attributes:
+        distances: (K,) float32, squared; 0 for a cluster without vectors.
+        positions: (K,) int64, the first of several; -1 for distances of 0.
+    """
+
+    distances: np.ndarray
+    positions: np.ndarray
 
 
 class VectorSource(Protocol):
-    """N vectors of D dimensions. The k-means loop never learns where they are."""
+    """N vectors of D dimensions. The k-means loop never learns where they are.
+
+    A *share* of a source is a fixed sample of it, drawn by position: 1 is all of it, and that of 0.25 is part of that
+    of 0.5.
+    """
 
     @property
     def num_vectors(self) -> int:
@@ -98,8 +97,17 @@ class VectorSource(Protocol):
     def take(self, positions: np.ndarray) -> np.ndarray:
         """The vectors at ``positions`` (sorted, ascending), as (n, D) float32."""
 
-    def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """All vectors in order, as (position of the first, (n, D) float32)."""
+    def chunks(self, share: float = 1.0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All vectors of a share that are this process's, in order, as (positions (n,) int64, (n, D) float32)."""
 
-    def accumulate(self, search: Search) -> ClusterSums:
-        """Assigns every vector to its nearest centroid."""
+    def positions(self, share: float = 1.0) -> Iterator[np.ndarray]:
+        """The positions (n,) int64 of each chunk, without reading it."""
+
+    def over_chunks(self, work: Callable[[np.ndarray, np.ndarray], None], share: float = 1.0) -> None:
+        """Calls ``work`` with every chunk. What it raises on one process of a run is raised on all."""
+
+    def accumulate(self, search: Search, share: float = 1.0) -> ClusterSums:
+        """Assigns every vector of a share to its nearest centroid. All processes of the run call it together."""
+
+    def farthest(self, search: Search, share: float = 1.0) -> Farthest:
+        """The farthest vector of each cluster. All processes of the run call it together."""

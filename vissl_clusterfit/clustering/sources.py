@@ -6,18 +6,28 @@ index* the samples of the data set. They differ where samples are left out.
 
 from __future__ import annotations
 
+import functools
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering.exact_sums import Accumulator, Extent, SquareSum
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
-from vissl_clusterfit.clustering.protocol import ClusterSums, Search
+from vissl_clusterfit.clustering.protocol import ClusterSums, Farthest, Search
+from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
 
 _CHUNK_ROWS = 8192
 _CHUNK_VALUES = 1 << 24
+
+#: Which part of a source a process reads, of how many: what it sums is then added up over the processes of the run.
+Part = tuple[int, int]
+WHOLE: Part = (0, 1)
 
 
 def chunk_rows(dim: int) -> int:
@@ -28,8 +38,10 @@ def chunk_rows(dim: int) -> int:
 class _ChunkedSource(ABC):
     """A source whose vectors are read, checked and prepared in chunks of fixed size."""
 
-    def __init__(self, num_vectors: int, raw_dim: int, preprocessing: Preprocessing) -> None:
+    def __init__(self, num_vectors: int, raw_dim: int, preprocessing: Preprocessing, part: Part) -> None:
         self.num_vectors = num_vectors
+        self._part = part
+        self._squares: dict[float, float] = {}
         self.dim = preprocessing.output_dim(raw_dim)
         self._raw_dim = raw_dim
         self._preprocessing = preprocessing
@@ -49,8 +61,8 @@ class _ChunkedSource(ABC):
             DataError: one is NaN or infinite; the message counts them all.
         """
         rows = self._read(positions)
-        # A NaN or an infinity shows in the extremes, which are quicker to find than to test every value.
-        if rows.size and not (np.isfinite(rows.min()) and np.isfinite(rows.max())):
+        # A NaN or an infinity shows in the sum, which is quicker to find than to test every value; so may finite ones.
+        if not np.isfinite(rows.sum()) and not np.isfinite(rows).all():
             raise self._non_finite()
         return self._preprocessing.apply(rows)
 
@@ -59,17 +71,90 @@ class _ChunkedSource(ABC):
         for start in range(0, self.num_vectors, size):
             yield np.arange(start, min(start + size, self.num_vectors))
 
-    def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """All vectors in order, as (position of the first, (n, D) float32)."""
-        for positions in self._ranges():
-            yield int(positions[0]), self.take(positions)
+    def _own_ranges(self) -> Iterator[np.ndarray]:
+        """The ranges of this process: neighbours, so that it reads its own part of the disk."""
+        number, count = self._part
+        num_ranges = -(-self.num_vectors // chunk_rows(self._raw_dim))
+        for index, positions in enumerate(self._ranges()):
+            if index * count // num_ranges == number:
+                yield positions
 
-    def accumulate(self, search: Search) -> ClusterSums:
-        """Assigns every vector to its nearest centroid."""
-        result = ClusterSums.zeros(search.num_clusters, self.dim)
-        for start, rows in self.chunks():
-            result.add(start, rows, *search(rows))
-        return result
+    def positions(self, share: float = 1.0) -> Iterator[np.ndarray]:
+        """The positions (n,) int64 of each chunk, without reading it."""
+        chosen = (positions[in_share(positions, share)] for positions in self._own_ranges())
+        return (positions for positions in chosen if len(positions))
+
+    def chunks(self, share: float = 1.0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All vectors of a share that are this process's, in order, as (positions (n,) int64, (n, D) float32)."""
+        return _read_ahead((positions, self.take(positions)) for positions in self.positions(share))
+
+    def over_chunks(self, work: Callable[[np.ndarray, np.ndarray], None], share: float = 1.0) -> None:
+        """Calls ``work`` with every chunk. What it raises on one process of a run is raised on all."""
+        if self._part == WHOLE:
+            for positions, rows in self.chunks(share):
+                work(positions, rows)
+        else:
+            with distributed.errors_shared():
+                for positions, rows in self.chunks(share):
+                    work(positions, rows)
+
+    @functools.cached_property
+    def extent(self) -> Extent:
+        """How large the numbers are; where preprocessing does not say it, all are read once."""
+        if self._preprocessing.gives_unit_rows:
+            return Extent(largest=1.0 + 1e-6, typical=1 / math.sqrt(self.dim))
+        largest, squares = np.zeros(1), np.zeros(1)
+
+        def look(_: np.ndarray, rows: np.ndarray) -> None:
+            largest[0] = max(largest[0], float(np.abs(rows).max()))
+            squares[0] += np.einsum("nd,nd->", rows, rows, dtype=np.float64)
+
+        self.over_chunks(look)
+        if self._part != WHOLE:
+            distributed.take_largest(largest)
+            distributed.add_up(squares)
+        return Extent(float(largest[0]), math.sqrt(squares[0] / max(1, self.num_vectors * self.dim)))
+
+    def accumulate(self, search: Search, share: float = 1.0) -> ClusterSums:
+        """Assigns every vector of a share to its nearest centroid. All processes of the run call it together."""
+        result = Accumulator(search.num_clusters, self.dim, self.extent, self.num_vectors)
+        # That of the squares is the same in every iteration.
+        squares = SquareSum(self.dim, self.extent, self.num_vectors) if share not in self._squares else None
+
+        def add(_: np.ndarray, rows: np.ndarray) -> None:
+            result.add(rows, search.labels(rows))
+            if squares is not None:
+                squares.add(rows)
+
+        self.over_chunks(add, share)
+        for part in (result, squares):
+            if part is not None and self._part != WHOLE:
+                part.add_up_over_processes()
+        if squares is not None:
+            self._squares[share] = squares.total()
+        return result.total(self._squares[share])
+
+    def farthest(self, search: Search, share: float = 1.0) -> Farthest:
+        """The farthest vector of each cluster. All processes of the run call it together."""
+        distances = np.zeros(search.num_clusters, dtype=np.float32)
+        farthest = np.full(search.num_clusters, -1, dtype=np.int64)
+
+        def look(positions: np.ndarray, rows: np.ndarray) -> None:
+            labels, near = (column[:, 0] for column in search.nearest(rows))
+            before = distances.copy()
+            np.maximum.at(distances, labels, near)
+            reached = np.flatnonzero((near == distances[labels]) & (near > before[labels]))[::-1]
+            farthest[labels[reached]] = positions[reached]  # the last one written stays: the first of several
+
+        self.over_chunks(look, share)
+        if self._part != WHOLE:
+            own = distances.copy()
+            distributed.take_largest(distances)
+            # Of processes that have a vector equally far, the one with the first.
+            farthest[(own < distances) | (farthest < 0)] = self.num_vectors
+            distributed.take_smallest(farthest)
+            farthest[farthest == self.num_vectors] = -1
+        return Farthest(distances, farthest)
 
     def _non_finite(self) -> DataError:
         bad = [positions[~np.isfinite(self._read(positions)).all(axis=1)] for positions in self._ranges()]
@@ -81,20 +166,36 @@ class _ChunkedSource(ABC):
         )
 
 
+def _are_neighbours(numbers: np.ndarray) -> bool:
+    return len(numbers) > 0 and int(numbers[-1] - numbers[0]) + 1 == len(numbers)
+
+
+def _read_ahead(chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same, each read while the one before it is being worked on."""
+    iterator = iter(chunks)
+    with ThreadPoolExecutor(1, thread_name_prefix="read ahead") as reader:
+        coming = reader.submit(next, iterator, None)
+        while (chunk := coming.result()) is not None:
+            coming = reader.submit(next, iterator, None)
+            yield chunk
+
+
 class ArraySource(_ChunkedSource):
     """Vectors in memory, or in a memory-mapped array.
 
     Args:
         rows: (N, D) float32.
+        part: that this process reads.
     """
 
-    def __init__(self, rows: np.ndarray) -> None:
+    def __init__(self, rows: np.ndarray, part: Part = WHOLE) -> None:
         num_vectors, dim = rows.shape
-        super().__init__(num_vectors, dim, Preprocessing())
+        super().__init__(num_vectors, dim, Preprocessing(), part)
         self._rows = rows
 
     def _read(self, positions: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(self._rows[positions], dtype=np.float32)
+        rows = self._rows[positions[0] : positions[-1] + 1] if _are_neighbours(positions) else self._rows[positions]
+        return np.ascontiguousarray(rows, dtype=np.float32)
 
     def sample_indices(self, positions: np.ndarray) -> np.ndarray:
         """The positions themselves."""
@@ -108,6 +209,7 @@ class StoreSource(_ChunkedSource):
         store: the features.
         preprocessing: applied to every chunk.
         indices: (n,) int64, sorted: the samples to use, of which unreadable ones are left out; all if None.
+        part: that this process reads.
     """
 
     def __init__(
@@ -115,11 +217,12 @@ class StoreSource(_ChunkedSource):
         store: FeatureStore,
         preprocessing: Preprocessing | None = None,
         indices: np.ndarray | None = None,
+        part: Part = WHOLE,
     ) -> None:
         if indices is not None:
             indices = np.setdiff1d(indices, store.unreadable, assume_unique=True)
         num_vectors = store.num_samples - len(store.unreadable) if indices is None else len(indices)
-        super().__init__(num_vectors, store.dim, preprocessing or Preprocessing())
+        super().__init__(num_vectors, store.dim, preprocessing or Preprocessing(), part)
         self._store = store
         self._indices = indices
         # How many readable samples come before each unreadable one: with it no list of all samples is needed.
@@ -133,6 +236,6 @@ class StoreSource(_ChunkedSource):
 
     def _read(self, positions: np.ndarray) -> np.ndarray:
         samples = self.sample_indices(positions)
-        if len(samples) and samples[-1] - samples[0] + 1 == len(samples):
+        if _are_neighbours(samples):
             return self._store.read(int(samples[0]), int(samples[-1]) + 1)
         return self._store.take(samples)

@@ -1,0 +1,75 @@
+"""What the benchmarks of clustering share: features with clusters in them, a fair judge, and what was measured on."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+
+import faiss
+import numpy as np
+import torch
+
+from vissl_clusterfit.clustering.torch_search import TorchSearch, fast_product_type
+
+_LATENT_DIM, _NUM_GROUPS, _NUM_KINDS = 64, 200, 4000
+
+
+def clustered_features(num_samples: int, dim: int, seed: int = 0) -> np.ndarray:
+    """Features as a trained network gives them: unit norm, few directions, clusters of many sizes within groups.
+
+    Points of a low-dimensional mixture (200 groups of 4,000 kinds whose sizes follow a power law) go through a random
+    layer and a ReLU, get some noise in every dimension, and are scaled to unit norm.
+
+    Returns:
+        (N, D) float32.
+    """
+    rng = np.random.default_rng(seed)
+    groups = rng.standard_normal((_NUM_GROUPS, _LATENT_DIM), dtype=np.float32)
+    kinds = groups[rng.integers(_NUM_GROUPS, size=_NUM_KINDS)]
+    kinds += 0.45 * rng.standard_normal(kinds.shape, dtype=np.float32)
+    weights = 1 / np.sqrt(np.arange(1, _NUM_KINDS + 1))
+    layer = rng.standard_normal((_LATENT_DIM, dim), dtype=np.float32) / np.float32(math.sqrt(_LATENT_DIM))
+    features = np.empty((num_samples, dim), dtype=np.float32)
+    for low in range(0, num_samples, 10_000):
+        rows = features[low : low + 10_000]
+        points = kinds[rng.choice(_NUM_KINDS, size=len(rows), p=weights / weights.sum())]
+        points = points + 0.35 * rng.standard_normal(points.shape, dtype=np.float32)
+        np.maximum(points @ layer, 0, out=rows)
+        rows += 0.02 * rng.standard_normal(rows.shape, dtype=np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return features
+
+
+def objective(features: np.ndarray, centroids: np.ndarray) -> float:
+    """The mean squared distance of all features to their nearest centroid, exactly: the judge of both sides."""
+    search = TorchSearch(centroids)
+    parts = range(0, len(features), 8192)
+    return sum(float(search.nearest(features[low : low + 8192])[1].sum(dtype=np.float64)) for low in parts) / len(
+        features
+    )
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of ratios."""
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def machine() -> dict[str, object]:
+    """What the figures depend on."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        lines = dict(line.split(":", 1) for line in file.read().split("\n\n")[0].splitlines() if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in lines.items()}
+    units = [flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in facts.get("flags", "").split()]
+    return {
+        "processor": facts.get("model name", platform.processor()),
+        "units": units,
+        "product_type": str(fast_product_type("cpu")).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "faiss": faiss.__version__,
+        "numpy": np.__version__,
+    }

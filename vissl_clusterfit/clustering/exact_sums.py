@@ -1,0 +1,151 @@
+"""Sums of float32 vectors that are the same to the last bit in whatever order, on however many processes.
+
+Before they are added, numbers are rounded to multiples of one power of two, so large that float64 holds every partial
+sum without rounding: then addition is associative. What the rounding takes away is far below the resolution of a
+float32 mean; where numbers span a wide range, it is summed in further bins, each on a finer grid (Demmel and Nguyen,
+"Parallel Reproducible Summation", 2015, section 3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering.protocol import ClusterSums
+from vissl_clusterfit.clustering.threads import in_parallel
+
+_FLOAT64_BITS = 52
+# The grid is finer than a typical number by so many bits: as many as float32 has.
+_KEPT_BITS = 24
+_MAX_BINS = 4
+# Rows are added in blocks whose float64 copy stays in the processor's cache.
+_BLOCK_VALUES = 1 << 17
+# Threads get no fewer columns than fill a few lines of the cache.
+_MIN_COLUMNS = 64
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How large the numbers of a source are.
+
+    Attributes:
+        largest: no number is larger, in absolute value.
+        typical: the root of the mean square.
+    """
+
+    largest: float
+    typical: float
+
+
+class Grid:
+    """Splits numbers into parts whose sums are exact.
+
+    Args:
+        extent: of the numbers.
+        num_terms: how many are added at most.
+    """
+
+    def __init__(self, extent: Extent, num_terms: int) -> None:
+        bits = _FLOAT64_BITS - max(1, math.ceil(math.log2(max(num_terms, 2))))
+        top = math.frexp(extent.largest)[1]  # no number reaches 2 ** top
+        wanted = math.frexp(extent.typical)[1] - _KEPT_BITS
+        self._magic: list[float] = []
+        while not self._magic or (top > wanted and len(self._magic) < _MAX_BINS and extent.typical > 0):
+            # Adding and subtracting it leaves a multiple of 2 ** (top - bits).
+            self._magic.append(math.ldexp(1.5, _FLOAT64_BITS + top - bits))
+            top -= bits
+        self.num_bins = len(self._magic)
+
+    def parts(self, values: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The parts of a tensor, float64, one per bin; their sum is the tensor to within the last grid.
+
+        Each is to be used before the next is asked for.
+        """
+        part = torch.empty(values.shape, dtype=torch.float64)
+        for number, magic in enumerate(self._magic, 1):
+            part.copy_(values).add_(magic).sub_(magic)  # in float64 from the start
+            yield part
+            if number < self.num_bins:
+                values = values - part
+
+
+class Accumulator:
+    """Adds up the vectors of each cluster; every process of a run has one.
+
+    Args:
+        num_clusters: K.
+        dim: D.
+        extent: of all vectors of the source.
+        num_vectors: N, of the source.
+    """
+
+    def __init__(self, num_clusters: int, dim: int, extent: Extent, num_vectors: int) -> None:
+        self._grid = Grid(extent, num_vectors)
+        self._sums = torch.zeros(self._grid.num_bins, num_clusters, dim, dtype=torch.float64)
+        self._counts = torch.zeros(num_clusters, dtype=torch.int64)
+
+    def add(self, rows_nD: np.ndarray, labels_n: np.ndarray) -> None:
+        """Adds vectors (n, D) float32 to the clusters (n,) int64."""
+        rows, labels = torch.from_numpy(rows_nD), torch.from_numpy(labels_n)
+
+        def add_columns(columns: slice) -> None:
+            width = columns.stop - columns.start
+            for block, of in zip(*(x.split(max(1, _BLOCK_VALUES // width)) for x in (rows, labels)), strict=True):
+                parts = self._grid.parts(block[:, columns])
+                for sums, part in zip(self._sums, parts, strict=True):
+                    sums[:, columns].index_add_(0, of, part)
+
+        # Threads share the columns, so that there is one set of sums.
+        dim = rows.shape[1]
+        width = max(_MIN_COLUMNS, -(-dim // torch.get_num_threads()))
+        in_parallel(add_columns, [slice(low, min(low + width, dim)) for low in range(0, dim, width)])
+        self._counts += torch.bincount(labels, minlength=len(self._counts))
+
+    def add_up_over_processes(self) -> None:
+        """Gives every process of the run what all have added."""
+        distributed.add_up(self._sums)
+        distributed.add_up(self._counts)
+
+    def total(self, squares: float) -> ClusterSums:
+        """The sums, with the sum of squared norms ``squares``; nothing is added afterwards."""
+        sums = self._sums[-1]
+        for coarser in reversed(self._sums[:-1]):
+            sums = sums.add_(coarser)
+        return ClusterSums(sums.numpy(), self._counts.numpy(), squares)
+
+
+class SquareSum:
+    """The sum of the squared norms of vectors; every process of a run has one.
+
+    Args:
+        dim: D.
+        extent: of all vectors of the source.
+        num_vectors: N, of the source.
+    """
+
+    def __init__(self, dim: int, extent: Extent, num_vectors: int) -> None:
+        self._grid = Grid(Extent(dim * extent.largest**2, dim * extent.typical**2), num_vectors)
+        self._sums = torch.zeros(self._grid.num_bins, dtype=torch.float64)
+
+    def add(self, rows_nD: np.ndarray) -> None:
+        """Adds vectors (n, D) float32."""
+        squares = np.concatenate(in_parallel(_squared_norms, np.array_split(rows_nD, torch.get_num_threads())))
+        for number, part in enumerate(self._grid.parts(torch.from_numpy(squares))):
+            self._sums[number] += part.sum()
+
+    def add_up_over_processes(self) -> None:
+        """Gives every process of the run what all have added."""
+        distributed.add_up(self._sums)
+
+    def total(self) -> float:
+        """The sum; nothing is added afterwards."""
+        return float(self._sums.flip(0).sum())
+
+
+def _squared_norms(rows_nD: np.ndarray) -> np.ndarray:
+    return np.einsum("nd,nd->n", rows_nD, rows_nD, dtype=np.float64)

@@ -1,0 +1,88 @@
+"""The first centroids: drawn at random, spread by k-means++, or given.
+
+k-means++ (Arthur and Vassilvitskii, 2007) draws one vector at a time, with a probability in proportion to its squared
+distance from those drawn before: K passes. Here each of a few rounds draws a part of them at once, as k-means|| does
+(Bahmani et al., 2012), but exactly as many as are wanted, so that nothing has to be reduced afterwards. That is a
+heuristic; it takes one assignment's time in all.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering.protocol import Search, SearchFactory, VectorSource
+from vissl_clusterfit.clustering.sampling import uniform
+
+logger = logging.getLogger(__name__)
+
+_NUM_ROUNDS = 8
+
+
+def random_start(source: VectorSource, num_clusters: int, seed: int) -> np.ndarray:
+    """K vectors at different positions, all sets of them equally likely, as (K, D) float32."""
+    chosen = np.random.default_rng(seed).choice(source.num_vectors, num_clusters, replace=False)
+    return source.take(np.sort(chosen))
+
+
+def spread_start(
+    source: VectorSource, num_clusters: int, seed: int, search_factory: SearchFactory, share: float = 1.0
+) -> np.ndarray:
+    """K vectors far from each other, as (K, D) float32. All processes of the run call it together.
+
+    Args:
+        source: the vectors.
+        num_clusters: K.
+        seed: the same one draws the same vectors.
+        search_factory: makes a search of centroids.
+        share: of the source, from which all are drawn; it must hold K vectors or more.
+    """
+    positions = list(source.positions(share))
+    distances = [np.full(len(part), np.inf, dtype=np.float32) for part in positions]
+    drawn = np.empty(0, dtype=np.int64)
+    centroids = np.empty((0, source.dim), dtype=np.float32)
+    for number in range(_NUM_ROUNDS):
+        count = num_clusters // _NUM_ROUNDS + (number < num_clusters % _NUM_ROUNDS)
+        if not count:
+            continue
+        fresh = _draw(positions, distances, drawn, count, stream=seed * _NUM_ROUNDS + number + 1)
+        drawn = np.concatenate([drawn, fresh])
+        new = source.take(fresh)
+        centroids = np.concatenate([centroids, new])
+        if len(drawn) < num_clusters:
+            search, remaining = search_factory(new), iter(distances)
+
+            def approach(_: np.ndarray, rows: np.ndarray, search: Search = search, remaining=remaining) -> None:
+                before = next(remaining)
+                np.minimum(before, search.nearest(rows)[1][:, 0], out=before)
+
+            source.over_chunks(approach, share)
+    logger.info("k-means++ drew %d first centroids in %d rounds.", num_clusters, _NUM_ROUNDS)
+    return centroids
+
+
+def _draw(
+    positions: list[np.ndarray], distances: list[np.ndarray], drawn: np.ndarray, count: int, stream: int
+) -> np.ndarray:
+    """Draws positions without replacement, with weights; sorted.
+
+    Each position gets an exponential time with its weight as rate; the first ones are drawn (Efraimidis and Spirakis,
+    2006). So what is drawn does not depend on which process has which position.
+    """
+    keys = [np.empty(0)]
+    own = [np.empty(0, dtype=np.int64)]
+    for part, weight in zip(positions, distances, strict=True):
+        waiting = -np.log(uniform(part, stream))
+        # At the start all weights are the same; later those without one, which lie on a centroid, come last.
+        rates = np.where(np.isinf(weight), 1.0, np.maximum(weight.astype(np.float64), 1e-300))
+        times = np.where(np.isin(part, drawn), np.inf, waiting / rates)
+        first = np.argpartition(times, min(count, len(times) - 1))[:count] if len(times) > count else slice(None)
+        keys.append(times[first])
+        own.append(part[first])
+    key, position = np.concatenate(keys), np.concatenate(own)
+    best = np.lexsort((position, key))[:count]
+    gathered = distributed.gather((key[best], position[best]))
+    key, position = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+    return np.sort(position[np.lexsort((position, key))[:count]])
