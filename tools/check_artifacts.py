@@ -11,14 +11,23 @@ import argparse
 import sys
 from pathlib import Path
 
+from vissl_clusterfit.errors import ClusterFitError
+from vissl_clusterfit.storage.places import artifact_path
 from vissl_clusterfit.verification.verify import find_artifacts, verify_artifacts
 
 
 def main() -> int:
     """Checks the folders of the command line and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of an artefact, or above it")
-    folders = parser.parse_args().folders
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of an artefact, or above it; a path or a URI")
+    try:
+        return _check([artifact_path(folder, "FOLDER") for folder in parser.parse_args().folders])
+    except ClusterFitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _check(folders: list[Path]) -> int:
     without = [str(folder) for folder in folders if not find_artifacts(folder)]
     if without:
         print(f"error: there is no artefact in {', '.join(without)}.", file=sys.stderr)

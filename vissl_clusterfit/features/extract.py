@@ -152,9 +152,11 @@ class _Claims:
     """
 
     def __init__(self, writer: FeatureStoreWriter, missing: list[Shard], batch_size: int) -> None:
-        # Every process begins at another place, so that they do not all ask for the same shard.
-        begin = len(missing) * distributed.rank() // distributed.world_size()
-        self._candidates = iter([*missing[begin:], *missing[:begin]])
+        # Every process begins at another place, so that they do not all ask for the same shard. It then helps the one
+        # before from behind: where there are no leases, two that went the same way would do the same work.
+        rank, processes = distributed.rank(), distributed.world_size()
+        begin, end = len(missing) * rank // processes, len(missing) * (rank + 1) // processes
+        self._candidates = iter([*missing[begin:end], *reversed([*missing[end:], *missing[:begin]])])
         self._writer = writer
         self._batch_size = batch_size
         self.taken: deque[tuple[Shard, Lease]] = deque()

@@ -14,6 +14,9 @@ import numpy as np
 
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.features.local_copies import LocalCopies
+from vissl_clusterfit.storage.folders import names_in
+from vissl_clusterfit.storage.remote import as_remote
 
 KIND = "feature_store"
 UNREADABLE_FILE = "unreadable.npy"
@@ -66,6 +69,7 @@ class FeatureStore:
         self.content_hash: str = manifest["content_hash"]
         self._shards = split_into_shards(self.num_samples, manifest["shard_size"])
         self._shard_size: int = manifest["shard_size"]
+        self._copies = LocalCopies() if as_remote(folder) else None
 
     @classmethod
     def open(cls, folder: Path, expected_inputs: Mapping[str, Any] | None = None) -> FeatureStore:
@@ -97,8 +101,13 @@ class FeatureStore:
                 f"{self.folder}: the shards that its manifest names do not cover its {self.num_samples} samples once. "
                 "Delete the folder and run the extraction again."
             )
-        for shard in self._shards:
-            self._rows(shard)
+        if self._copies:  # to look into all shards would be to fetch them; each is checked when it is
+            missing = sorted(named - names_in(self.folder))
+            if missing:
+                raise ArtifactError(f"{self.folder / missing[0]} is missing.")
+        else:
+            for shard in self._shards:
+                self._rows(shard)
         indices, num_unreadable = self.unreadable, self.manifest["num_unreadable"]
         whole = indices.dtype == np.int64 and indices.shape == (num_unreadable,)
         if not whole or not (np.diff(indices, prepend=-1, append=self.num_samples) > 0).all():
@@ -108,11 +117,15 @@ class FeatureStore:
             )
 
     def _rows(self, shard: Shard) -> np.ndarray:
-        rows = artifacts.read_array(self.folder / shard.rows_file, mmap=True)
+        path = self.folder / shard.rows_file
+        if self._copies and (remote := as_remote(path)):
+            rows = self._copies.array(remote, self.manifest["sha256"][shard.rows_file])
+        else:
+            rows = artifacts.read_array(path, mmap=True)
         expected = (shard.stop - shard.start, self.dim)
         if rows.shape != expected or rows.dtype != self.dtype:
             raise ArtifactError(
-                f"{self.folder / shard.rows_file} must hold {expected} of {self.dtype}, "
+                f"{path} must hold {expected} of {self.dtype}, "
                 f"found {rows.shape} of {rows.dtype}. Delete it, its .json and {artifacts.MANIFEST_NAME}, and run the "
                 "extraction again: it makes this shard alone."
             )
