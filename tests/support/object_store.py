@@ -22,8 +22,7 @@ class Handler(PathHandler):
     Attributes:
         root: where the content lies.
         written: every file that was written, in order.
-        refuses_write: the number of the write that fails, of those from now on.
-        damages: writes half of that file before it fails, as a handler does that does not care.
+        refuses_write: the number of the file that cannot be written, of those since the last ``forget``; none if < 0.
     """
 
     prefix = ""
@@ -48,10 +47,10 @@ class Handler(PathHandler):
         return _Upload(self, path)
 
     def put(self, path: str, content: bytes) -> None:
-        self.written.append(path)
-        if len(self.written) - 1 == self.refuses_write:
+        if len(self.written) == self.refuses_write:
             raise RuntimeError("503 Slow Down")
         self.file(path).write_bytes(content)
+        self.written.append(path)
 
     def file(self, path: str) -> Path:
         """The file of this machine that holds a file of the other."""
@@ -61,15 +60,13 @@ class Handler(PathHandler):
 class _Upload(io.BytesIO):
     def __init__(self, handler: Handler, path: str) -> None:
         super().__init__()
-        self._put = lambda: handler.put(path, self.getvalue())
+        self._handler, self._path = handler, path
 
     def close(self) -> None:
         if not self.closed:
-            content = self._put
-            try:
-                content()
-            finally:
-                super().close()
+            content = self.getvalue()
+            super().close()
+            self._handler.put(self._path, content)
 
 
 class ObjectStore(Handler):
@@ -78,7 +75,7 @@ class ObjectStore(Handler):
     prefix = "store://"
 
     def file(self, path: str) -> Path:
-        return self.root / "objects" / quote(path.removeprefix(self.prefix), safe="")
+        return self.root / "objects" / quote(_key(path), safe="")
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1):
         try:
@@ -100,12 +97,11 @@ class ObjectStore(Handler):
         return path.endswith("/") and self._exists(path)
 
     def _ls(self, path: str) -> list[str]:
-        key = path.removeprefix(self.prefix)
-        keys = self.keys()
-        below = [other.removeprefix(key) for other in keys if other.startswith(key)]
+        key = _key(path)
+        below = [other.removeprefix(key) for other in self.all_keys() if other.startswith(key)]
         return [key + name.partition("/")[0] + "/" * ("/" in name) for name in below]
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         folder = self.root / "objects"
         return [unquote(name) for name in sorted(os.listdir(folder))] if folder.is_dir() else []
 
@@ -124,7 +120,7 @@ class Share(Handler):
     prefix = "share://"
 
     def file(self, path: str) -> Path:
-        return self.root / "share" / path.removeprefix(self.prefix)
+        return self.root / "share" / _key(path)
 
     def _get_local_path(self, path: str, force: bool = False) -> str:
         raise AssertionError(f"{path} from a cache may be an old one")
@@ -148,7 +144,11 @@ class Share(Handler):
         self.file(path).unlink()
 
 
-HANDLERS = {handler.prefix: handler for handler in (ObjectStore(), Share())}
+def _key(uri: str) -> str:
+    return uri.partition("://")[2]
+
+
+HANDLERS: dict[str, Handler] = {handler.prefix: handler for handler in (ObjectStore(), Share())}
 for each in HANDLERS.values():
     g_pathmgr.register_handler(each)
 
@@ -162,8 +162,8 @@ def contents(uri: object) -> dict[str, str]:
     """Every file below a URI with the SHA-256 of its bytes, as ``tiny_store.contents`` gives it of a folder."""
     handler, below = handler_of(uri), f"{uri}/"
     if isinstance(handler, ObjectStore):
-        keys = [f"{handler.prefix}{key}" for key in handler.keys()]
-        files = {key.removeprefix(below): handler.file(key) for key in keys if key.startswith(below) and key[-1] != "/"}
+        keys = [key for key in handler.all_keys() if key.startswith(_key(below)) and not key.endswith("/")]
+        files = {key.removeprefix(_key(below)): handler.file(f"://{key}") for key in keys}
     else:
         folder = handler.file(below)
         files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
