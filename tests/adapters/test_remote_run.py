@@ -52,7 +52,8 @@ def test_every_process_of_a_run_has_the_handlers(run_with_handlers, overrides, s
     two = "store://bucket/two"
     result = run_with_handlers(
         *overrides,
-        "engine_name=clusterfit_label",
+        "config.MULTI_PROCESSING_METHOD=spawn",
+        "config.DATA.NUM_DATALOADER_WORKERS=1",
         f"config.CHECKPOINT.DIR={tmp_path}/run",
         f"config.CLUSTERFIT.OUTPUT_DIR={two}",
         "config.DISTRIBUTED.NUM_PROC_PER_NODE=2",
