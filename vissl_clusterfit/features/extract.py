@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from vissl_clusterfit import artifacts, distributed
 from vissl_clusterfit.config import EncodingSettings
 from vissl_clusterfit.errors import DataError, problem
+from vissl_clusterfit.features.progress import Progress
 from vissl_clusterfit.features.samples import require_same_samples
 from vissl_clusterfit.features.store import KIND, FeatureStore, Shard
 from vissl_clusterfit.features.writer import FeatureStoreWriter
@@ -26,7 +25,6 @@ from vissl_clusterfit.storage.leases import Lease
 logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 1.0
-_LOOK_AT_ALL_S = 10.0
 
 
 class ImageSource(Protocol):
@@ -95,7 +93,7 @@ def extract_features(
     missing = writer.missing()
     if missing:
         encode = make_encoder()
-        progress = _Progress(writer, missing)
+        progress = Progress(writer, missing)
         while missing := writer.missing():
             if not _extract_free_shards(images, encode, writer, missing, settings, num_workers, progress):
                 time.sleep(_LOOK_AGAIN_S)  # the rest is being done by others; what they drop will be free again
@@ -182,7 +180,7 @@ def _extract_free_shards(
     missing: list[Shard],
     settings: EncodingSettings,
     num_workers: int,
-    progress: _Progress,
+    progress: Progress,
 ) -> int:
     """Extracts shards until none is free; how many there were."""
     claims = _Claims(writer, missing, settings.batch_size)
@@ -237,56 +235,3 @@ def _collate(samples: list[tuple[torch.Tensor, str]]) -> tuple[torch.Tensor, lis
             )
         )
     return torch.stack(pixels), list(reasons)
-
-
-class _Progress:
-    """A bar with rate and time left on a terminal, a log line now and then elsewhere; on the primary process only.
-
-    It counts what all processes have done, as far as the folder shows it.
-    """
-
-    def __init__(self, writer: FeatureStoreWriter, missing: list[Shard]) -> None:
-        on_terminal = sys.stderr.isatty()
-        self._writer = writer
-        self._total = _num_samples(missing)
-        self._looked_at = time.monotonic()
-        self._bar = tqdm(
-            total=self._total,
-            unit=" samples",
-            desc="Extracting",
-            disable=not distributed.is_primary(),
-            file=sys.stderr if on_terminal else _LogStream(),
-            mininterval=0.5 if on_terminal else 30.0,
-            ncols=None if on_terminal else 80,
-        )
-
-    def add(self, count: int) -> None:
-        """Counts samples of this process, and every ten seconds those of the others."""
-        if self._bar.disable:
-            return
-        if time.monotonic() - self._looked_at < _LOOK_AT_ALL_S:
-            self._bar.update(count)
-        else:
-            self._looked_at = time.monotonic()
-            self._bar.update(max(0, self._total - _num_samples(self._writer.missing()) - self._bar.n))
-
-    def close(self) -> None:
-        """Says that all is done."""
-        self._bar.update(self._total - self._bar.n)
-        self._bar.close()
-
-
-def _num_samples(shards: list[Shard]) -> int:
-    return sum(shard.stop - shard.start for shard in shards)
-
-
-class _LogStream:
-    """Where tqdm writes when there is no terminal: each state of the bar becomes one plain log line."""
-
-    def write(self, text: str) -> None:
-        line = text.strip("\r\n ")
-        if line:
-            logger.info("%s", line)
-
-    def flush(self) -> None:
-        return None
