@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +33,10 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
-        """The image, and why it could not be read: "" if it could."""
+        """The image (C, H, W), and why it could not be read: "" if it could.
+
+        Of a sample of several images all of them, (num_images, C, H, W): its feature is the mean of theirs.
+        """
 
     @property
     def samples(self) -> np.ndarray:
@@ -199,7 +202,7 @@ def _extract_free_shards(
         with torch.inference_mode():
             for pixels, reasons in loader:
                 shard, lease = claims.taken[0]
-                features = encode(pixels).float().cpu().numpy()
+                features = _encode(encode, pixels).float().cpu().numpy()
                 position = shard.start + sum(map(len, rows))
                 for offset, reason in enumerate(reasons):
                     if reason:
@@ -222,9 +225,25 @@ def _extract_free_shards(
     return num_shards
 
 
+def _encode(encode: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+    """Features (B, D) of images (B, C, H, W), or the means of those of samples (B, num_images, C, H, W)."""
+    if pixels.ndim < 5:
+        return encode(pixels)
+    return encode(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2]).mean(dim=1)
+
+
 def _collate(samples: list[tuple[torch.Tensor, str]]) -> tuple[torch.Tensor, list[str]]:
     pixels, reasons = zip(*samples, strict=True)
-    shapes = sorted({tuple(image.shape) for image in pixels})
+    return stack_images(pixels), list(reasons)
+
+
+def stack_images(images: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Images of one shape, in one tensor.
+
+    Raises:
+        DataError: they differ in shape.
+    """
+    shapes = sorted({tuple(image.shape) for image in images})
     if len(shapes) > 1:
         raise DataError(
             problem(
@@ -234,4 +253,4 @@ def _collate(samples: list[tuple[torch.Tensor, str]]) -> tuple[torch.Tensor, lis
                 remedy="Add Resize and CenterCrop.",
             )
         )
-    return torch.stack(pixels), list(reasons)
+    return torch.stack(tuple(images))
