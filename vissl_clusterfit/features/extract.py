@@ -263,8 +263,9 @@ def stack_images(images: Sequence[torch.Tensor]) -> torch.Tensor:
 def _end_with_parent(_: int) -> None:
     """Ends a process that reads images with the one that it reads for, at whatever moment that is killed.
 
-    PyTorch has its parent's number looked at. That is a server's where processes are started by one, which lives on; and
-    where the parent had died before the first look, it is that of the one who adopts orphans: they would wait for ever.
+    PyTorch has its parent's number looked at. That is a server's where processes are started by one, which lives on;
+    and where the parent had died before the first look, it is that of the one who adopts orphans. They would wait for
+    ever.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "images are read in processes of their own"
