@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from vissl_clusterfit.adapters.label_source import (
 )
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.extract import stack_images
-from vissl_clusterfit.features.samples import dataset_inputs, hash_samples
+from vissl_clusterfit.features.samples import dataset_inputs, hash_samples, names_and_sizes
 
 # Pillow makes 8 bits of them by cutting off what is above 255, so that a picture becomes white.
 _SATURATED_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -121,9 +120,8 @@ class SplitImages(Dataset):
 
     def _sample_names(self, number: int) -> Iterator[str]:
         kind, path, files = self._kinds[number], self._dataset.data_paths[number], self._files[number]
-        if kind == "disk_folder":
-            for file in files or ():
-                yield f"{os.path.relpath(file, path)} {os.path.getsize(file)}"
+        if files is not None and kind == "disk_folder":
+            yield from names_and_sizes(files, path)
         elif files is not None:
             yield from map(str, files)
         else:
