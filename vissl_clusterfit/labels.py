@@ -14,7 +14,7 @@ import numpy as np
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.sources import chunk_rows
-from vissl_clusterfit.errors import ArtifactError, DataError
+from vissl_clusterfit.errors import ArtifactError, DataError, with_remedy
 from vissl_clusterfit.features.samples import SAMPLES_FILE
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.label_files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE, LabelFiles
@@ -104,9 +104,10 @@ class PseudoLabels:
             artifacts.require_same_inputs(folder, manifest["inputs"], expected_inputs)
         labels = cls(folder, manifest)
         try:
-            labels._check()
+            with with_remedy(_REMEDY):
+                labels._check()
         except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{folder / artifacts.MANIFEST_NAME} is damaged: {error!r}.") from None
+            raise ArtifactError(f"{folder / artifacts.MANIFEST_NAME} is damaged: {error!r}. {_REMEDY}") from None
         return labels
 
     def _check(self) -> None:
@@ -122,6 +123,9 @@ class PseudoLabels:
         ]
         if MARGINS_FILE in self.manifest.get("sha256", ()):
             arrays.append((MARGINS_FILE, self.margins, shape, np.float32))
+        if SAMPLES_FILE in self.manifest.get("sha256", ()):
+            samples = artifacts.read_array(self.folder / SAMPLES_FILE, mmap=True)
+            arrays.append((SAMPLES_FILE, samples, (self.num_samples,), np.uint64))
         for name, array, expected, dtype in arrays:
             if array.shape != expected or array.dtype != dtype:
                 raise ArtifactError(
