@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +17,7 @@ from vissl_clusterfit import artifacts, distributed
 from vissl_clusterfit.config import EncodingSettings
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.features.progress import Progress
+from vissl_clusterfit.features.readers import end_with_parent
 from vissl_clusterfit.features.samples import require_same_samples
 from vissl_clusterfit.features.store import KIND, FeatureStore, Shard
 from vissl_clusterfit.features.writer import FeatureStoreWriter
@@ -197,7 +195,7 @@ def _extract_free_shards(
         batch_sampler=claims,
         num_workers=num_workers,
         collate_fn=_collate,
-        worker_init_fn=_end_with_parent,
+        worker_init_fn=end_with_parent,
     )
     num_shards = num_unreadable = 0
     rows: list[np.ndarray] = []
@@ -258,20 +256,3 @@ def stack_images(images: Sequence[torch.Tensor]) -> torch.Tensor:
             )
         )
     return torch.stack(tuple(images))
-
-
-def _end_with_parent(_: int) -> None:
-    """Ends a process that reads images with the one that it reads for, at whatever moment that is killed.
-
-    PyTorch has its parent's number looked at. That is a server's where processes are started by one, which lives on;
-    and where the parent had died before the first look, it is that of the one who adopts orphans. They would wait for
-    ever.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "images are read in processes of their own"
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
