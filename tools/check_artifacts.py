@@ -1,7 +1,8 @@
 """Reads artefacts whole and says what is wrong with them: ``python tools/check_artifacts.py FOLDER [FOLDER ...]``.
 
 Every feature store, codebook and set of pseudo-labels in the folders, and below them, is held against its manifest, and
-against the artefacts that it was made from. One line for each that is well, one for each thing that is wrong.
+against the artefacts that it was made from. One line for each that is well, one for each thing that is wrong,
+and one that says how to mend it.
 Exit code 0 if all is well, 1 if anything is wrong, 2 if a folder holds no artefact.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.storage.places import artifact_path
-from vissl_clusterfit.verification.verify import find_artifacts, verify_artifacts
+from vissl_clusterfit.verification.verify import find_artifacts, how_to_mend, verify_artifacts
 
 
 def main() -> int:
@@ -37,6 +38,8 @@ def _check(folders: list[Path]) -> int:
         num_wrong += bool(problems)
         for problem in problems:
             print(f"wrong  {problem}", flush=True)
+        if remedy := how_to_mend(folder, problems):
+            print(f"mend   {remedy}", flush=True)
         if not problems:
             print(f"ok     {folder}", flush=True)
     return 1 if num_wrong else 0

@@ -14,7 +14,7 @@ import numpy as np
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.sources import chunk_rows
-from vissl_clusterfit.errors import ArtifactError, DataError
+from vissl_clusterfit.errors import ArtifactError, DataError, with_remedy
 from vissl_clusterfit.features.samples import SAMPLES_FILE
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.label_files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE, LabelFiles
@@ -122,9 +122,10 @@ class PseudoLabels:
             artifacts.require_same_inputs(folder, manifest["inputs"], expected_inputs)
         labels = cls(folder, manifest)
         try:
-            labels._check()
+            with with_remedy(_REMEDY):
+                labels._check()
         except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{folder / artifacts.MANIFEST_NAME} is damaged: {error!r}.") from None
+            raise ArtifactError(f"{folder / artifacts.MANIFEST_NAME} is damaged: {error!r}. {_REMEDY}") from None
         return labels
 
     def _check(self) -> None:
@@ -133,6 +134,9 @@ class PseudoLabels:
             _ = self.labels, self.distances
             if MARGINS_FILE in self.manifest.get("sha256", ()):
                 _ = self.margins
+            if SAMPLES_FILE in self.manifest.get("sha256", ()):
+                samples = artifacts.read_array(self.folder / SAMPLES_FILE, mmap=True)
+                self._require(SAMPLES_FILE, samples, (self.num_samples,), np.uint64)
         if self.cluster_sizes.ndim == 1 and columns != 1:
             raise ArtifactError(f"{self.folder}: one label per sample, but {columns} codebooks. {_REMEDY}")
         unlabelled = self.manifest["num_unlabelled"]

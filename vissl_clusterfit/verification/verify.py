@@ -80,6 +80,16 @@ def verify_artifacts(folders: Sequence[Path]) -> Iterator[tuple[Path, list[str]]
         yield folder, _verify(folder, origins)
 
 
+def how_to_mend(folder: Path, problems: Sequence[str]) -> str:
+    """What to do about an artefact with problems; "" where they say it themselves."""
+    if all(any(verb in problem for verb in ("Delete ", "Make ", "Run ", "Upgrade ")) for problem in problems):
+        return ""
+    return (
+        f"Delete {folder} and run its stage again. Of features, the damaged shards will do, each with its .json, and "
+        f"{MANIFEST_NAME}: the extraction makes these alone."
+    )
+
+
 def find_artifacts(folder: Path) -> list[Path]:
     """The folders of all artefacts in a folder and below it, whole or not, in the order of their names."""
     found: list[Path] = []
