@@ -268,7 +268,7 @@ def test_labels_of_several_codebooks(labels, tmp_path):
     assert opened.num_clusters == (9, 2)
     np.testing.assert_array_equal(opened.labels, columns)
     rewrite_manifest(folder, num_clusters=[9])
-    with pytest.raises(ArtifactError, match=r"labels\.npy must hold \(1000, 1\)"):
+    with pytest.raises(ArtifactError, match=r"sizes\.npy must hold \(1, 9\)"):
         PseudoLabels.open(folder)
 
 

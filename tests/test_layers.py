@@ -17,6 +17,7 @@ PLACES = {
     "faiss": (PACKAGE / "clustering/faiss_search.py",),
     "sklearn": (PACKAGE / "transfer", PACKAGE / "digits.py"),
     "PIL": (PACKAGE / "digits.py",),
+    "iopath": (PACKAGE / "storage/places.py", PACKAGE / "storage/remote.py"),
 }
 
 

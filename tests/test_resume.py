@@ -98,6 +98,24 @@ def test_an_extraction_that_loses_a_process_that_reads_images(tmp_path, features
     assert contents(folder) == features
 
 
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_processes_that_read_images_end_with_the_one_that_they_read_for(tmp_path, start_method):
+    """Even if it is killed before they could know it: what adopts them is then their first parent."""
+    ours, theirs = context.Pipe(duplex=False)
+    options = {"num_workers": 1, "start_method": start_method, "orphan": theirs}
+    with running(stage_work.extract, tmp_path / "features", COUNT, **options) as process:
+        theirs.close()
+        reader = ours.recv()
+        process.kill()
+        try:
+            assert ours.poll(10), "it waits for ever"
+            with pytest.raises(EOFError):  # nobody is left who could say anything
+                ours.recv()
+        except BaseException:
+            os.kill(reader, signal.SIGKILL)
+            raise
+
+
 def test_two_extractions_into_one_folder_share_the_work(tmp_path, features):
     folder, log = tmp_path / "features", tmp_path / "log"
     options = {"log": log, "pause_s": 0.01, "num_workers": 1}

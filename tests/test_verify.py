@@ -222,6 +222,8 @@ def test_a_newer_format_is_named(run, folder):
 )
 def test_another_shape_or_dtype_is_named(run, name, array, message):
     rewrite_array((run / name).parent, (run / name).name, array)
+    with pytest.raises(ArtifactError, match=f"{Path(name).name} must hold"):
+        OPEN[str(Path(name).parent)](Path(run / name).parent)
     assert any(problem.startswith(f"{run / name} {message}") for problem in wrong(run)[(run / name).parent])
 
 
@@ -571,6 +573,8 @@ def test_a_clustering_in_the_making_is_named_and_its_last_iteration_is_checked(r
     [
         (f"{STORE}/{SHARD}", "cannot be read as an array"),
         (f"{STORE}/unreadable.npy", "cannot be read as an array"),
+        (f"{STORE}/samples.npy", "cannot be read as an array"),
+        (f"{LABELS}/samples.npy", "cannot be read as an array"),
         (f"{CODEBOOK}/centroids.npy", "cannot be read as an array"),
         (f"{LABELS}/margins.npy", "cannot be read as an array"),
     ],
@@ -626,6 +630,8 @@ def test_the_command_says_what_is_wrong(run):
     assert lines[0].startswith(f"wrong  {run / CODEBOOK}/manifest.json was edited or damaged")
     assert lines[1] == f"ok     {run / 'features/test'}"
     assert lines[2].startswith(f"wrong  {run / STORE / SHARD} is not the file that was written")
+    assert lines[3].startswith(f"mend   Delete {run / STORE} and run its stage again.")
+    assert len(lines) == 4  # the first problem says itself how it is mended
 
 
 def test_the_command_says_where_there_is_nothing(run, tmp_path):

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError, cannot_write
+from vissl_clusterfit.storage.remote import as_remote
 from vissl_clusterfit.storage.whole_files import write_file
 
 MANIFEST_NAME = "manifest.json"
@@ -82,13 +83,22 @@ def write_array(path: Path, array: np.ndarray) -> str:
     Returns:
         The SHA-256 of the file, as hexadecimal text.
     """
-    # NumPy does not say why it cannot write into a file; into anything else, the file itself is asked to, and says it.
-    write_file(path, lambda file: np.save(SimpleNamespace(write=file.write), array, allow_pickle=False))
-    return file_sha256(path)
+    digest = hashlib.sha256()
+
+    def write(file: BinaryIO) -> None:
+        def write_and_hash(part: bytes) -> None:
+            digest.update(part)
+            file.write(part)
+
+        # NumPy does not say why it cannot write into a file; here, the file itself is asked to, and says it.
+        np.save(SimpleNamespace(write=write_and_hash), array, allow_pickle=False)
+
+    write_file(path, write)
+    return digest.hexdigest()
 
 
 def read_array(path: Path, *, mmap: bool = False) -> np.ndarray:
-    """Reads a ``.npy`` file, mapped into memory read-only when ``mmap`` is set.
+    """Reads a ``.npy`` file, mapped into memory read-only when ``mmap`` is set and its file system can do so.
 
     Raises:
         ArtifactError: the file is missing, truncated, or holds Python objects.
@@ -102,13 +112,13 @@ def read_array(path: Path, *, mmap: bool = False) -> np.ndarray:
 
 
 def _load(path: Path, mmap: bool) -> np.ndarray:
-    if mmap:
+    if mmap and not as_remote(path):
         try:
             return np.lib.format.open_memmap(path, mode="r")
         except OSError as error:
             if error.errno != errno.ENODEV:  # what a file system says that cannot map files
                 raise
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
     array.flags.writeable = not mmap
     return array
@@ -120,13 +130,18 @@ def file_sha256(path: Path) -> str:
     Raises:
         ArtifactError: the file is missing or cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while block := file.read(_HASH_BLOCK_BYTES):
-                digest.update(block)
+        with path.open("rb") as file:
+            return stream_sha256(file)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def stream_sha256(file: IO[bytes]) -> str:
+    """The SHA-256 of what is left to read of an open file, as hexadecimal text."""
+    digest = hashlib.sha256()
+    while block := file.read(_HASH_BLOCK_BYTES):
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from vissl_clusterfit.artifacts import ArtifactPaths
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.storage.places import artifact_path
 
 Settings = TypeVar("Settings")
 
@@ -177,12 +177,27 @@ class ClusterFitConfig:
                     remedy='Set it to "" if nothing is held out.',
                 )
             )
-        return found
+        return [*found, *self._unreachable()]
+
+    def _unreachable(self) -> Iterator[str]:
+        places = {
+            "OUTPUT_DIR": self.output_dir,
+            "FEATURES.PATH": self.features.path,
+            "ASSIGN.CODEBOOK": self.assign.codebook,
+            "TEACHER.WEIGHTS": self.teacher.weights,
+        }
+        for name, text in places.items():
+            below = name == "FEATURES.PATH" and text.startswith(self.output_dir)
+            if not below:  # which would be said twice
+                try:
+                    artifact_path(text, f"config.CLUSTERFIT.{name}")
+                except ConfigError as error:
+                    yield str(error)
 
     @property
     def paths(self) -> ArtifactPaths:
         """Where the artefacts of this run lie."""
-        return ArtifactPaths(output_dir=Path(self.output_dir), features_dir=Path(self.features.path))
+        return ArtifactPaths(output_dir=artifact_path(self.output_dir), features_dir=artifact_path(self.features.path))
 
     @property
     def splits(self) -> tuple[str, ...]:

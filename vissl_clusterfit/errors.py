@@ -6,6 +6,8 @@ is a fault of the caller or of this package, and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -37,6 +39,17 @@ def problem(setting: str, *, found: object, allowed: str, remedy: str = "") -> s
     """The one form of our messages: ``setting: found …; allowed: …. remedy``."""
     text = f"{setting}: found {found}; allowed: {allowed}."
     return f"{text} {remedy}" if remedy else text
+
+
+@contextmanager
+def with_remedy(remedy: str) -> Iterator[None]:
+    """Adds what the caller knows to what is said of an artefact: how to mend it."""
+    try:
+        yield
+    except ArtifactError as error:
+        if remedy in str(error):
+            raise
+        raise ArtifactError(f"{str(error).rstrip('.')}. {remedy}") from None
 
 
 def cannot_write(path: Path, error: OSError) -> ArtifactError:

@@ -1,6 +1,8 @@
 """The arrays of a label artefact in the making: written in the order of the samples, with a mark of how far they are.
 
-They lie in their places from the start. What makes them an artefact is the manifest, which is written last.
+They lie in their places from the start. What makes them an artefact is the manifest, which is written last. For another
+file system (``storage/remote.py``), where nothing can be appended to a file, they are written on this machine and
+copied when they are complete; labelling that was stopped then begins anew.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import contextlib
 import io
 import logging
 import os
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -17,6 +20,7 @@ import numpy as np
 
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.errors import ArtifactError, cannot_write
+from vissl_clusterfit.storage.remote import as_remote
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,10 @@ class LabelFiles:
     """
 
     def __init__(self, folder: Path, num_samples: int, run: str) -> None:
-        self._folder = folder
+        self._goal = folder
+        self._own = tempfile.TemporaryDirectory(prefix="labels-") if as_remote(folder) else None
+        #: Where the arrays are written.
+        self._folder = Path(self._own.name) if self._own else folder
         self._num_samples = num_samples
         self._run = run
         self._files: list[tuple[BinaryIO, np.dtype]] = []
@@ -66,6 +73,8 @@ class LabelFiles:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._close()
+        if self._own:
+            self._own.cleanup()
 
     def _close(self) -> None:
         for file, _ in self._files:
@@ -161,6 +170,11 @@ class LabelFiles:
         """
         assert self.num_done == self._num_samples, f"{self.num_done} of {self._num_samples} samples are written"
         self._mark()
+        if self._own and (goal := as_remote(self._goal)):
+            goal.mkdir()
+            for name in _ARRAYS:
+                with open(self._folder / name, "rb") as file:
+                    (goal / name).write_from(file)
 
     def count(self, num_clusters: int) -> tuple[np.ndarray, int]:
         """How many samples carry each label (K,) int64, and how many have a distance but no label."""

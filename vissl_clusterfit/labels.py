@@ -14,10 +14,11 @@ import numpy as np
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.sources import chunk_rows
-from vissl_clusterfit.errors import ArtifactError, DataError
+from vissl_clusterfit.errors import ArtifactError, DataError, with_remedy
 from vissl_clusterfit.features.samples import SAMPLES_FILE
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.label_files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE, LabelFiles
+from vissl_clusterfit.storage.remote import as_remote
 from vissl_clusterfit.storage.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -71,22 +72,39 @@ class PseudoLabels:
     @cached_property
     def labels(self) -> np.ndarray:
         """(N,) or (N, L) int64, memory-mapped; -1 for samples that could not be read."""
-        return artifacts.read_array(self.folder / LABELS_FILE, mmap=True)
+        return self._of_samples(LABELS_FILE, np.int64)
 
     @cached_property
     def distances(self) -> np.ndarray:
         """As ``labels``, float32: squared L2 distances to the centroid; -1 where there is no label."""
-        return artifacts.read_array(self.folder / DISTANCES_FILE, mmap=True)
+        return self._of_samples(DISTANCES_FILE, np.float32)
 
     @cached_property
     def margins(self) -> np.ndarray:
         """As ``distances``: how much farther, squared, the second nearest centroid is; infinite for K = 1."""
-        return artifacts.read_array(self.folder / MARGINS_FILE, mmap=True)
+        return self._of_samples(MARGINS_FILE, np.float32)
 
     @cached_property
     def cluster_sizes(self) -> np.ndarray:
         """(K,) int64, or (L, largest K): how many samples carry each label."""
-        return artifacts.read_array(self.folder / SIZES_FILE)
+        sizes, most = artifacts.read_array(self.folder / SIZES_FILE), max(self.num_clusters)
+        expected = (most,) if sizes.ndim == 1 else (len(self.num_clusters), most)
+        return self._require(SIZES_FILE, sizes, expected, np.int64)
+
+    def _of_samples(self, name: str, dtype: type) -> np.ndarray:
+        # Labels of L codebooks are told from those of a single one by the shape of the sizes.
+        columns = () if self.cluster_sizes.ndim == 1 else (len(self.num_clusters),)
+        return self._require(
+            name, artifacts.read_array(self.folder / name, mmap=True), (self.num_samples, *columns), dtype
+        )
+
+    def _require(self, name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        if array.shape != shape or array.dtype != dtype:
+            raise ArtifactError(
+                f"{self.folder / name} must hold {shape} of {np.dtype(dtype)}, as its manifest says; "
+                f"found {array.shape} of {array.dtype}. {_REMEDY}"
+            )
+        return array
 
     @classmethod
     def open(cls, folder: Path, expected_inputs: Mapping[str, Any] | None = None) -> PseudoLabels:
@@ -104,31 +122,22 @@ class PseudoLabels:
             artifacts.require_same_inputs(folder, manifest["inputs"], expected_inputs)
         labels = cls(folder, manifest)
         try:
-            labels._check()
+            with with_remedy(_REMEDY):
+                labels._check()
         except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{folder / artifacts.MANIFEST_NAME} is damaged: {error!r}.") from None
+            raise ArtifactError(f"{folder / artifacts.MANIFEST_NAME} is damaged: {error!r}. {_REMEDY}") from None
         return labels
 
     def _check(self) -> None:
         columns = len(self.num_clusters)
-        # A file of L columns is told from one of a single column by its own shape.
-        one = self.labels.ndim == 1
-        shape = (self.num_samples,) if one else (self.num_samples, columns)
-        sizes_shape = (max(self.num_clusters),) if one else (columns, max(self.num_clusters))
-        arrays = [
-            (LABELS_FILE, self.labels, shape, np.int64),
-            (DISTANCES_FILE, self.distances, shape, np.float32),
-            (SIZES_FILE, self.cluster_sizes, sizes_shape, np.int64),
-        ]
-        if MARGINS_FILE in self.manifest.get("sha256", ()):
-            arrays.append((MARGINS_FILE, self.margins, shape, np.float32))
-        for name, array, expected, dtype in arrays:
-            if array.shape != expected or array.dtype != dtype:
-                raise ArtifactError(
-                    f"{self.folder / name} must hold {expected} of {np.dtype(dtype)}, as its manifest says; "
-                    f"found {array.shape} of {array.dtype}. {_REMEDY}"
-                )
-        if one and columns != 1:
+        if not as_remote(self.folder):  # where each would be fetched; there, they are checked when they are read
+            _ = self.labels, self.distances
+            if MARGINS_FILE in self.manifest.get("sha256", ()):
+                _ = self.margins
+            if SAMPLES_FILE in self.manifest.get("sha256", ()):
+                samples = artifacts.read_array(self.folder / SAMPLES_FILE, mmap=True)
+                self._require(SAMPLES_FILE, samples, (self.num_samples,), np.uint64)
+        if self.cluster_sizes.ndim == 1 and columns != 1:
             raise ArtifactError(f"{self.folder}: one label per sample, but {columns} codebooks. {_REMEDY}")
         unlabelled = self.manifest["num_unlabelled"]
         if int(self.cluster_sizes.sum()) != (self.num_samples - unlabelled) * columns:

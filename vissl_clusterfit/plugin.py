@@ -16,6 +16,8 @@ def register() -> None:
     | meters | ``clusterfit_accuracy_meter``, in the place of VISSL's wherever the loss is ``clusterfit_loss`` |
     | trunks | ``raw_pixels``, the baseline of transfer benchmarks |
     | data sources | ``clusterfit_<source>`` for every VISSL source, with support for ``DATA_LIMIT`` |
+    | subsets | balanced ones leave out samples without a label |
+    | data loaders | the processes that read images end with the one that they read for |
     | hooks | the extract-then-cluster hook, wherever the loss is ``clusterfit_loss`` |
     | engines | ``clusterfit_extract``, ``_cluster``, ``_label``, ``_assign``, ``_transfer`` |
 
@@ -25,11 +27,25 @@ def register() -> None:
     import vissl.hooks
     from classy_vision.losses import register_loss
     from classy_vision.meters import register_meter
+    from vissl.data import ssl_dataset
     from vissl.engines.engine_registry import register_engine
     from vissl.models.heads import register_model_head
     from vissl.models.trunks import register_model_trunk
+    from vissl.trainer import train_task
 
-    from vissl_clusterfit.adapters import assign, engines, head, hook, label_source, loss, meter, raw_pixels, transfer
+    from vissl_clusterfit.adapters import (
+        assign,
+        engines,
+        head,
+        hook,
+        label_source,
+        loss,
+        meter,
+        raw_pixels,
+        readers,
+        subsets,
+        transfer,
+    )
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
     register_model_head("clusterfit_head")(head.ClusterFitHead)
@@ -49,3 +65,7 @@ def register() -> None:
 
     # VISSL has no registry for hooks; it looks this function up each time it builds the hooks of a run.
     vissl.hooks.add_loss_hooks = hook.with_clusterfit_hook(vissl.hooks.add_loss_hooks)
+    # Nor for the samples that DATA_LIMIT takes.
+    ssl_dataset.balanced_sub_sampling = subsets.of_labelled_samples(ssl_dataset.balanced_sub_sampling)
+    # Nor for what a process does that begins to read images.
+    train_task.build_dataloader = functools.partial(train_task.build_dataloader, worker_init_fn=readers.begin_to_read)

@@ -65,7 +65,26 @@ def test_what_follows_from_a_config_is_filled_in_and_told(composed, capsys):
         "config.MODEL.HEAD.PARAMS: in_features of clusterfit_head: None becomes 2048, the width of the trunk resnet.",
     ]
     assert config.LOSS.clusterfit_loss.num_clusters == config.MODEL.HEAD.PARAMS[0][1]["num_clusters"] == 50
-    assert config.DATA.TRAIN.LABEL_PATHS == ["images"]  # else VISSL looks for the data set in its catalogue
+    assert config.DATA.TRAIN.LABEL_PATHS == [""]  # without any VISSL looks for the data set in its catalogue
+
+
+def test_several_data_sources_become_one_batch(composed, capsys):
+    overrides = [
+        "config=test/cpu_test/test_cpu_resnet_simclr",
+        "+config/clusterfit=student",
+        "config.DATA.TRAIN.DATA_SOURCES=[disk_folder,synthetic]",
+        "config.DATA.TRAIN.DATASET_NAMES=[one,two]",
+        'config.DATA.TRAIN.DATA_PATHS=[images,""]',
+    ]
+    train = composed(*overrides)[2].DATA.TRAIN
+    assert train.DATA_SOURCES == ["clusterfit_disk_folder", "clusterfit_synthetic"]
+    assert (train.LABEL_SOURCES, train.LABEL_PATHS) == (["torchvision_dataset"] * 2, [""] * 2)
+    assert (
+        "config.DATA.TRAIN.COLLATE_FUNCTION: 'default_collate' becomes 'simclr_collator', which makes one batch of the "
+        "images of all data sources, as VISSL's train step takes one."
+    ) in capsys.readouterr().out
+    own = "config.DATA.TRAIN.COLLATE_FUNCTION=multicrop_collator"
+    assert composed(*overrides, own)[2].DATA.TRAIN.COLLATE_FUNCTION == "multicrop_collator"
 
 
 def test_synthetic_images_need_no_path(composed):

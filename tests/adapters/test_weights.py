@@ -1,5 +1,8 @@
+import functools
+import http.server
 import os
 import pickle
+import threading
 
 import pytest
 import torch
@@ -110,3 +113,27 @@ def test_pickles_are_told_from_checkpoints(tmp_path):
     (tmp_path / "weights.torch").write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(TeacherError, match=r"is no checkpoint|holds no tensors"):
         load_state_dict(str(tmp_path / "weights.torch"))
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """The URL of a folder, and the folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", folder
+        server.shutdown()
+        thread.join()
+
+
+def test_weights_come_from_a_url(served):
+    url, folder = served
+    trunk = Trunk()
+    saved(folder, as_vissl(trunk))
+    assert set(load_state_dict(f"{url}/weights.torch")) == {f"trunk.{name}" for name in trunk.state_dict()}
+    with pytest.raises(TeacherError, match=f"The weights file {url}/none.torch is missing"):
+        load_state_dict(f"{url}/none.torch")

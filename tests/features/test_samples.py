@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.features.samples import SAMPLES_FILE, dataset_inputs, hash_samples, require_same_samples
+from vissl_clusterfit.features.samples import (
+    SAMPLES_FILE,
+    dataset_inputs,
+    hash_samples,
+    names_and_sizes,
+    require_same_samples,
+)
 
 NAMES = st.lists(st.text("ab/ é\udcff", max_size=4), max_size=8)
 
@@ -41,6 +47,29 @@ def test_hashes_are_blake2b_of_the_names():
     expected = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
     assert hash_samples(names).tobytes() == expected
     assert b"\0" in expected[7::8]
+
+
+@pytest.mark.parametrize("num_files", [0, 1, 1000, 35_001])
+def test_files_are_named_in_their_order_with_their_sizes(tmp_path, num_files):
+    files = [str(tmp_path / f"{index % 9}" / f"{index}.png") for index in range(num_files)]
+    for index in range(0, num_files, 7):
+        path = tmp_path / f"{index % 9}" / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" * (index % 50))
+    expected = [
+        f"{os.path.relpath(file, tmp_path)} {index % 50 if index % 7 == 0 else -1}" for index, file in enumerate(files)
+    ]
+    assert list(names_and_sizes(files, str(tmp_path))) == expected
+
+
+@pytest.mark.parametrize("folder", ["images", "./images", "images/", "images/../images", "images//."])
+def test_files_have_the_same_names_however_their_folder_is_written(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images/class").mkdir(parents=True)
+    (tmp_path / "images/class/one.png").write_bytes(b"1")
+    (tmp_path / "images/class/none.png").symlink_to("nowhere")
+    files = [os.path.join(folder, "class", f"{name}.png") for name in ("one", "none")]
+    assert list(names_and_sizes(files, folder)) == ["class/one.png 1", "class/none.png -1"]
 
 
 def test_the_fingerprint_is_the_same_everywhere():

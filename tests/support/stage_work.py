@@ -1,5 +1,6 @@
 """The stages of the core as processes do them that tests kill: small, slow where asked, and dying at a given write."""
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -48,6 +49,26 @@ class Numbers(torch.utils.data.Dataset):
 
     def name_of(self, index: int) -> str:
         return f"image{index}"
+
+
+class OrphansNumbers(Numbers):
+    """What a process reads that does not come to read before it has lost its parent."""
+
+    def __init__(self, numbers: Numbers, orphan) -> None:
+        super().__init__(numbers.count, numbers.unreadable)
+        self._parent, self._orphan = os.getpid(), orphan
+        os.register_at_fork(after_in_child=self._wait)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        self._wait()
+
+    def _wait(self) -> None:
+        self._orphan.send(os.getpid())
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                os.kill(self._parent, 0)
+                time.sleep(0.01)
 
 
 def encode(images: torch.Tensor) -> torch.Tensor:
@@ -117,6 +138,8 @@ def extract(
     num_workers: int = 0,
     shard_size: int = SHARD_SIZE,
     loses_worker: bool = False,
+    start_method: str = "fork",
+    orphan=None,
     group: tuple[int, int, Path] | None = None,
     **options: Any,
 ) -> None:
@@ -127,10 +150,16 @@ def extract(
         log: a file that gets the indices of all samples that are encoded.
         pause_s: the time that a batch takes.
         loses_worker: one of the processes that read images dies.
+        start_method: of these processes.
+        orphan: a connection. Each of these processes says its number there as soon as it is one, and goes on when the
+            one that it reads for has died.
         group: what ``join`` takes, for several processes of one run.
     """
     prepare(**options)
+    multiprocessing.set_start_method(start_method, force=True)
     images = Numbers(count, frozenset(range(3, count, 10)))
+    if orphan is not None:
+        images = OrphansNumbers(images, orphan)
     extraction._LOOK_AGAIN_S = 0.05
 
     def encode_slowly(pixels: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vissl.config import AttrDict
@@ -25,6 +24,7 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.samples import require_same_samples
 from vissl_clusterfit.labels import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.storage.places import artifact_path
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class AssignEngine(StageEngine):
                     allowed="the folder of a codebook, for example <OUTPUT_DIR of its run>/codebook",
                 )
             )
-        codebook = Codebook.open(Path(settings.assign.codebook))
+        codebook = Codebook.open(artifact_path(settings.assign.codebook))
         for split in settings.splits:
             labels = _labels(cfg, settings, codebook, split)
             logger.info(

@@ -7,16 +7,21 @@ forkserver or spawn.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import multiprocessing
 import sys
 
 from vissl_clusterfit import compat, plugin
 from vissl_clusterfit.adapters import logs
+from vissl_clusterfit.storage import places
 
 logs.join_vissls_log()
 compat.apply()
 plugin.register()
+# Where VISSL has its users register handlers of file systems; it calls this nowhere itself.
+importlib.import_module("vissl.utils.env").setup_path_manager()
+places.register_handlers()
 
 
 def cover_children() -> None:

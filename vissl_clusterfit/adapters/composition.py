@@ -13,12 +13,13 @@ from typing import Any
 from vissl.config import AttrDict
 
 from vissl_clusterfit.adapters.head import trunk_width
-from vissl_clusterfit.adapters.label_source import paired_paths, paired_source
+from vissl_clusterfit.adapters.label_source import paired_paths, paired_source, unused_label_paths
 from vissl_clusterfit.adapters.meter import METER
 from vissl_clusterfit.config import ClusterFitConfig
 
 #: VISSL's label source that asks the data source itself, whatever that is.
 _ASK_THE_DATA_SOURCE = "torchvision_dataset"
+_ONE_BATCH = "simclr_collator"
 _VISSLS_METER = "accuracy_list_meter"
 
 
@@ -90,6 +91,10 @@ def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, change
         _set(data, "LABEL_SOURCES", sources, f"{name}.LABEL_SOURCES", "which asks the paired source", changes)
         _set(data, "LABEL_TYPE", "standard", f"{name}.LABEL_TYPE", "as there are labels", changes)
         data["DATA_PATHS"] = paired_paths(paired, data["DATA_PATHS"])
+        data["LABEL_PATHS"] = unused_label_paths(paired)
+        if len(paired) > 1 and data["COLLATE_FUNCTION"] == "default_collate":
+            reason = "which makes one batch of the images of all data sources, as VISSL's train step takes one"
+            _set(data, "COLLATE_FUNCTION", _ONE_BATCH, f"{name}.COLLATE_FUNCTION", reason, changes)
     if not settings.features.test_partition:
         reason = "as no held-out split is labelled (CLUSTERFIT.FEATURES.TEST_PARTITION)"
         _set(config, "TEST_MODEL", False, "config.TEST_MODEL", reason, changes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,9 +15,16 @@ from torch.utils.data import Dataset
 from vissl.config import AttrDict
 from vissl.data import build_dataset
 
-from vissl_clusterfit.adapters.label_source import base_source, data_errors, paired_paths, paired_source
+from vissl_clusterfit.adapters.label_source import (
+    base_source,
+    data_errors,
+    paired_paths,
+    paired_source,
+    unused_label_paths,
+)
 from vissl_clusterfit.errors import ConfigError, DataError, problem
-from vissl_clusterfit.features.samples import dataset_inputs, hash_samples
+from vissl_clusterfit.features.extract import stack_images
+from vissl_clusterfit.features.samples import dataset_inputs, hash_samples, names_and_sizes
 
 # Pillow makes 8 bits of them by cutting off what is above 255, so that a picture becomes white.
 _SATURATED_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -29,101 +35,111 @@ class SplitImages(Dataset):
 
     The whole split, whatever its ``DATA_LIMIT``: that one restricts training, and labels are addressed by the position
     of a sample in the whole split. Unreadable samples are not replaced by others.
+
+    Of several data sources, as VISSL means them, the images at one position are views of one sample. All of them name
+    it, and it is unreadable if one of them is.
     """
 
     def __init__(self, cfg: AttrDict, split: str, transforms: list) -> None:
-        self._require_one_source(cfg, split)
         data = copy.deepcopy(cfg.DATA)
-        sources = data[split].DATA_SOURCES
+        self._kinds = [base_source(name) for name in data[split].DATA_SOURCES]
         data[split].update(
-            DATA_SOURCES=[paired_source(name) for name in sources],
-            DATA_PATHS=paired_paths(sources, data[split].DATA_PATHS),
+            DATA_SOURCES=[paired_source(kind) for kind in self._kinds],
+            DATA_PATHS=paired_paths(self._kinds, data[split].DATA_PATHS),
             LABEL_SOURCES=[],
+            LABEL_PATHS=unused_label_paths(self._kinds),
             LABEL_TYPE="sample_index",
             TRANSFORMS=[AttrDict(transform) for transform in transforms],
             DATA_LIMIT=-1,
             ENABLE_QUEUE_DATASET=False,
         )
         self._split = split
-        self._cfg = AttrDict({"DATA": data, "CLUSTERFIT": cfg.CLUSTERFIT})
+        self._names = data[split].DATASET_NAMES
         with data_errors(split):
-            self._dataset = build_dataset(cfg=self._cfg, split=split)
+            self._dataset = build_dataset(
+                cfg=AttrDict({"DATA": data, "CLUSTERFIT": cfg.CLUSTERFIT}),
+                split=split,
+            )
+        self._sources = [paired.images for paired in self._dataset.data_objs]
+        self._require_views_of_the_same_samples()
 
-    @staticmethod
-    def _require_one_source(cfg: AttrDict, split: str) -> None:
-        sources = cfg.DATA[split].DATA_SOURCES
-        if len(sources) != 1:
+    def _require_views_of_the_same_samples(self) -> None:
+        lengths = [len(source) for source in self._sources]
+        if len(set(lengths)) != 1:
             raise ConfigError(
                 problem(
-                    f"config.DATA.{split}.DATA_SOURCES",
-                    found=sources,
-                    allowed="one data source for ClusterFit",
+                    f"config.DATA.{self._split}.DATA_SOURCES",
+                    found=f"{self._kinds} with {lengths} samples",
+                    allowed="one data source, or several of the same length: image i of each is a view of sample i",
                 )
             )
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._sources[0])
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         sample = self._dataset[index]
-        image = sample["data"][0]
-        if not isinstance(image, torch.Tensor):
+        images = sample["data"]
+        if len(images) != len(self._sources) or not all(isinstance(image, torch.Tensor) for image in images):
             raise DataError(
                 problem(
                     "config.CLUSTERFIT.FEATURES.TRANSFORMS",
-                    found=f"transforms that end in a {type(image).__name__}",
-                    allowed="transforms that end in one tensor per image",
-                    remedy="Add ToTensor.",
+                    found=f"transforms that give {[type(image).__name__ for image in images]} for a sample",
+                    allowed=f"transforms that give one tensor for each data source (here {len(self._sources)})",
+                    remedy="Add ToTensor; leave out what copies images.",
                 )
             )
-        return image, self._why_unreadable(index, read=sample["data_valid"][0] == 1)
+        reasons = [self._why_unreadable(number, index, valid == 1) for number, valid in enumerate(sample["data_valid"])]
+        return (images[0] if len(images) == 1 else stack_images(images)), "; ".join(filter(None, reasons))
 
-    def _why_unreadable(self, index: int, *, read: bool) -> str:
-        """Why a sample has no right image; "" if it has. VISSL keeps the reason to its log."""
-        if self._files is None:
-            return "" if read else "VISSL could not read it"
-        try:
-            with g_pathmgr.open(self.name_of(index), "rb") as file, Image.open(file) as image:
-                if image.mode in _SATURATED_MODES:
-                    return f"its pixels have more than 8 bits (mode {image.mode}), which VISSL would cut off"
-                if not read:
-                    image.convert("RGB")
-        except Exception as error:  # whatever a decoder may raise is the reason
-            return f"{type(error).__name__}: {error}"
-        return "" if read else "VISSL could not read it"
-
-    @property
-    def _source(self) -> Any:
-        return self._dataset.data_objs[0].images
+    def _why_unreadable(self, number: int, index: int, read: bool) -> str:
+        """Why a data source has no right image of a sample; "" if it has. VISSL keeps the reason to its log."""
+        files = self._files[number]
+        reason = "" if read else "VISSL could not read it"
+        if files is not None:
+            reason = _what_is_wrong(str(files[index]), read) or reason
+        return f"data source {number}: {reason}" if reason and len(self._sources) > 1 else reason
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
         """The ordered sample list, uint64 (N,): names, and for files of a folder their sizes, wherever it lies."""
-        return hash_samples(self._sample_names())
+        names = [self._sample_names(number) for number in range(len(self._sources))]
+        return hash_samples(names[0] if len(names) == 1 else map("\0".join, zip(*names, strict=True)))
 
     def inputs(self) -> dict[str, Any]:
         """What identifies the data, for manifests."""
         return dataset_inputs(self.samples)
 
     def name_of(self, index: int) -> str:
-        """The file of a sample, or its place where the source has no files."""
-        return self._files[index] if self._files is not None else f"number {index}"
+        """The file of a sample in each data source, or its place where a source has no files."""
+        return " | ".join(f"number {index}" if files is None else str(files[index]) for files in self._files)
 
     @functools.cached_property
-    def _files(self) -> Sequence[str] | None:
-        return self._source.get_image_paths() if hasattr(self._source, "get_image_paths") else None
+    def _files(self) -> list[Sequence[str] | None]:
+        return [source.get_image_paths() if hasattr(source, "get_image_paths") else None for source in self._sources]
 
-    def _sample_names(self) -> Iterator[str]:
-        path = self._dataset.data_paths[0]
-        kind = base_source(self._cfg.DATA[self._split].DATA_SOURCES[0])
-        if kind == "disk_folder":
-            for file in self._files or ():
-                yield f"{os.path.relpath(file, path)} {os.path.getsize(file)}"
-        elif self._files is not None:
-            yield from map(str, self._files)
+    def _sample_names(self, number: int) -> Iterator[str]:
+        kind, path, files = self._kinds[number], self._dataset.data_paths[number], self._files[number]
+        if files is not None and kind == "disk_folder":
+            yield from names_and_sizes(files, path)
+        elif files is not None:
+            yield from map(str, files)
         else:
-            name = f"{kind} {self._cfg.DATA[self._split].DATASET_NAMES} {self._split}"
+            name = f"{kind} {[self._names[number]]} {self._split}"
             yield from (f"{name} {index}" for index in range(len(self)))
+
+
+def _what_is_wrong(file: str, read: bool) -> str:
+    """What Pillow says of a file that VISSL has ``read``, or has not; "" if nothing."""
+    try:
+        with g_pathmgr.open(file, "rb") as opened, Image.open(opened) as image:
+            if image.mode in _SATURATED_MODES:
+                return f"its pixels have more than 8 bits (mode {image.mode}), which VISSL would cut off"
+            if not read:
+                image.convert("RGB")
+    except Exception as error:  # whatever a decoder may raise is the reason
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def true_labels(cfg: AttrDict, split: str) -> np.ndarray:

@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from vissl_clusterfit.adapters.weights import load_state_dict, load_weights
 from vissl_clusterfit.artifacts import file_sha256
 from vissl_clusterfit.config import FeatureSettings, TeacherSettings
 from vissl_clusterfit.errors import ConfigError, TeacherError, problem
+from vissl_clusterfit.storage.places import artifact_path
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class EncoderSpec:
         inputs = {
             "trunk": model["TRUNK"],
             "input_type": model["INPUT_TYPE"],
-            "weights_sha256": file_sha256(Path(self.weights)) if self.weights else f"random, seed {self.seed}",
+            "weights_sha256": file_sha256(artifact_path(self.weights)) if self.weights else f"random, seed {self.seed}",
             "layer": self.layer,
             "pooling": self.pooling,
         }
@@ -80,7 +80,7 @@ def teacher_spec(model: Mapping[str, Any], teacher: TeacherSettings, features: F
                 remedy="ClusterFit clusters the features of a pre-trained network.",
             )
         )
-    if not Path(teacher.weights).is_file():
+    if not artifact_path(teacher.weights).is_file():
         raise TeacherError(
             problem(
                 "config.CLUSTERFIT.TEACHER.WEIGHTS",

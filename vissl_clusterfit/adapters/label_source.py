@@ -36,7 +36,12 @@ def base_source(name: str) -> str:
 
 def paired_paths(sources: list[str], paths: list[str]) -> list[str]:
     """``DATA_PATHS`` for paired ``sources``: VISSL knows only the unpaired name of the one that needs no path."""
-    return paths or ([""] if list(map(base_source, sources)) == [_NEEDS_NO_PATH] else [])
+    return paths or ([""] * len(sources) if {*map(base_source, sources)} == {_NEEDS_NO_PATH} else [])
+
+
+def unused_label_paths(sources: list[str]) -> list[str]:
+    """``LABEL_PATHS`` for paired ``sources``, whose labels lie in no file: without any, VISSL looks for some."""
+    return [""] * len(sources)
 
 
 @contextmanager
@@ -82,13 +87,21 @@ class PseudoLabelledSource(Dataset):
             self.images = DATASET_SOURCE_MAP[source](
                 cfg=cfg, path=path, split=split, dataset_name=dataset_name, data_source=source
             )
-        if len(self.images) == 0:
+        self._require_enough(cfg.DATA[split])
+
+    def _require_enough(self, data: AttrDict) -> None:
+        name, count = f"config.DATA.{self._split}", len(self.images)
+        if count == 0:
+            raise DataError(
+                problem(name, found="an empty data set", allowed="one sample or more", remedy="Check DATA_PATHS.")
+            )
+        skipped = data.get("DATA_LIMIT_SAMPLING", {}).get("SKIP_NUM_SAMPLES", 0)
+        if data.DATA_LIMIT >= 0 and data.DATA_LIMIT + skipped > count:
             raise DataError(
                 problem(
-                    f"config.DATA.{split}",
-                    found="an empty data set",
-                    allowed="one sample or more",
-                    remedy="Check DATA_PATHS.",
+                    f"{name}.DATA_LIMIT",
+                    found=f"{data.DATA_LIMIT}, after {skipped} that are skipped",
+                    allowed=f"at most {count} together, the samples of the split; -1 for all",
                 )
             )
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from vissl_clusterfit import dependencies
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, problem
+from vissl_clusterfit.storage.places import artifact_path
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def launch(engine: str, node_id: int, config: Any) -> None:
 def _checkpoint_to_resume(config: Any, folder: str) -> str | None:
     from vissl.utils.checkpoint import get_resume_checkpoint
 
-    latest = Path(folder) / "checkpoint.torch"
+    latest = artifact_path(folder, "config.CHECKPOINT.DIR") / "checkpoint.torch"
     if config.CHECKPOINT.USE_SYMLINK_CHECKPOINT_FOR_RESUME and latest.exists():
         return str(latest)
     return get_resume_checkpoint(config, checkpoint_folder=folder)
@@ -187,10 +188,11 @@ def _require_gpus_and_weights(config: Any, *, resuming: bool) -> None:
             )
         )
     weights = config.MODEL.WEIGHTS_INIT.PARAMS_FILE
-    if weights and not resuming and not Path(weights).is_file():
+    setting = "config.MODEL.WEIGHTS_INIT.PARAMS_FILE"
+    if weights and not resuming and not artifact_path(weights, setting).is_file():
         raise ConfigError(
             problem(
-                "config.MODEL.WEIGHTS_INIT.PARAMS_FILE",
+                setting,
                 found=f"{weights}, which does not exist",
                 allowed='the path of a VISSL checkpoint, or "" for random weights',
             )

@@ -22,6 +22,7 @@ from vissl_clusterfit.config import EncodingSettings, read_settings, setting
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.report.results import ResultRow, append_results
+from vissl_clusterfit.storage.places import artifact_path
 from vissl_clusterfit.transfer.knn import KnnSettings, knn_accuracy
 from vissl_clusterfit.transfer.linear import LinearProbeSettings, linear_probe
 
@@ -77,7 +78,7 @@ class TransferEngine(StageEngine):
         """Fits on TRAIN, scores on TEST once, and appends the rows to ``results.json``."""
         settings = TransferSettings.from_config(cfg.get("TRANSFER"))
         train, test = (_labelled_features(cfg, split, settings.features) for split in ("TRAIN", "TEST"))
-        distributed.on_primary(lambda: _score(train, test, settings, Path(checkpoint_folder), cfg))
+        distributed.on_primary(lambda: _score(train, test, settings, artifact_path(checkpoint_folder), cfg))
 
 
 def _labelled_features(cfg: AttrDict, split: str, settings: EncodingSettings) -> _Split:
@@ -103,7 +104,7 @@ def _labelled_features(cfg: AttrDict, split: str, settings: EncodingSettings) ->
     store = extract_features(
         images,
         lambda: build_encoder(spec, run_device(cfg)),
-        Path(settings.path) / split.lower(),
+        artifact_path(settings.path, "config.TRANSFER.FEATURES.PATH") / split.lower(),
         inputs,
         settings,
         num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,

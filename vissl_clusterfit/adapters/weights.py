@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from vissl_clusterfit.errors import TeacherError
+from vissl_clusterfit.storage.places import artifact_path
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,14 @@ def load_state_dict(path: str, *, key: str = "", trusted: bool = False) -> dict[
         TeacherError: there is no such file, it is no checkpoint, it needs pickle, or it holds no tensors under ``key``.
     """
     setting = "The weights file"
-    if not Path(path).is_file():
+    place = artifact_path(path, setting)
+    if not place.is_file():
         raise TeacherError(
             f"{setting} {path} is missing. Give the path of a checkpoint (config.CLUSTERFIT.TEACHER.WEIGHTS)."
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=not trusted)
+        with place.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=not trusted)
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0]
         raise TeacherError(

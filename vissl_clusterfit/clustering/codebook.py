@@ -13,7 +13,7 @@ from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.backends import search_factory
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.config import ClusterFitConfig
-from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.errors import ArtifactError, with_remedy
 
 KIND = "codebook"
 CENTROIDS_FILE, COUNTS_FILE = "centroids.npy", "counts.npy"
@@ -70,7 +70,7 @@ class Codebook:
             )
             num_points, content_hash = manifest["num_points"], codebook_hash(manifest)
         except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{folder / artifacts.MANIFEST_NAME} is damaged: {error!r}.") from None
+            raise ArtifactError(f"{folder / artifacts.MANIFEST_NAME} is damaged: {error!r}. {_REMEDY}") from None
         dim = arrays[CENTROIDS_FILE].shape[1]
         if preprocessing.output_dim(input_dim) != dim:
             raise ArtifactError(f"{folder}: dim is {dim} and input_dim {input_dim}, but there is no projection.")
@@ -169,7 +169,8 @@ _REMEDY = "Delete the folder and make the codebook again."
 
 
 def _read(folder: Path, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    array = artifacts.read_array(folder / name)
+    with with_remedy(_REMEDY):
+        array = artifacts.read_array(folder / name)
     if array.shape != shape or array.dtype != dtype:
         found = f"{array.shape} of {array.dtype}"
         raise ArtifactError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.storage.folders import names_in, remove_folder
+from vissl_clusterfit.storage.places import artifact_path
 from vissl_clusterfit.storage.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -82,11 +83,12 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
         )
 
     def keep(state: KMeansResult) -> None:
-        if not distributed.is_primary():
-            return
-        number = len(state.objective)
-        save(_iteration(folder, number), state)
-        shutil.rmtree(_iteration(folder, number - 1), ignore_errors=True)
+        def write() -> None:
+            number = len(state.objective)
+            save(_iteration(folder, number), state)
+            remove_folder(_iteration(folder, number - 1))
+
+        distributed.on_primary(write)
 
     result = kmeans(
         StoreSource(store, preprocessing, indices, part=(distributed.rank(), distributed.world_size())),
@@ -104,7 +106,7 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
 
     def finish() -> None:
         save(folder, result)
-        shutil.rmtree(folder / IN_PROGRESS, ignore_errors=True)
+        remove_folder(folder / IN_PROGRESS)
         remove_leftovers(folder)
 
     distributed.on_primary(finish)
@@ -116,7 +118,7 @@ def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:
     if settings.start in (RANDOM, SPREAD):
         return None
     try:
-        centroids = Codebook.open(Path(settings.start)).centroids
+        centroids = Codebook.open(artifact_path(settings.start)).centroids
     except ArtifactError as error:
         raise ConfigError(
             problem(
@@ -142,7 +144,8 @@ def _iteration(folder: Path, number: int) -> Path:
 
 def _last_iteration(folder: Path, inputs: Mapping[str, Any], features_hash: str) -> Path | None:
     """The last whole iteration of a clustering that was stopped, if it was this clustering."""
-    for place in sorted((folder / IN_PROGRESS).glob("iteration-*"), reverse=True):
+    kept = [name for name in names_in(folder / IN_PROGRESS) if name.startswith("iteration-")]
+    for place in (folder / IN_PROGRESS / name for name in sorted(kept, reverse=True)):
         try:
             codebook = Codebook.open(place, inputs)
             _require_as_written(codebook)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from vissl_clusterfit import artifacts, distributed
 from vissl_clusterfit.config import EncodingSettings
 from vissl_clusterfit.errors import DataError, problem
+from vissl_clusterfit.features.progress import Progress
+from vissl_clusterfit.features.readers import end_with_parent
 from vissl_clusterfit.features.samples import require_same_samples
 from vissl_clusterfit.features.store import KIND, FeatureStore, Shard
 from vissl_clusterfit.features.writer import FeatureStoreWriter
@@ -26,7 +26,6 @@ from vissl_clusterfit.storage.leases import Lease
 logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 1.0
-_LOOK_AT_ALL_S = 10.0
 
 
 class ImageSource(Protocol):
@@ -35,7 +34,10 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
-        """The image, and why it could not be read: "" if it could."""
+        """The image (C, H, W), and why it could not be read: "" if it could.
+
+        Of a sample of several images all of them, (num_images, C, H, W): its feature is the mean of theirs.
+        """
 
     @property
     def samples(self) -> np.ndarray:
@@ -95,7 +97,7 @@ def extract_features(
     missing = writer.missing()
     if missing:
         encode = make_encoder()
-        progress = _Progress(writer, missing)
+        progress = Progress(writer, missing)
         while missing := writer.missing():
             if not _extract_free_shards(images, encode, writer, missing, settings, num_workers, progress):
                 time.sleep(_LOOK_AGAIN_S)  # the rest is being done by others; what they drop will be free again
@@ -152,9 +154,11 @@ class _Claims:
     """
 
     def __init__(self, writer: FeatureStoreWriter, missing: list[Shard], batch_size: int) -> None:
-        # Every process begins at another place, so that they do not all ask for the same shard.
-        begin = len(missing) * distributed.rank() // distributed.world_size()
-        self._candidates = iter([*missing[begin:], *missing[:begin]])
+        # Every process begins at another place, so that they do not all ask for the same shard. It then helps the one
+        # before from behind: where there are no leases, two that went the same way would do the same work.
+        rank, processes = distributed.rank(), distributed.world_size()
+        begin, end = len(missing) * rank // processes, len(missing) * (rank + 1) // processes
+        self._candidates = iter([*missing[begin:end], *reversed([*missing[end:], *missing[:begin]])])
         self._writer = writer
         self._batch_size = batch_size
         self.taken: deque[tuple[Shard, Lease]] = deque()
@@ -182,7 +186,7 @@ def _extract_free_shards(
     missing: list[Shard],
     settings: EncodingSettings,
     num_workers: int,
-    progress: _Progress,
+    progress: Progress,
 ) -> int:
     """Extracts shards until none is free; how many there were."""
     claims = _Claims(writer, missing, settings.batch_size)
@@ -193,6 +197,7 @@ def _extract_free_shards(
         batch_sampler=claims,
         num_workers=num_workers,
         collate_fn=_collate,
+        worker_init_fn=end_with_parent,
     )
     num_shards = num_unreadable = 0
     rows: list[np.ndarray] = []
@@ -201,7 +206,7 @@ def _extract_free_shards(
         with torch.inference_mode():
             for pixels, reasons in loader:
                 shard, lease = claims.taken[0]
-                features = encode(pixels).float().cpu().numpy()
+                features = _encode(encode, pixels).float().cpu().numpy()
                 position = shard.start + sum(map(len, rows))
                 for offset, reason in enumerate(reasons):
                     if reason:
@@ -224,9 +229,25 @@ def _extract_free_shards(
     return num_shards
 
 
+def _encode(encode: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+    """Features (B, D) of images (B, C, H, W), or the means of those of samples (B, num_images, C, H, W)."""
+    if pixels.ndim < 5:
+        return encode(pixels)
+    return encode(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2]).mean(dim=1)
+
+
 def _collate(samples: list[tuple[torch.Tensor, str]]) -> tuple[torch.Tensor, list[str]]:
     pixels, reasons = zip(*samples, strict=True)
-    shapes = sorted({tuple(image.shape) for image in pixels})
+    return stack_images(pixels), list(reasons)
+
+
+def stack_images(images: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Images of one shape, in one tensor.
+
+    Raises:
+        DataError: they differ in shape.
+    """
+    shapes = sorted({tuple(image.shape) for image in images})
     if len(shapes) > 1:
         raise DataError(
             problem(
@@ -236,57 +257,4 @@ def _collate(samples: list[tuple[torch.Tensor, str]]) -> tuple[torch.Tensor, lis
                 remedy="Add Resize and CenterCrop.",
             )
         )
-    return torch.stack(pixels), list(reasons)
-
-
-class _Progress:
-    """A bar with rate and time left on a terminal, a log line now and then elsewhere; on the primary process only.
-
-    It counts what all processes have done, as far as the folder shows it.
-    """
-
-    def __init__(self, writer: FeatureStoreWriter, missing: list[Shard]) -> None:
-        on_terminal = sys.stderr.isatty()
-        self._writer = writer
-        self._total = _num_samples(missing)
-        self._looked_at = time.monotonic()
-        self._bar = tqdm(
-            total=self._total,
-            unit=" samples",
-            desc="Extracting",
-            disable=not distributed.is_primary(),
-            file=sys.stderr if on_terminal else _LogStream(),
-            mininterval=0.5 if on_terminal else 30.0,
-            ncols=None if on_terminal else 80,
-        )
-
-    def add(self, count: int) -> None:
-        """Counts samples of this process, and every ten seconds those of the others."""
-        if self._bar.disable:
-            return
-        if time.monotonic() - self._looked_at < _LOOK_AT_ALL_S:
-            self._bar.update(count)
-        else:
-            self._looked_at = time.monotonic()
-            self._bar.update(max(0, self._total - _num_samples(self._writer.missing()) - self._bar.n))
-
-    def close(self) -> None:
-        """Says that all is done."""
-        self._bar.update(self._total - self._bar.n)
-        self._bar.close()
-
-
-def _num_samples(shards: list[Shard]) -> int:
-    return sum(shard.stop - shard.start for shard in shards)
-
-
-class _LogStream:
-    """Where tqdm writes when there is no terminal: each state of the bar becomes one plain log line."""
-
-    def write(self, text: str) -> None:
-        line = text.strip("\r\n ")
-        if line:
-            logger.info("%s", line)
-
-    def flush(self) -> None:
-        return None
+    return torch.stack(tuple(images))

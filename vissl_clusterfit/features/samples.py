@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,38 @@ from vissl_clusterfit.errors import ArtifactError
 #: Kept in every artefact that is addressed by data-set index.
 SAMPLES_FILE = "samples.npy"
 _SHOWN = 3
+_FILES_AT_ONCE, _NUM_THREADS = 1000, 16
 
 
 def hash_samples(names: Iterable[str]) -> np.ndarray:
     """One hash per name, in order: uint64 (N,)."""
     digests = (hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names)
     return np.fromiter(digests, dtype="S8").view("<u8")
+
+
+def names_and_sizes(files: Sequence[str], folder: str) -> Iterator[str]:
+    """The names of files below a folder, wherever that lies: ``<path relative to it> <size in bytes>``, in order.
+
+    A link that leads nowhere has the size -1. Sizes are asked for in several threads, as the answers of a network file
+    system take their time.
+    """
+    prefix = os.path.join(folder, "")  # cutting it off is seven times as fast as os.path.relpath
+
+    def name(file: str) -> str:
+        inside = file[len(prefix) :] if file.startswith(prefix) else os.path.relpath(file, folder)
+        try:
+            return f"{inside} {os.path.getsize(file)}"
+        except FileNotFoundError:
+            return f"{inside} -1"
+
+    def names(start: int) -> list[str]:
+        return [name(file) for file in files[start : start + _FILES_AT_ONCE]]
+
+    with ThreadPoolExecutor(_NUM_THREADS) as threads:
+        round_size = _NUM_THREADS * _FILES_AT_ONCE  # names of all rounds at once would not fit into memory
+        for start in range(0, len(files), round_size):
+            for block in threads.map(names, range(start, min(start + round_size, len(files)), _FILES_AT_ONCE)):
+                yield from block
 
 
 def dataset_inputs(samples: np.ndarray) -> dict[str, Any]:

@@ -13,10 +13,19 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit import artifacts
-from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.errors import ArtifactError, with_remedy
+from vissl_clusterfit.features.local_copies import LocalCopies
+from vissl_clusterfit.features.samples import SAMPLES_FILE
+from vissl_clusterfit.storage.folders import names_in
+from vissl_clusterfit.storage.remote import as_remote
 
 KIND = "feature_store"
 UNREADABLE_FILE = "unreadable.npy"
+_REMEDY = "Delete the folder and run the extraction again."
+_SHARD_REMEDY = (
+    f"Delete what is there of it, its .json, and {artifacts.MANIFEST_NAME}, and run the extraction again: it makes "
+    "this shard alone."
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -62,10 +71,12 @@ class FeatureStore:
         self.dim: int = manifest["dim"]
         self.dtype: str = manifest["dtype"]
         self.manifest = manifest
-        self.unreadable = artifacts.read_array(folder / UNREADABLE_FILE)
+        with with_remedy(_REMEDY):
+            self.unreadable = artifacts.read_array(folder / UNREADABLE_FILE)
         self.content_hash: str = manifest["content_hash"]
         self._shards = split_into_shards(self.num_samples, manifest["shard_size"])
         self._shard_size: int = manifest["shard_size"]
+        self._copies = LocalCopies() if as_remote(folder) else None
 
     @classmethod
     def open(cls, folder: Path, expected_inputs: Mapping[str, Any] | None = None) -> FeatureStore:
@@ -87,7 +98,7 @@ class FeatureStore:
             store = cls(folder, manifest)
             store._check()
         except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{folder / artifacts.MANIFEST_NAME} is damaged: {error!r}.") from None
+            raise ArtifactError(f"{folder / artifacts.MANIFEST_NAME} is damaged: {error!r}. {_REMEDY}") from None
         return store
 
     def _check(self) -> None:
@@ -95,27 +106,42 @@ class FeatureStore:
         if named != {shard.rows_file for shard in self._shards}:
             raise ArtifactError(
                 f"{self.folder}: the shards that its manifest names do not cover its {self.num_samples} samples once. "
-                "Delete the folder and run the extraction again."
+                f"{_REMEDY}"
             )
-        for shard in self._shards:
-            self._rows(shard)
+        if self._copies:  # to look into all shards would be to fetch them; each is checked when it is
+            missing = sorted(named - names_in(self.folder))
+            if missing:
+                raise ArtifactError(f"{self.folder / missing[0]} is missing. {_SHARD_REMEDY}")
+        else:
+            for shard in self._shards:
+                self._rows(shard)
         indices, num_unreadable = self.unreadable, self.manifest["num_unreadable"]
         whole = indices.dtype == np.int64 and indices.shape == (num_unreadable,)
         if not whole or not (np.diff(indices, prepend=-1, append=self.num_samples) > 0).all():
             raise ArtifactError(
                 f"{self.folder / UNREADABLE_FILE} must hold {num_unreadable} samples of the store as int64, ascending. "
-                "Delete the folder and run the extraction again."
+                f"{_REMEDY}"
             )
+        self._check_samples()
+
+    def _check_samples(self) -> None:
+        path = self.folder / SAMPLES_FILE
+        with with_remedy(_REMEDY):
+            samples = artifacts.read_array(path, mmap=True)
+            if samples.shape != (self.num_samples,) or samples.dtype != np.uint64:
+                found = f"{samples.shape} of {samples.dtype}"
+                raise ArtifactError(f"{path} must hold ({self.num_samples},) of uint64, found {found}.")
 
     def _rows(self, shard: Shard) -> np.ndarray:
-        rows = artifacts.read_array(self.folder / shard.rows_file, mmap=True)
-        expected = (shard.stop - shard.start, self.dim)
-        if rows.shape != expected or rows.dtype != self.dtype:
-            raise ArtifactError(
-                f"{self.folder / shard.rows_file} must hold {expected} of {self.dtype}, "
-                f"found {rows.shape} of {rows.dtype}. Delete it, its .json and {artifacts.MANIFEST_NAME}, and run the "
-                "extraction again: it makes this shard alone."
-            )
+        path, expected = self.folder / shard.rows_file, (shard.stop - shard.start, self.dim)
+        with with_remedy(_SHARD_REMEDY):
+            if self._copies and (remote := as_remote(path)):
+                rows = self._copies.array(remote, self.manifest["sha256"][shard.rows_file])
+            else:
+                rows = artifacts.read_array(path, mmap=True)
+            if rows.shape != expected or rows.dtype != self.dtype:
+                found = f"{rows.shape} of {rows.dtype}"
+                raise ArtifactError(f"{path} must hold {expected} of {self.dtype}, found {found}.")
         return rows
 
     def read(self, start: int, stop: int) -> np.ndarray:

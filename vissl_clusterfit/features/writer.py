@@ -9,8 +9,6 @@ that every row is there.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from vissl_clusterfit import artifacts
 from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features.samples import SAMPLES_FILE
 from vissl_clusterfit.features.store import KIND, UNREADABLE_FILE, FeatureStore, Shard, split_into_shards
+from vissl_clusterfit.storage.folders import names_in, remove_folder
 from vissl_clusterfit.storage.leases import Lease
 from vissl_clusterfit.storage.whole_files import remove_leftovers
 
@@ -74,7 +73,7 @@ class FeatureStoreWriter:
 
     def missing(self) -> list[Shard]:
         """The shards that are not done, in index order."""
-        there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
+        there = names_in(self.folder)
         return [shard for shard in self.shards() if shard.done_file not in there]
 
     def claim(self, candidates: Iterator[Shard]) -> tuple[Shard, Lease] | None:
@@ -103,6 +102,8 @@ class FeatureStoreWriter:
         with np.errstate(over="ignore"):
             rows = rows.astype(self.dtype)
         _require_finite(rows, shard)
+        if self._is_done(shard):  # by another process meanwhile, where there are no leases
+            return
         digest = artifacts.write_array(self.folder / shard.rows_file, rows)
         reasons = {str(index): unreadable[index] for index in sorted(unreadable)}
         done = {"sha256": digest, "unreadable": reasons, "dim": rows.shape[1], "inputs": self._inputs_hash}
@@ -144,7 +145,7 @@ class FeatureStoreWriter:
             unreadable=[{"index": index, "reason": reasons[index]} for index in sorted(reasons)[:_MAX_LISTED]],
             content_hash=content_hash,
         )
-        shutil.rmtree(self.folder / "leases", ignore_errors=True)
+        remove_folder(self.folder / "leases")
         remove_leftovers(self.folder)
         return FeatureStore.open(self.folder)
 

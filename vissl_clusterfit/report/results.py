@@ -14,6 +14,7 @@ from typing import Any
 
 from vissl_clusterfit.artifacts import write_json
 from vissl_clusterfit.errors import ArtifactError, problem
+from vissl_clusterfit.storage.remote import as_remote
 
 try:
     import fcntl
@@ -128,10 +129,10 @@ def _row(path: Path, place: int, entry: Any) -> ResultRow:
 def _locked(folder: Path) -> Iterator[None]:
     """Waits for its turn among the processes of this machine. The lock of a process that dies is freed."""
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
+    if fcntl is None or as_remote(folder):
         yield
         return
-    with open(folder / _LOCK_NAME, "ab") as file:
+    with (folder / _LOCK_NAME).open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # some network file systems have no locks

@@ -3,7 +3,8 @@
 A lease is a small file beside the work. Its holder touches it now and then; a lease whose holder has died, or has not
 touched it for long, is taken over. Leases only keep two processes from doing the same work twice: whatever is done
 twice gives the same bytes and is moved into place whole, so a lease that is lost or taken wrongly costs time and
-nothing else. That is why plain files are enough, on any file system, without locks.
+nothing else. That is why plain files are enough, on any file system, without locks; and why there are none on another
+file system (``storage/remote.py``), where a file cannot be made by one process alone: there all leases are free.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 from vissl_clusterfit.errors import cannot_write
 from vissl_clusterfit.storage.processes import has_died, this_process
+from vissl_clusterfit.storage.remote import as_remote
 from vissl_clusterfit.storage.whole_files import move_if_new, remove_leftovers, temporary_path
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ class Lease:
         Raises:
             ArtifactError: the file system refuses.
         """
+        if as_remote(self.path):
+            return True
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and not self._remove_abandoned():
@@ -69,8 +73,9 @@ class Lease:
     def release(self) -> None:
         """Gives the lease back, unless another process has taken it over."""
         self._released.set()
-        if self._toucher is not None:
-            self._toucher.join()
+        if self._toucher is None:
+            return
+        self._toucher.join()
         if self._is_mine():
             with contextlib.suppress(OSError):
                 self.path.unlink()
@@ -110,7 +115,7 @@ class Lease:
 
 @contextlib.contextmanager
 def only_one(path: Path, work: str, is_done: Callable[[], bool]) -> Iterator[bool]:
-    """Lets one process at a time into a block; the others wait for it.
+    """Lets one process at a time into a block; the others wait for it. On another file system, it lets all in.
 
     Args:
         path: of the lease.

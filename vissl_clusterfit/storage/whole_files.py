@@ -1,11 +1,14 @@
 """Files that appear in their place whole or not at all, whenever the process that writes them is killed.
 
-A file is written beside its place, under a name that says who writes it, and moved there with ``os.replace``.
+A file is written beside its place, under a name that says who writes it, and moved there with ``os.replace``. On
+another file system (``storage/remote.py``) nothing can be moved; there a file is written in one go, and is there when
+it is closed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import time
@@ -16,6 +19,7 @@ from typing import BinaryIO
 
 from vissl_clusterfit.errors import cannot_write
 from vissl_clusterfit.storage.processes import named_process_has_died, process_name
+from vissl_clusterfit.storage.remote import RemotePath, as_remote
 
 # In the name of a file that is being written, behind the name that it will have.
 _WRITER = re.compile(r"\.(\w+-\d+-\d*)-[0-9a-f]{16}\.tmp$")
@@ -36,10 +40,12 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], *, new: bool = F
     Raises:
         ArtifactError: the file system refuses: it is full, read-only, or failing.
     """
+    if remote := as_remote(path):
+        return _write_remote_file(remote, write, new)
     temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -52,6 +58,17 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], *, new: bool = F
     finally:
         with contextlib.suppress(OSError):  # a file system that is read-only refuses this, too
             temporary.unlink(missing_ok=True)
+
+
+def _write_remote_file(path: RemotePath, write: Callable[[BinaryIO], object], new: bool) -> bool:
+    if new and path.exists():
+        return False
+    content = io.BytesIO()
+    write(content)  # before the place is opened: an error then leaves what is there
+    content.seek(0)
+    path.parent.mkdir()
+    path.write_from(content)
+    return True
 
 
 def temporary_path(path: Path) -> Path:
@@ -76,6 +93,8 @@ def move_if_new(temporary: Path, path: Path) -> bool:
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what killed processes left half-written; what others of this host are writing now stays."""
+    if as_remote(folder):
+        return
     for path in folder.glob(".*.tmp"):
         writer = _WRITER.search(path.name)
         if writer is None:

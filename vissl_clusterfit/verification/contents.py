@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import Any
 
@@ -13,6 +12,7 @@ from vissl_clusterfit.clustering.codebook import COUNTS_FILE, array_shapes
 from vissl_clusterfit.features.store import UNREADABLE_FILE, Shard, split_into_shards
 from vissl_clusterfit.label_files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE
 from vissl_clusterfit.labels import UNLABELLED
+from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.verification.files import Contents, blocks
 
 # More unreadable samples than this are not listed in a manifest.
@@ -48,12 +48,13 @@ def check_store(contents: Contents) -> None:
 
 def _require_no_other_shards(contents: Contents, shards: list[Shard]) -> None:
     own = {name for shard in shards for name in (shard.rows_file, shard.done_file)}
-    for name in sorted(set(os.listdir(contents.folder)) - own):
+    for name in sorted(names_in(contents.folder) - own):
         contents.require(not name.startswith("rows-"), "is of another run: this store has no such shard", name)
 
 
 def _done_shards(contents: Contents, shards: list[Shard]) -> list[Shard]:
-    done = [shard for shard in shards if os.path.lexists(contents.folder / shard.done_file)]
+    there = names_in(contents.folder)
+    done = [shard for shard in shards if shard.done_file in there]
     contents.require(
         False,
         f"says that the store is incomplete: {len(shards) - len(done)} of {len(shards)} shards are missing. Run the "

@@ -16,6 +16,7 @@ import numpy as np
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.samples import SAMPLES_FILE
+from vissl_clusterfit.storage.remote import as_remote
 
 _BLOCK_VALUES = 1 << 17
 
@@ -110,6 +111,10 @@ def require_inside(folder: Path, name: str) -> None:
         ArtifactError: it is not.
     """
     path = folder / name
+    if as_remote(path):  # where there are no links
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing.")
+        return
     if not os.path.lexists(path):
         raise ArtifactError(f"{path} is missing.")
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):

@@ -6,7 +6,6 @@ number of samples. What is wrong is told, one line each, and never raised.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features import store
 from vissl_clusterfit.features.samples import SAMPLES_FILE
 from vissl_clusterfit.label_files import DISTANCES_FILE
+from vissl_clusterfit.storage.folders import names_in, walk
 from vissl_clusterfit.verification.contents import check_codebook, check_labels, check_store
 from vissl_clusterfit.verification.files import Contents, require_inside
 
@@ -74,32 +74,43 @@ def verify_artifacts(folders: Sequence[Path]) -> Iterator[tuple[Path, list[str]]
     Yields:
         The folder of each artefact, and what is wrong with it.
     """
-    found = sorted({artifact for folder in folders for artifact in find_artifacts(folder)})
+    found = sorted({artifact for folder in folders for artifact in find_artifacts(folder)}, key=str)
     origins = [origin for folder in found if (origin := _Origin.of(folder))]
     for folder in found:
         yield folder, _verify(folder, origins)
 
 
+def how_to_mend(folder: Path, problems: Sequence[str]) -> str:
+    """What to do about an artefact with problems; "" where they say it themselves."""
+    if all(any(verb in problem for verb in ("Delete ", "Make ", "Run ", "Upgrade ")) for problem in problems):
+        return ""
+    return (
+        f"Delete {folder} and run its stage again. Of features, the damaged shards will do, each with its .json, and "
+        f"{MANIFEST_NAME}: the extraction makes these alone."
+    )
+
+
 def find_artifacts(folder: Path) -> list[Path]:
     """The folders of all artefacts in a folder and below it, whole or not, in the order of their names."""
     found: list[Path] = []
-    seen: set[str] = set()
 
     def refused(error: OSError) -> None:
         if isinstance(error, PermissionError):
             found.append(Path(error.filename))  # no artefact can be seen there, but there may be one
 
-    for name, folders, files in os.walk(folder, onerror=refused, followlinks=True):
-        if os.path.realpath(name) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(name))
-        place = Path(name)
+    for place, files in walk(folder, refused):
         # What was being written into an iteration when its process died is used by nobody.
         begun = not _SIGNS.isdisjoint(files) and place.parent.name != IN_PROGRESS
-        if begun or (MANIFEST_NAME in files and _is_ours(place)) or any((place / IN_PROGRESS).glob("iteration-*")):
+        if begun or (MANIFEST_NAME in files and _is_ours(place)) or _has_iterations(place):
             found.append(place)
     return sorted(found)
+
+
+def _has_iterations(folder: Path) -> bool:
+    try:
+        return any(name.startswith("iteration-") for name in names_in(folder / IN_PROGRESS))
+    except OSError:
+        return False  # it cannot be read, which is told when the walk comes to it
 
 
 def _is_ours(folder: Path) -> bool:
@@ -111,7 +122,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    if MANIFEST_NAME not in os.listdir(folder):
+    if MANIFEST_NAME not in names_in(folder):
         raise ArtifactError(f"{folder} is incomplete: it has no {MANIFEST_NAME}. Run its stage again; it goes on.")
     require_inside(folder, MANIFEST_NAME)
     manifest = artifacts.read_manifest(folder)
