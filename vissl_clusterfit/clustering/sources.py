@@ -22,8 +22,8 @@ from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
 
-_CHUNK_ROWS = 8192
-_CHUNK_VALUES = 1 << 24
+_CHUNK_ROWS = 2048
+_CHUNK_VALUES = 1 << 22
 
 #: Which part of a source a process reads, of how many: what it sums is then added up over the processes of the run.
 Part = tuple[int, int]

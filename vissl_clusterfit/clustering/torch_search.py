@@ -113,24 +113,27 @@ class _Tile:
         self._shift = centroids.mean(dim=0)
         if not torch.isfinite(self._shift).all():  # the sum overflows
             self._shift = centroids[0].clone()
-        self._scale = self._power_of_two(centroids)
+        squares = self._squared_lengths(centroids)
+        # A power of two brings very long and very short vectors to a length that float32 can square.
+        exponent = math.frexp(math.sqrt(float(squares.max())))[1]
+        self._scale = 1.0 if abs(exponent) <= 10 else math.ldexp(1.0, max(-126, min(126, -exponent)))
         # Columns for half the squared norm, and rows of scores that nobody has, up to whole groups.
         self._width = _up_to(self._dim + 3, _WIDTH_MULTIPLE)
-        groups = -(-self.num_clusters // _GROUP)
-        self._operand = torch.zeros(groups * _GROUP, self._width, dtype=dtype, device=centroids.device)
-        own = self._operand[: self.num_clusters, : self._dim]
-        self._prepared = rounding.shifted(centroids, self._shift, self._scale, own)
-        offsets = (centroids.double() - self._shift.double()).mul_(self._scale).square_().sum(dim=1) / -2
-        self._operand[: self.num_clusters, self._dim : self._dim + 3] = rounding.pieces(offsets, dtype)
+        self._operand = torch.zeros(
+            _up_to(self.num_clusters, _GROUP), self._width, dtype=dtype, device=centroids.device
+        )
+        own = self._operand[: self.num_clusters]
+        self._prepared = rounding.shifted(centroids, self._shift, self._scale, own[:, : self._dim])
+        own[:, self._dim : self._dim + 3] = rounding.pieces(squares * (-(self._scale**2) / 2), dtype)
+        self._operand[self.num_clusters :, self._dim] = torch.finfo(dtype).min
         self._ones = torch.zeros(self._width - self._dim, dtype=dtype, device=centroids.device)
         self._ones[:3] = 1
-        self._operand[self.num_clusters :, self._dim] = torch.finfo(dtype).min
 
-    def _power_of_two(self, centroids: torch.Tensor) -> float:
-        """What brings very long and very short vectors to a length that float32 can square."""
-        largest = float((centroids.double() - self._shift.double()).abs().max()) * math.sqrt(self._dim)
-        exponent = math.frexp(largest)[1] if largest > 0 else 0
-        return 1.0 if abs(exponent) <= 10 else math.ldexp(1.0, max(-126, min(126, -exponent)))
+    def _squared_lengths(self, centroids: torch.Tensor) -> torch.Tensor:
+        """Of the centroids less the shift, (K,) float64."""
+        size = max(1, _PAIR_VALUES[centroids.device.type] // self._dim)
+        parts = [part.double().sub_(self._shift).square_().sum(dim=1) for part in centroids.split(size)]
+        return torch.cat(parts)
 
     @functools.cached_property
     def _finer(self) -> _Tile:

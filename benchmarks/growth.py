@@ -1,0 +1,97 @@
+"""How memory and time of clustering grow: with the number of samples, and with the number of clusters.
+
+    make bench BENCH=growth                 some ten minutes on two cores, 1.2 GB of scratch disk
+
+Features of dimension 512 in float16 on disk, to a codebook, every iteration over all features, in a process of its own
+each time: N = 100,000 and 1,000,000 at K = 1,000, and K = 1,000 to 16,000 at N = 100,000. The last line is one JSON
+object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from inputs import clustered_features, machine
+from processes import in_own_process, measured
+
+from vissl_clusterfit.clustering.fit import fit_codebook
+from vissl_clusterfit.clustering.torch_search import fast_product_type
+from vissl_clusterfit.config import ClusterFitConfig, FeatureSettings
+from vissl_clusterfit.features.samples import dataset_inputs, hash_samples
+from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.features.writer import FeatureStoreWriter
+
+DIM, NUM_ITER, SHARD_SIZE = 512, 4, 10_000
+MANY_SAMPLES, MANY_CLUSTERS = (100_000, 1_000_000), (1000, 2000, 4000, 8000, 16_000)
+
+
+def write_store(folder: Path, num_samples: int) -> None:
+    samples = hash_samples(map(str, range(num_samples)))
+    inputs = {"dataset": dataset_inputs(samples)}
+    writer = FeatureStoreWriter(folder, inputs, samples, shard_size=SHARD_SIZE, dtype="float16")
+    writer.begin()
+    for number, shard in enumerate(writer.missing()):
+        writer.write(shard, clustered_features(shard.stop - shard.start, DIM, seed=number % 10), {})
+    writer.finish()
+
+
+def cluster(folder: Path, num_clusters: int) -> None:
+    features = FeatureSettings(normalize=True, test_partition="")
+    settings = ClusterFitConfig(num_clusters=num_clusters, num_iter=NUM_ITER, growing_sample=False, features=features)
+    with tempfile.TemporaryDirectory() as scratch:
+        fit_codebook(FeatureStore.open(folder), settings, "cpu", Path(scratch) / "codebook")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--clusters", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.store:
+        fast_product_type("cpu")
+        measured(lambda: cluster(arguments.store, arguments.clusters))
+        return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        stores = {number: Path(scratch) / str(number) for number in MANY_SAMPLES}
+        for number, folder in stores.items():
+            write_store(folder, number)
+
+        def figures(num_samples: int, num_clusters: int) -> dict[str, float]:
+            command = (__file__, "--store", str(stores[num_samples]), "--clusters", str(num_clusters))
+            runs = [in_own_process(*command) for _ in range(arguments.repeats)]
+            result = {field: statistics.median(run[field] for run in runs) for field in ("seconds", "mebibytes")}
+            print(num_samples, num_clusters, result, flush=True)
+            return result
+
+        samples = {number: figures(number, MANY_CLUSTERS[0]) for number in MANY_SAMPLES}
+        clusters = {number: figures(MANY_SAMPLES[0], number) for number in MANY_CLUSTERS}
+    few, many = (samples[number] for number in MANY_SAMPLES)
+    steps = [
+        (clusters[more]["seconds"] / clusters[less]["seconds"]) / (more / less)
+        for less, more in itertools.pairwise(MANY_CLUSTERS)
+    ]
+    report = {
+        "benchmark": "growth",
+        "memory_ratio": many["mebibytes"] / few["mebibytes"],
+        # 1 is linear; below it, time grows more slowly.
+        "time_over_linear_in_samples": many["seconds"] / few["seconds"] / (MANY_SAMPLES[1] / MANY_SAMPLES[0]),
+        "time_over_linear_in_clusters": max(steps),
+        "samples": samples,
+        "clusters": clusters,
+        "iterations": NUM_ITER,
+        "dim": DIM,
+        "machine": machine(),
+    }
+    print(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
