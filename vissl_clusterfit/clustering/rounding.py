@@ -72,7 +72,7 @@ def score_error(rows: Shifted, centroids: Shifted, dim: int) -> torch.Tensor:
 
 
 def certainly_lower(best: torch.Tensor, error: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Scores below this are certainly less than that of the best, whose computed score is ``best``.
+    """Computed scores below this are certainly less than that of the best, whose computed score is ``best``.
 
     Args:
         best: (n,) of the product type.
@@ -80,15 +80,13 @@ def certainly_lower(best: torch.Tensor, error: torch.Tensor, dtype: torch.dtype)
         dtype: the product type.
 
     Returns:
-        (n,) of the product type; minus infinity where nothing is certain.
+        (n,) float32; minus infinity where nothing is certain.
     """
-    roundoff = 2.0**-8 if dtype == torch.bfloat16 else 0.0
+    roundoff = 2.0**-8 if dtype == torch.bfloat16 else _U
     best = best.float()
-    limit = best - best.abs() * roundoff - 2 * error
-    limit = torch.where(limit >= 0, limit / (1 + roundoff), limit / (1 - roundoff))
-    rounded = limit.to(dtype)
-    down = torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))
-    limit = torch.where(rounded.float() > limit, down, rounded)
+    # The 4u are for the rounding of these lines themselves.
+    limit = best - best.abs() * (roundoff + 4 * _U) - 2 * error
+    limit = torch.where(limit >= 0, limit / (1 + roundoff) * (1 - 4 * _U), limit / (1 - roundoff) * (1 + 4 * _U))
     return torch.where(torch.isfinite(limit), limit, torch.full_like(limit, -torch.inf))
 
 

@@ -191,8 +191,8 @@ class _Tile:
         if not enough:
             anything = torch.ones_like(anything)
         limit = torch.where(anything, torch.full_like(limit, -torch.inf), limit)
-        group, row = (~(maxima < limit)).nonzero().unbind(1)
-        pair, member = (~(scores[group, :, row] < limit[row, None])).nonzero().unbind(1)
+        group, row = (~(maxima.float() < limit)).nonzero().unbind(1)
+        pair, member = (~(scores[group, :, row].float() < limit[row, None])).nonzero().unbind(1)
         candidate = group[pair] * _GROUP + member
         real = candidate < self.num_clusters
         return row[pair][real], candidate[real]
