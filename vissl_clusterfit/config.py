@@ -131,6 +131,8 @@ class ClusterFitConfig:
     metric: str = setting("l2", choices=("l2", "cosine"))
     #: Draws the first centroids. The same one gives the same codebook to the bit.
     seed: int = setting(0, at_least=0)
+    #: How many of its nearest clusters are kept for each sample, with their distances, beside its label.
+    top_clusters: int = setting(1, at_least=1)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)
@@ -166,6 +168,14 @@ class ClusterFitConfig:
                     found=f"{self.data_limit}, less than NUM_CLUSTERS ({self.num_clusters})",
                     allowed="-1 for all features, or at least NUM_CLUSTERS",
                     remedy="Raise DATA_LIMIT or lower NUM_CLUSTERS.",
+                )
+            )
+        if self.top_clusters > self.num_clusters and not self.assign.codebook:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.TOP_CLUSTERS",
+                    found=self.top_clusters,
+                    allowed=f"1 to {self.num_clusters}, which is NUM_CLUSTERS",
                 )
             )
         if self.features.test_partition == self.features.data_partition:

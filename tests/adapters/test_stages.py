@@ -83,6 +83,7 @@ def test_every_stage_has_its_engine(student_overrides, images, teacher, run_comm
         *student_overrides,
         f"config.CHECKPOINT.DIR={folder}",
         "config.CLUSTERFIT.FEATURES.TEST_PARTITION=TEST",
+        "config.CLUSTERFIT.TOP_CLUSTERS=3",
         "config.TEST_MODEL=true",
         "config.DATA.TEST.DATA_SOURCES=[disk_folder]",
         "config.DATA.TEST.DATASET_NAMES=[tiny]",
@@ -106,7 +107,10 @@ def test_every_stage_has_its_engine(student_overrides, images, teacher, run_comm
 
     codebook, store = Codebook.open(paths.codebook), FeatureStore.open(paths.features("TEST"))
     labels = PseudoLabels.open(paths.labels("TEST"))
-    np.testing.assert_array_equal(labels.labels, codebook.nearest("cpu")(store.read(0, 12), 1)[0][:, 0])
+    nearest, distances = codebook.nearest("cpu")(store.read(0, 12), 3)
+    np.testing.assert_array_equal(labels.labels, nearest[:, 0])
+    np.testing.assert_array_equal(labels.nearest, nearest)
+    np.testing.assert_array_equal(labels.nearest_distances, distances)
     assert labels.codebook_hash == PseudoLabels.open(paths.labels("TRAIN")).codebook_hash == codebook.content_hash
     evaluated = [entry["test_accuracy_list_meter"] for entry in metrics(folder) if "test_accuracy_list_meter" in entry]
     assert [list(entry["top_1"]) for entry in evaluated] == [["clusters"]]

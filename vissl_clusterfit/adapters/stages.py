@@ -120,7 +120,7 @@ class Stages:
         store = self.features(split)
 
         def label() -> None:
-            label_store(store, codebook, self._device.type, folder)
+            label_store(store, codebook, self._device.type, folder, top_clusters=self.settings.top_clusters)
 
         make_once(folder, "Labelling", label)
         return self._valid_labels(split)
@@ -134,10 +134,16 @@ class Stages:
             labels = PseudoLabels.open(folder)
             found = {"dataset": labels.inputs["features"]["dataset"], "num_clusters": list(labels.num_clusters)}
             expected = {"dataset": self._dataset_inputs(split), "num_clusters": [self.settings.num_clusters]}
+            if self.settings.top_clusters > 1:
+                found["top_clusters"], expected["top_clusters"] = labels.top_clusters, self.settings.top_clusters
             artifacts.require_same_inputs(folder, found, expected)
             return labels
         clustered = self.feature_inputs(self.settings.features.data_partition)
-        inputs = label_inputs(self.feature_inputs(split), codebook_inputs(clustered, self.settings))
+        inputs = label_inputs(
+            self.feature_inputs(split),
+            codebook_inputs(clustered, self.settings),
+            top_clusters=self.settings.top_clusters,
+        )
         labels = PseudoLabels.open(folder, inputs)
         self._require_same_codebook(labels)
         return labels
