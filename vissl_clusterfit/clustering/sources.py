@@ -54,7 +54,7 @@ class ChunkedSource(ABC):
         self._squares: dict[float, float] = {}
         self.dim = preprocessing.output_dim(raw_dim)
         self._raw_dim = raw_dim
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
 
     @abstractmethod
     def _read(self, positions: np.ndarray) -> np.ndarray:
@@ -70,7 +70,7 @@ class ChunkedSource(ABC):
         Raises:
             DataError: one is NaN or infinite; the message counts them all.
         """
-        return self._preprocessing.apply(self._read_finite(positions))
+        return self.preprocessing.apply(self._read_finite(positions))
 
     def _read_finite(self, positions: np.ndarray) -> np.ndarray:
         rows = self._read(positions)
@@ -121,11 +121,11 @@ class ChunkedSource(ABC):
         """The same chunk of several shares, the largest share first; without those that are empty."""
         for positions in self.positions(shares[0]):
             rows = self._read_finite(positions)
-            of_share = {shares[0]: (positions, self._preprocessing.apply(rows))}
+            of_share = {shares[0]: (positions, self.preprocessing.apply(rows))}
             for share in shares[1:]:
                 # Prepared anew: the last bits of a projection depend on the rows that are projected together.
                 if (chosen := in_share(positions, share)).any():
-                    of_share[share] = positions[chosen], self._preprocessing.apply(rows[chosen])
+                    of_share[share] = positions[chosen], self.preprocessing.apply(rows[chosen])
             yield of_share
 
     def with_passes_by(self: Source, make_pass: Callable[[Work, float], None]) -> Source:
@@ -137,7 +137,7 @@ class ChunkedSource(ABC):
     @functools.cached_property
     def extent(self) -> Extent:
         """How large the numbers are; where preprocessing does not say it, all are read once."""
-        if self._preprocessing.gives_unit_rows:
+        if self.preprocessing.gives_unit_rows:
             return Extent(largest=1.0 + 1e-6, typical=1 / math.sqrt(self.dim))
         largest, squares = np.zeros(1), np.zeros(1)
 
