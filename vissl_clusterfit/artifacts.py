@@ -54,6 +54,11 @@ class ArtifactPaths:
         return self.output_dir / "labels" / split.lower()
 
 
+def also_output_dir(output_dir: str, num_clusters: int) -> str:
+    """Where codebook and labels of a further K lie, below ``CLUSTERFIT.OUTPUT_DIR``."""
+    return f"{output_dir.rstrip('/')}/also/{num_clusters}"
+
+
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any], *, new: bool = False) -> bool:
     """Writes ``content`` as indented JSON with stable key order; see ``whole_files.write_file``."""
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)

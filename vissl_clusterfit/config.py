@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from vissl_clusterfit.artifacts import ArtifactPaths
+from vissl_clusterfit.artifacts import ArtifactPaths, also_output_dir
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.storage.places import artifact_path
 
@@ -116,6 +117,8 @@ class ClusterFitConfig:
     output_dir: str = setting(".")
     #: K, the number of clusters. Written here once: the head's width follows from it.
     num_clusters: int = setting(16000, at_least=1)
+    #: Further K, clustered in the same passes over the features; see ``also``. Training takes NUM_CLUSTERS.
+    also_num_clusters: list = setting([])
     #: Iterations of Lloyd's algorithm.
     num_iter: int = setting(50, at_least=1)
     #: How many features the centroids are computed from; -1 for all. Every sample gets a label in either case.
@@ -131,6 +134,8 @@ class ClusterFitConfig:
     metric: str = setting("l2", choices=("l2", "cosine"))
     #: Draws the first centroids. The same one gives the same codebook to the bit.
     seed: int = setting(0, at_least=0)
+    #: How many of its nearest clusters are kept for each sample, with their distances, beside its label.
+    top_clusters: int = setting(1, at_least=1)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)
@@ -168,6 +173,15 @@ class ClusterFitConfig:
                     remedy="Raise DATA_LIMIT or lower NUM_CLUSTERS.",
                 )
             )
+        if self.top_clusters > self.num_clusters and not self.assign.codebook:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.TOP_CLUSTERS",
+                    found=self.top_clusters,
+                    allowed=f"1 to {self.num_clusters}, which is NUM_CLUSTERS",
+                )
+            )
+        found += self._wrong_further_clusters()
         if self.features.test_partition == self.features.data_partition:
             found.append(
                 problem(
@@ -178,6 +192,24 @@ class ClusterFitConfig:
                 )
             )
         return [*found, *self._unreachable()]
+
+    def _wrong_further_clusters(self) -> Iterator[str]:
+        numbers, name = self.also_num_clusters, "config.CLUSTERFIT.ALSO_NUM_CLUSTERS"
+        most = self.data_limit if self.data_limit >= 0 else math.inf
+        limit = f"at most {most} (DATA_LIMIT)" if self.data_limit >= 0 else "no limit"
+        if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers):
+            yield problem(name, found=numbers, allowed="a list of whole numbers, 1 or more")
+        elif len({self.num_clusters, *numbers}) <= len(numbers):
+            yield problem(name, found=numbers, allowed=f"different ones, without NUM_CLUSTERS ({self.num_clusters})")
+        elif not all(self.top_clusters <= number <= most for number in numbers):
+            yield problem(name, found=numbers, allowed=f"at least {self.top_clusters} (TOP_CLUSTERS), {limit}")
+        if numbers and self.start not in ("random", "k-means++"):
+            yield problem(
+                "config.CLUSTERFIT.START",
+                found=f"{self.start!r} with ALSO_NUM_CLUSTERS",
+                allowed="random | k-means++",
+                remedy="A codebook has one K: cluster from it with this K alone.",
+            )
 
     def _unreachable(self) -> Iterator[str]:
         places = {
@@ -198,6 +230,19 @@ class ClusterFitConfig:
     def paths(self) -> ArtifactPaths:
         """Where the artefacts of this run lie."""
         return ArtifactPaths(output_dir=artifact_path(self.output_dir), features_dir=artifact_path(self.features.path))
+
+    @property
+    def also(self) -> tuple[ClusterFitConfig, ...]:
+        """The settings of each K in ALSO_NUM_CLUSTERS, whose codebook and labels lie in ``<OUTPUT_DIR>/also/<K>``."""
+        return tuple(
+            dataclasses.replace(
+                self,
+                num_clusters=number,
+                also_num_clusters=[],
+                output_dir=also_output_dir(self.output_dir, number),
+            )
+            for number in self.also_num_clusters
+        )
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -25,35 +25,42 @@ from vissl_clusterfit.storage.remote import as_remote
 logger = logging.getLogger(__name__)
 
 LABELS_FILE, DISTANCES_FILE, MARGINS_FILE, SIZES_FILE = "labels.npy", "distances.npy", "margins.npy", "sizes.npy"
+NEAREST_FILE, NEAREST_DISTANCES_FILE = "nearest.npy", "nearest_distances.npy"
 
-_ARRAYS: dict[str, np.dtype] = {
-    LABELS_FILE: np.dtype("<i8"),
-    DISTANCES_FILE: np.dtype("<f4"),
-    MARGINS_FILE: np.dtype("<f4"),
-}
+_ARRAYS = {LABELS_FILE: "<i8", DISTANCES_FILE: "<f4", MARGINS_FILE: "<f4"}
+_NEAREST_ARRAYS = {NEAREST_FILE: "<i8", NEAREST_DISTANCES_FILE: "<f4"}
 _PROGRESS_FILE = "progress.json"
 _ROWS_BETWEEN_MARKS = 1 << 20
 
 
 class LabelFiles:
-    """Labels, distances and margins of N samples, appended in their order; a context that closes the files.
+    """Labels, distances and margins of N samples, and with T > 1 their T nearest clusters and distances to them.
+
+    They are appended in the order of the samples; it is a context that closes the files.
 
     Args:
         folder: of the artefact.
         num_samples: N.
         run: identifies what is written; what another run left is written over.
+        top_clusters: T.
 
     Attributes:
+        names: of the files, in the order in which :meth:`append` takes their arrays.
         num_done: the samples that are written.
     """
 
-    def __init__(self, folder: Path, num_samples: int, run: str) -> None:
+    def __init__(self, folder: Path, num_samples: int, run: str, top_clusters: int = 1) -> None:
         self._goal = folder
         self._own = tempfile.TemporaryDirectory(prefix="labels-") if as_remote(folder) else None
         #: Where the arrays are written.
         self._folder = Path(self._own.name) if self._own else folder
         self._num_samples = num_samples
         self._run = run
+        # What is written for one sample, file by file.
+        self._arrays = {name: np.dtype(dtype) for name, dtype in _ARRAYS.items()}
+        if top_clusters > 1:
+            self._arrays |= {name: np.dtype((dtype, (top_clusters,))) for name, dtype in _NEAREST_ARRAYS.items()}
+        self.names = tuple(self._arrays)
         self._files: list[tuple[BinaryIO, np.dtype]] = []
         self.num_done = 0
 
@@ -61,7 +68,7 @@ class LabelFiles:
         marked = self._marked()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            for name, dtype in _ARRAYS.items():
+            for name, dtype in self._arrays.items():
                 self._files.append((self._open(name, dtype, marked), dtype))
         except OSError as error:
             self._close()
@@ -97,7 +104,7 @@ class LabelFiles:
 
     def _header(self, dtype: np.dtype) -> bytes:
         header = io.BytesIO()
-        content = {"descr": dtype.str, "fortran_order": False, "shape": (self._num_samples,)}
+        content = {"descr": dtype.base.str, "fortran_order": False, "shape": (self._num_samples, *dtype.shape)}
         np.lib.format.write_array_header_1_0(header, content)
         return header.getvalue()
 
@@ -110,7 +117,7 @@ class LabelFiles:
         marked = progress.get("num_done")
         if progress.get("run") != self._run or not isinstance(marked, int) or not 0 < marked <= self._num_samples:
             return 0
-        return marked if all(self._reaches(name, dtype, marked) for name, dtype in _ARRAYS.items()) else 0
+        return marked if all(self._reaches(name, dtype, marked) for name, dtype in self._arrays.items()) else 0
 
     def _reaches(self, name: str, dtype: np.dtype, marked: int) -> bool:
         header = self._header(dtype)
@@ -121,18 +128,18 @@ class LabelFiles:
         except OSError:
             return False
 
-    def append(self, labels: np.ndarray, distances: np.ndarray, margins: np.ndarray) -> None:
-        """Writes what belongs to the next samples, three arrays of the same length.
+    def append(self, *arrays: np.ndarray) -> None:
+        """Writes what belongs to the next samples: one array for each file, all of the same length.
 
         Raises:
             ArtifactError: the file system refuses.
         """
         try:
-            for (file, dtype), array in zip(self._files, (labels, distances, margins), strict=True):
-                file.write(np.ascontiguousarray(array, dtype=dtype).data)
+            for (file, dtype), array in zip(self._files, arrays, strict=True):
+                file.write(np.ascontiguousarray(array, dtype=dtype.base).data)
         except OSError as error:
             raise self._refused(error) from error
-        self.num_done += len(labels)
+        self.num_done += len(arrays[0])
         if self.num_done - self._num_marked >= _ROWS_BETWEEN_MARKS:
             self._mark()
 
@@ -154,7 +161,7 @@ class LabelFiles:
         Raises:
             ArtifactError: another run has begun to write its own.
         """
-        for (file, _), name in zip(self._files, _ARRAYS, strict=True):
+        for (file, _), name in zip(self._files, self.names, strict=True):
             try:
                 own = os.path.samestat(os.fstat(file.fileno()), os.stat(self._folder / name))
             except OSError:
@@ -163,16 +170,21 @@ class LabelFiles:
                 raise ArtifactError(f"{self._folder} is written by another run now; this one stops.")
 
     def complete(self) -> None:
-        """Says that all samples are written.
+        """Says that all samples are written, and removes arrays that another run has left and this one lacks.
 
         Raises:
             ArtifactError: the file system refuses, or another run writes into the folder.
         """
         assert self.num_done == self._num_samples, f"{self.num_done} of {self._num_samples} samples are written"
         self._mark()
+        try:
+            for name in _NEAREST_ARRAYS.keys() - self._arrays.keys():
+                (self._goal / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._refused(error) from error
         if self._own and (goal := as_remote(self._goal)):
             goal.mkdir()
-            for name in _ARRAYS:
+            for name in self.names:
                 with open(self._folder / name, "rb") as file:
                     (goal / name).write_from(file)
 

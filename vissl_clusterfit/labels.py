@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,17 +14,25 @@ import numpy as np
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.sources import chunk_rows
-from vissl_clusterfit.errors import ArtifactError, DataError, with_remedy
+from vissl_clusterfit.errors import ArtifactError, ConfigError, problem, with_remedy
 from vissl_clusterfit.features.samples import SAMPLES_FILE
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.label_files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE, LabelFiles
+from vissl_clusterfit.label_files import (
+    DISTANCES_FILE,
+    LABELS_FILE,
+    MARGINS_FILE,
+    NEAREST_DISTANCES_FILE,
+    NEAREST_FILE,
+    SIZES_FILE,
+    LabelFiles,
+)
+from vissl_clusterfit.label_rows import labels_of_rows
 from vissl_clusterfit.storage.remote import as_remote
 from vissl_clusterfit.storage.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
 
 KIND = "pseudo_labels"
-UNLABELLED = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +92,30 @@ class PseudoLabels:
         """As ``distances``: how much farther, squared, the second nearest centroid is; infinite for K = 1."""
         return self._of_samples(MARGINS_FILE, np.float32)
 
+    @property
+    def top_clusters(self) -> int:
+        """T: how many of the nearest clusters are kept for each sample."""
+        return self.inputs.get("top_clusters", 1)
+
+    @cached_property
+    def nearest(self) -> np.ndarray:
+        """(N, T) int64, the nearest clusters, nearest first; -1 for samples without a label. For T > 1 only."""
+        return self._of_top(NEAREST_FILE, np.int64)
+
+    @cached_property
+    def nearest_distances(self) -> np.ndarray:
+        """(N, T) float32: squared L2 distances to ``nearest``; -1 for samples without a label. For T > 1 only."""
+        return self._of_top(NEAREST_DISTANCES_FILE, np.float32)
+
+    def _of_top(self, name: str, dtype: type) -> np.ndarray:
+        if self.top_clusters == 1:
+            raise ArtifactError(
+                f"{self.folder} holds the nearest cluster of each sample alone. Label with "
+                "config.CLUSTERFIT.TOP_CLUSTERS larger than 1, into another folder."
+            )
+        array = artifacts.read_array(self.folder / name, mmap=True)
+        return self._require(name, array, (self.num_samples, self.top_clusters), dtype)
+
     @cached_property
     def cluster_sizes(self) -> np.ndarray:
         """(K,) int64, or (L, largest K): how many samples carry each label."""
@@ -134,6 +166,8 @@ class PseudoLabels:
             _ = self.labels, self.distances
             if MARGINS_FILE in self.manifest.get("sha256", ()):
                 _ = self.margins
+            if self.top_clusters > 1:
+                _ = self.nearest, self.nearest_distances
             if SAMPLES_FILE in self.manifest.get("sha256", ()):
                 samples = artifacts.read_array(self.folder / SAMPLES_FILE, mmap=True)
                 self._require(SAMPLES_FILE, samples, (self.num_samples,), np.uint64)
@@ -151,14 +185,25 @@ _REMEDY = "Delete the folder and label the samples again."
 
 
 def label_inputs(
-    feature_inputs: Mapping[str, Any], codebook_inputs: Mapping[str, Any], max_distance: float | None = None
+    feature_inputs: Mapping[str, Any],
+    codebook_inputs: Mapping[str, Any],
+    max_distance: float | None = None,
+    top_clusters: int = 1,
 ) -> dict[str, Any]:
-    """What labels are made from: what their features are, and what their codebook was made from."""
-    return {"features": dict(feature_inputs), "codebook": dict(codebook_inputs), "max_distance": max_distance}
+    """What labels are made from: what their features are, what their codebook was made from, and how they are given."""
+    inputs = {"features": dict(feature_inputs), "codebook": dict(codebook_inputs), "max_distance": max_distance}
+    # Where it is 1 it is left out, as in labels that are older than it.
+    return inputs if top_clusters == 1 else {**inputs, "top_clusters": top_clusters}
 
 
 def label_store(
-    store: FeatureStore, codebook: Codebook, device: str, folder: Path, *, max_distance: float | None = None
+    store: FeatureStore,
+    codebook: Codebook,
+    device: str,
+    folder: Path,
+    *,
+    max_distance: float | None = None,
+    top_clusters: int = 1,
 ) -> PseudoLabels:
     """Gives every sample of a store the label of its nearest centroid, in memory that does not grow with N.
 
@@ -171,8 +216,10 @@ def label_store(
         device: "cpu" or "cuda".
         folder: of the labels.
         max_distance: samples whose squared distance is larger stay without label; None labels all.
+        top_clusters: T; with more than 1 the T nearest clusters are kept, too.
 
     Raises:
+        ConfigError: T is larger than the number of clusters.
         ArtifactError: the features do not have the codebook's dimension.
         DataError: a feature is NaN or infinite.
     """
@@ -181,22 +228,28 @@ def label_store(
             f"The codebook in {codebook.folder} labels features of dimension {codebook.input_dim}, found "
             f"{store.dim}. Extract them with the same teacher, layer and pooling."
         )
-    inputs = label_inputs(store.inputs, codebook.manifest["inputs"], max_distance)
+    if top_clusters > codebook.num_clusters:
+        allowed = f"1 to {codebook.num_clusters}, the clusters of the codebook in {codebook.folder}"
+        raise ConfigError(problem("config.CLUSTERFIT.TOP_CLUSTERS", found=top_clusters, allowed=allowed))
+    inputs = label_inputs(store.inputs, codebook.manifest["inputs"], max_distance, top_clusters)
     run = artifacts.content_hash([inputs, store.content_hash, codebook.content_hash])
     nearest = codebook.nearest(device)
     artifacts.remove_manifest(folder)
-    with LabelFiles(folder, store.num_samples, run) as files:
+    with LabelFiles(folder, store.num_samples, run, top_clusters) as files:
         while files.num_done < store.num_samples:
             start = files.num_done
             rows = store.read(start, min(start + chunk_rows(store.dim), store.num_samples))
-            files.append(*_assign(rows, start, store.unreadable, nearest, codebook.num_clusters, max_distance))
+            of_rows = labels_of_rows(
+                rows, start, store.unreadable, nearest, codebook.num_clusters, max_distance, top_clusters
+            )
+            files.append(*of_rows)
         files.complete()
         sizes, num_far = files.count(codebook.num_clusters)
         artifacts.write_array(folder / SIZES_FILE, sizes)
         artifacts.write_array(folder / SAMPLES_FILE, artifacts.read_array(store.folder / SAMPLES_FILE))
         facts = _facts(store, sizes, num_far)
         facts |= {"features_hash": store.content_hash, "codebook_hash": codebook.content_hash}
-        names = (LABELS_FILE, DISTANCES_FILE, MARGINS_FILE, SIZES_FILE, SAMPLES_FILE)
+        names = (*files.names, SIZES_FILE, SAMPLES_FILE)
         facts["sha256"] = {name: artifacts.file_sha256(folder / name) for name in names}
         files.require_own()  # what was counted and hashed
         artifacts.write_manifest(folder, KIND, inputs, facts)
@@ -204,39 +257,6 @@ def label_store(
     remove_leftovers(folder)
     _report(facts)
     return PseudoLabels.open(folder)
-
-
-def _assign(
-    rows_nD: np.ndarray,
-    start: int,
-    unreadable: np.ndarray,
-    nearest: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
-    num_clusters: int,
-    max_distance: float | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, distances and margins (n,) of the samples from ``start``; -1 in all three for those without features."""
-    low, high = np.searchsorted(unreadable, [start, start + len(rows_nD)])
-    readable = np.ones(len(rows_nD), dtype=bool)
-    readable[unreadable[low:high] - start] = False
-    labels = np.full(len(rows_nD), UNLABELLED, dtype=np.int64)
-    distances, margins = (np.full(len(rows_nD), UNLABELLED, dtype=np.float32) for _ in range(2))
-    _require_finite(rows_nD, start)
-    clusters, near = nearest(rows_nD[readable], min(2, num_clusters))
-    labels[readable], distances[readable] = clusters[:, 0], near[:, 0]
-    # Of two centroids that are equally near to within float32 rounding, faiss may give either first.
-    margins[readable] = np.maximum(near[:, 1] - near[:, 0], 0) if num_clusters > 1 else np.inf
-    if max_distance is not None:
-        labels[distances > max_distance] = UNLABELLED
-    return labels, distances, margins
-
-
-def _require_finite(rows_nD: np.ndarray, start: int) -> None:
-    if rows_nD.size and not (np.isfinite(rows_nD.min()) and np.isfinite(rows_nD.max())):
-        first = start + int(np.argmin(np.isfinite(rows_nD).all(axis=1)))
-        raise DataError(
-            f"The features of sample {first} are NaN or infinite. Extract the features again with a teacher that gives "
-            "finite ones."
-        )
 
 
 def _facts(store: FeatureStore, sizes: np.ndarray, num_far: int) -> dict[str, Any]:

@@ -12,6 +12,10 @@ from vissl_clusterfit.artifacts import ArtifactPaths, read_manifest, write_manif
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels import PseudoLabels
+from vissl_clusterfit.verification.verify import verify_artifacts
+
+#: Of a further K.
+PARTS = (("codebook",), ("labels", "train"))
 
 
 def artifact_paths(folder: Path) -> ArtifactPaths:
@@ -83,6 +87,7 @@ def test_every_stage_has_its_engine(student_overrides, images, teacher, run_comm
         *student_overrides,
         f"config.CHECKPOINT.DIR={folder}",
         "config.CLUSTERFIT.FEATURES.TEST_PARTITION=TEST",
+        "config.CLUSTERFIT.TOP_CLUSTERS=3",
         "config.TEST_MODEL=true",
         "config.DATA.TEST.DATA_SOURCES=[disk_folder]",
         "config.DATA.TEST.DATASET_NAMES=[tiny]",
@@ -106,10 +111,39 @@ def test_every_stage_has_its_engine(student_overrides, images, teacher, run_comm
 
     codebook, store = Codebook.open(paths.codebook), FeatureStore.open(paths.features("TEST"))
     labels = PseudoLabels.open(paths.labels("TEST"))
-    np.testing.assert_array_equal(labels.labels, codebook.nearest("cpu")(store.read(0, 12), 1)[0][:, 0])
+    nearest, distances = codebook.nearest("cpu")(store.read(0, 12), 3)
+    np.testing.assert_array_equal(labels.labels, nearest[:, 0])
+    np.testing.assert_array_equal(labels.nearest, nearest)
+    np.testing.assert_array_equal(labels.nearest_distances, distances)
     assert labels.codebook_hash == PseudoLabels.open(paths.labels("TRAIN")).codebook_hash == codebook.content_hash
     evaluated = [entry["test_accuracy_list_meter"] for entry in metrics(folder) if "test_accuracy_list_meter" in entry]
     assert [list(entry["top_1"]) for entry in evaluated] == [["clusters"]]
+
+
+def test_further_clusters_in_the_same_run(student_overrides, run_command, tmp_path):
+    """Each has its codebook and labels, and a second start makes nothing; one that is added later is made alone."""
+    folder = tmp_path / "run"
+    command = [*student_overrides, f"config.CHECKPOINT.DIR={folder}", "engine_name=clusterfit_label"]
+    made = {}
+    for also in ([2, 6], [6, 2], [2, 6, 3]):
+        numbers = ",".join(map(str, also))
+        result = run_command(*command, f"config.CLUSTERFIT.ALSO_NUM_CLUSTERS=[{numbers}]", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        now = times(folder / "clusterfit")
+        assert made.items() <= now.items()
+        fresh = {file.relative_to(folder / "clusterfit").parent for file in now.keys() - made.keys()}
+        if made:
+            later = {3} & {*also}
+            assert fresh == {Path(f"also/{number}", *below) for number in later for below in PARTS}
+        made = now
+    assert [problems for _, problems in verify_artifacts([folder])] == [[]] * 9
+    for number in (2, 6, 3):
+        labels = PseudoLabels.open(folder / f"clusterfit/also/{number}/labels/train")
+        assert labels.num_clusters == (number,)
+        assert labels.codebook_hash == Codebook.open(folder / f"clusterfit/also/{number}/codebook").content_hash
+    result = run_command(*command, "config.CLUSTERFIT.ALSO_NUM_CLUSTERS=[2,31]", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "NUM_CLUSTERS: found 31 for 30 samples; allowed: 1 to 30" in result.stderr
 
 
 def test_features_are_not_extracted_where_that_is_forbidden(student_overrides, run_command, tmp_path):

@@ -1,13 +1,14 @@
 """The stages of the core as processes do them that tests kill: small, slow where asked, and dying at a given write."""
 
 import contextlib
+import dataclasses
 import itertools
 import multiprocessing
 import os
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from vissl_clusterfit import artifacts, label_files, labels
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.codebook import Codebook
-from vissl_clusterfit.clustering.fit import fit_codebook
+from vissl_clusterfit.clustering.fit import fit_codebook, fit_codebooks
 from vissl_clusterfit.config import ClusterFitConfig, EncodingSettings, FeatureSettings
 from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.features import extract as extraction
@@ -207,6 +208,7 @@ def cluster(
     begun=None,
     pause_s: float = 0.0,
     group: tuple[int, int, Path] | None = None,
+    also: Sequence[int] = (),
     **options: Any,
 ) -> None:
     """Clusters a store.
@@ -216,6 +218,7 @@ def cluster(
         begun: an event that is set at the first iteration.
         pause_s: the time that an iteration takes.
         group: what ``join`` takes, for several processes of one run, which read 256 samples at once.
+        also: further K, in the same passes; ``folder`` is then that of the run.
     """
     prepare(**options)
     if group is not None:
@@ -232,7 +235,11 @@ def cluster(
         sources.StoreSource.accumulate = accumulate_slowly
     changes = (CLUSTERINGS | OTHER_CLUSTERINGS)[kind]
     settings = ClusterFitConfig(**{"num_clusters": 12, "num_iter": num_iter, **changes})
-    fit_codebook(FeatureStore.open(store), settings, "cpu", folder)
+    if also:
+        settings = dataclasses.replace(settings, output_dir=str(folder), also_num_clusters=also)
+        fit_codebooks(FeatureStore.open(store), [settings, *settings.also], "cpu")
+    else:
+        fit_codebook(FeatureStore.open(store), settings, "cpu", folder)
 
 
 def label(

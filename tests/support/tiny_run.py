@@ -24,8 +24,9 @@ def make_run(run: Path, *, dtype: str = "float32", max_distance: float | None = 
         split: save_store(run / "features" / split, rows[split], UNREADABLE[split], dtype=dtype) for split in rows
     }
     codebook = cluster(stores["train"], run / "codebook", **settings)
-    label_store(stores["train"], codebook, "cpu", run / "labels" / "train")
-    label_store(stores["test"], codebook, "cpu", run / "labels" / "test", max_distance=max_distance)
+    top = settings.get("top_clusters", 1)
+    label_store(stores["train"], codebook, "cpu", run / "labels" / "train", top_clusters=top)
+    label_store(stores["test"], codebook, "cpu", run / "labels" / "test", max_distance=max_distance, top_clusters=top)
     return run
 
 

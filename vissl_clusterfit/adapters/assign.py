@@ -67,7 +67,8 @@ def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split
         **{name: made_from[name] for name in ("teacher", "transforms", "dtype")},
     }
     folder, max_distance = settings.paths.labels(split), settings.assign.limit
-    expected = label_inputs(inputs, codebook.manifest["inputs"], max_distance)
+    top_clusters = settings.top_clusters
+    expected = label_inputs(inputs, codebook.manifest["inputs"], max_distance, top_clusters)
     distributed.on_primary(lambda: require_same_samples(folder, images.samples, images.name_of))
     if not distributed.on_primary(lambda: artifacts.has_manifest(folder)):
         store = extract_features(
@@ -80,7 +81,8 @@ def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split
         )
 
         def label() -> None:
-            label_store(store, codebook, run_device(cfg).type, folder, max_distance=max_distance)
+            device = run_device(cfg).type
+            label_store(store, codebook, device, folder, max_distance=max_distance, top_clusters=top_clusters)
 
         make_once(folder, "Labelling", label)
     return PseudoLabels.open(folder, expected)

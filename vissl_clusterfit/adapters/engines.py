@@ -76,8 +76,8 @@ class ClusterEngine(StageEngine):
 
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Makes the codebook if it is missing."""
-        codebook = Stages(cfg).codebook()
-        logger.info("Codebook of %d centroids in %s.", codebook.num_clusters, codebook.folder)
+        for codebook in Stages(cfg).codebooks():
+            logger.info("Codebook of %d centroids in %s.", codebook.num_clusters, codebook.folder)
 
 
 class LabelEngine(StageEngine):
@@ -85,5 +85,6 @@ class LabelEngine(StageEngine):
 
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Makes the labels that are missing."""
-        labels = Stages(cfg).all_labels()
-        logger.info("Labels of %d samples in %s.", labels.num_samples, labels.folder)
+        stages = Stages(cfg)
+        for labels in [stages.all_labels(), *stages.also_labels()]:
+            logger.info("Labels of %d samples in %s.", labels.num_samples, labels.folder)

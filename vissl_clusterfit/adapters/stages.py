@@ -24,7 +24,7 @@ from vissl_clusterfit.adapters.dataset import SplitImages
 from vissl_clusterfit.adapters.encoder import build_encoder, teacher_spec
 from vissl_clusterfit.clustering.backends import require_backend
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
-from vissl_clusterfit.clustering.fit import fit_codebook
+from vissl_clusterfit.clustering.fit import fit_codebooks
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
@@ -84,11 +84,12 @@ class Stages:
 
     def _require_enough_samples(self) -> None:
         available = len(self._images(self.settings.features.data_partition))
-        if available < self.settings.num_clusters:
+        wanted = max(self.settings.num_clusters, *self.settings.also_num_clusters, 0)
+        if available < wanted:
             raise ConfigError(
                 problem(
                     "config.CLUSTERFIT.NUM_CLUSTERS",
-                    found=f"{self.settings.num_clusters} for {available} samples",
+                    found=f"{wanted} for {available} samples",
                     allowed=f"1 to {available}",
                     remedy="Lower it, or add samples.",
                 )
@@ -96,50 +97,73 @@ class Stages:
 
     def codebook(self) -> Codebook:
         """The codebook of the clustered split. Called by all processes together."""
-        folder = self.settings.paths.codebook
-        inputs = codebook_inputs(self.feature_inputs(self.settings.features.data_partition), self.settings)
-        if _is_there(folder):
-            return Codebook.open(folder, inputs)
-        require_backend(self.settings.cluster_backend, self._device.type)  # before the extraction, which may take days
-        store = self.features(self.settings.features.data_partition)
+        if _is_there(self.settings.paths.codebook):
+            return self._open_codebook(self.settings)
+        return self.codebooks()[0]
 
-        def fit() -> None:
-            fit_codebook(store, self.settings, self._device.type, folder)
+    def codebooks(self) -> list[Codebook]:
+        """The codebook, and one for each of ALSO_NUM_CLUSTERS; those that are missing are made in the same passes."""
+        of_all = [self.settings, *self.settings.also]
 
-        make_together(folder, "Clustering", fit)
-        return Codebook.open(folder, inputs)
+        def missing() -> list[ClusterFitConfig]:
+            return [settings for settings in of_all if not artifacts.has_manifest(settings.paths.codebook)]
+
+        for settings in of_all:  # what is there of another run is refused before anything is made
+            if _is_there(settings.paths.codebook):
+                self._open_codebook(settings)
+        if distributed.on_primary(lambda: bool(missing())):
+            # Before the extraction, which may take days.
+            require_backend(self.settings.cluster_backend, self._device.type)
+            store = self.features(self.settings.features.data_partition)
+
+            def fit() -> None:
+                fit_codebooks(store, distributed.on_primary(missing), self._device.type)
+
+            make_together(self.settings.paths.codebook, "Clustering", fit, lambda: not missing())
+        return [self._open_codebook(settings) for settings in of_all]
+
+    def _open_codebook(self, settings: ClusterFitConfig) -> Codebook:
+        inputs = codebook_inputs(self.feature_inputs(settings.features.data_partition), settings)
+        return Codebook.open(settings.paths.codebook, inputs)
 
     def labels(self, split: str) -> PseudoLabels:
         """The labels of one split, all from the codebook of the clustered split. Called by all processes together."""
-        folder = self.settings.paths.labels(split)
+        return self._labels(split, self.settings, self.codebook)
+
+    def _labels(self, split: str, settings: ClusterFitConfig, codebook_of: Callable[[], Codebook]) -> PseudoLabels:
+        folder = settings.paths.labels(split)
         if _is_there(folder):
-            labels = self._valid_labels(split)
+            labels = self._valid_labels(split, settings)
             logger.info("Labels of %d samples are in %s already.", labels.num_samples, folder)
             return labels
-        codebook = self.codebook()
+        codebook = codebook_of()
         store = self.features(split)
 
         def label() -> None:
-            label_store(store, codebook, self._device.type, folder)
+            label_store(store, codebook, self._device.type, folder, top_clusters=settings.top_clusters)
 
         make_once(folder, "Labelling", label)
-        return self._valid_labels(split)
+        return self._valid_labels(split, settings)
 
-    def _valid_labels(self, split: str) -> PseudoLabels:
-        folder = self.settings.paths.labels(split)
+    def _valid_labels(self, split: str, settings: ClusterFitConfig) -> PseudoLabels:
+        folder = settings.paths.labels(split)
         images = self._images(split)
         distributed.on_primary(lambda: require_same_samples(folder, images.samples, images.name_of))
-        if not self.settings.teacher.weights:
+        if not settings.teacher.weights:
             # Labels that were brought from elsewhere, without their teacher: the data must be theirs, and K.
             labels = PseudoLabels.open(folder)
             found = {"dataset": labels.inputs["features"]["dataset"], "num_clusters": list(labels.num_clusters)}
-            expected = {"dataset": self._dataset_inputs(split), "num_clusters": [self.settings.num_clusters]}
+            expected = {"dataset": self._dataset_inputs(split), "num_clusters": [settings.num_clusters]}
+            if settings.top_clusters > 1:
+                found["top_clusters"], expected["top_clusters"] = labels.top_clusters, settings.top_clusters
             artifacts.require_same_inputs(folder, found, expected)
             return labels
-        clustered = self.feature_inputs(self.settings.features.data_partition)
-        inputs = label_inputs(self.feature_inputs(split), codebook_inputs(clustered, self.settings))
+        clustered = self.feature_inputs(settings.features.data_partition)
+        inputs = label_inputs(
+            self.feature_inputs(split), codebook_inputs(clustered, settings), top_clusters=settings.top_clusters
+        )
         labels = PseudoLabels.open(folder, inputs)
-        self._require_same_codebook(labels)
+        _require_same_codebook(labels, settings.paths.codebook)
         return labels
 
     def check_labels(self) -> None:
@@ -150,21 +174,29 @@ class Stages:
         """
         for split in self.settings.splits:
             if artifacts.has_manifest(self.settings.paths.labels(split)):
-                self._valid_labels(split)
-
-    def _require_same_codebook(self, labels: PseudoLabels) -> None:
-        folder = self.settings.paths.codebook
-        if artifacts.has_manifest(folder) and Codebook.open(folder).content_hash != labels.codebook_hash:
-            raise ArtifactError(
-                f"{labels.folder} was made with another codebook than the one in {folder}. Delete the labels to make "
-                "them anew from this codebook."
-            )
+                self._valid_labels(split, self.settings)
 
     def all_labels(self) -> PseudoLabels:
         """Labels of the clustered split, which are returned, and of the held-out one if there is one."""
         for split in reversed(self.settings.splits):
             labels = self.labels(split)
         return labels
+
+    def also_labels(self) -> list[PseudoLabels]:
+        """The same for each of ALSO_NUM_CLUSTERS."""
+        found = []
+        for number, settings in enumerate(self.settings.also, 1):
+            for split in settings.splits:
+                found.append(self._labels(split, settings, lambda number=number: self.codebooks()[number]))
+        return found
+
+
+def _require_same_codebook(labels: PseudoLabels, folder: Path) -> None:
+    if artifacts.has_manifest(folder) and Codebook.open(folder).content_hash != labels.codebook_hash:
+        raise ArtifactError(
+            f"{labels.folder} was made with another codebook than the one in {folder}. Delete the labels to make "
+            "them anew from this codebook."
+        )
 
 
 def require_device(cfg: AttrDict) -> None:
@@ -202,13 +234,16 @@ def _is_there(folder: Path) -> bool:
     return distributed.on_primary(lambda: artifacts.has_manifest(folder))
 
 
-def make_together(folder: Path, work: str, make: Callable[[], None]) -> None:
-    """Makes an artefact on all processes, unless another run is making it: then this one waits for it."""
+def make_together(folder: Path, work: str, make: Callable[[], None], is_made: Callable[[], bool]) -> None:
+    """Makes artefacts on all processes, unless another run is making them: then this one waits for it.
+
+    The lease is beside ``folder``; ``is_made`` is asked on the primary process.
+    """
     with contextlib.ExitStack() as stack:
 
         def begin() -> bool:
             lease = folder.with_name(f"{folder.name}.lease")
-            return stack.enter_context(only_one(lease, work, lambda: artifacts.has_manifest(folder)))
+            return stack.enter_context(only_one(lease, work, is_made))
 
         if distributed.on_primary(begin):
             make()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vissl_clusterfit.clustering.backends import search_factory
 from vissl_clusterfit.clustering.codebook import Codebook, array_shapes, codebook_inputs
 from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, KMeansResult, kmeans, require_enough_points
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing
+from vissl_clusterfit.clustering.several import share_passes
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
@@ -27,7 +29,48 @@ logger = logging.getLogger(__name__)
 IN_PROGRESS = "in_progress"
 
 
-def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, folder: Path) -> Codebook:
+def fit_codebooks(store: FeatureStore, of_each: Sequence[ClusterFitConfig], device: str) -> list[Codebook]:
+    """Clusters a store into several K in the same passes; each codebook is the very one of :func:`fit_codebook`.
+
+    Each is kept where its own settings say, and a clustering that was stopped goes on with each from its own state.
+
+    Args:
+        store: the features.
+        of_each: ``config.CLUSTERFIT`` of each; they differ in K and in their folders.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ClusterFitError: as :func:`fit_codebook`; then none of those that were not ready yet is made.
+    """
+
+    def fit(settings: ClusterFitConfig, source: StoreSource) -> Codebook:
+        return fit_codebook(store, settings, device, settings.paths.codebook, source=source)
+
+    if len(of_each) == 1:
+        return [fit_codebook(store, of_each[0], device, of_each[0].paths.codebook)]
+    indices = _drawn_samples(store, of_each[0])
+    raw = StoreSource(store, indices=indices)
+    for settings in of_each:
+        require_enough_points(settings.num_clusters, raw.num_vectors)
+    preprocessing = distributed.on_primary(lambda: _fit_steps(raw, of_each[0]))
+    return share_passes(
+        StoreSource(store, preprocessing, indices, _own_part()),
+        [functools.partial(fit, settings) for settings in of_each],
+    )
+
+
+def _own_part() -> tuple[int, int]:
+    return distributed.rank(), distributed.world_size()
+
+
+def fit_codebook(
+    store: FeatureStore,
+    settings: ClusterFitConfig,
+    device: str,
+    folder: Path,
+    *,
+    source: StoreSource | None = None,
+) -> Codebook:
     """Clusters the readable features of a store and keeps the codebook in ``folder``.
 
     All processes of the run call this together: each reads its part of the features, and the primary one writes. The
@@ -42,6 +85,7 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
         settings: ``config.CLUSTERFIT``.
         device: "cpu" or "cuda".
         folder: of the codebook.
+        source: the prepared features, whose passes are shared with other clusterings; made here if None.
 
     Raises:
         ConfigError: more clusters, or more principal components, than there are features; or no GPU.
@@ -65,17 +109,15 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
     # Before the projection is fitted, which reads all features.
     dim = settings.features.dimensionality_reduction or store.dim
     start = None if stopped is not None else _given_start(settings, dim)
-
-    def fit_steps() -> Preprocessing:
-        return fit_preprocessing(
-            raw,
-            normalize=settings.features.normalize,
-            num_components=settings.features.dimensionality_reduction,
-            whiten=settings.features.whiten,
-            unit_output=cosine,
-        )
-
-    preprocessing = stopped.preprocessing if stopped is not None else distributed.on_primary(fit_steps)
+    if stopped is not None:
+        preprocessing = stopped.preprocessing
+    elif source is not None:
+        preprocessing = source.preprocessing
+    else:
+        preprocessing = distributed.on_primary(lambda: _fit_steps(raw, settings))
+    # A projection that was fitted anew may differ from that of a stopped clustering in its last bits.
+    if source is None or not source.preprocessing.same_as(preprocessing):
+        source = StoreSource(store, preprocessing, indices, _own_part())
 
     def save(place: Path, state: KMeansResult) -> Codebook:
         return Codebook.save(
@@ -91,7 +133,7 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
         distributed.on_primary(write)
 
     result = kmeans(
-        StoreSource(store, preprocessing, indices, part=(distributed.rank(), distributed.world_size())),
+        source,
         settings.num_clusters,
         settings.num_iter,
         settings.seed,
@@ -111,6 +153,16 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
 
     distributed.on_primary(finish)
     return Codebook.open(folder)
+
+
+def _fit_steps(raw: StoreSource, settings: ClusterFitConfig) -> Preprocessing:
+    return fit_preprocessing(
+        raw,
+        normalize=settings.features.normalize,
+        num_components=settings.features.dimensionality_reduction,
+        whiten=settings.features.whiten,
+        unit_output=settings.metric == "cosine",
+    )
 
 
 def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:

@@ -60,6 +60,13 @@ class Preprocessing:
         """Whether every vector that comes out has unit norm, or is zero."""
         return self.unit_output or (self.normalize and self.components is None)
 
+    def same_as(self, other: Preprocessing) -> bool:
+        """Whether the other one gives the same vectors, to the bit."""
+        arrays = ((self.mean, other.mean), (self.components, other.components))
+        return (self.normalize, self.unit_output) == (other.normalize, other.unit_output) and all(
+            own is others if own is None or others is None else np.array_equal(own, others) for own, others in arrays
+        )
+
     def apply(self, rows_nD: np.ndarray) -> np.ndarray:
         """Raw features (n, D) float32 to vectors (n, D_out) float32."""
         if self.normalize:

@@ -6,11 +6,14 @@ index* the samples of the data set. They differ where samples are left out.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,6 +31,9 @@ _CHUNK_VALUES = 1 << 22
 #: Which part of a source a process reads, of how many: what it sums is then added up over the processes of the run.
 Part = tuple[int, int]
 WHOLE: Part = (0, 1)
+#: What is done with the positions (n,) int64 and the vectors (n, D) float32 of a chunk.
+Work = Callable[[np.ndarray, np.ndarray], None]
+Chunk = TypeVar("Chunk")
 
 
 def chunk_rows(dim: int) -> int:
@@ -35,16 +41,20 @@ def chunk_rows(dim: int) -> int:
     return max(256, min(_CHUNK_ROWS, _CHUNK_VALUES // dim))
 
 
-class _ChunkedSource(ABC):
+Source = TypeVar("Source", bound="ChunkedSource")
+
+
+class ChunkedSource(ABC):
     """A source whose vectors are read, checked and prepared in chunks of fixed size."""
 
     def __init__(self, num_vectors: int, raw_dim: int, preprocessing: Preprocessing, part: Part) -> None:
         self.num_vectors = num_vectors
         self._part = part
+        self._make_pass: Callable[[Work, float], None] | None = None
         self._squares: dict[float, float] = {}
         self.dim = preprocessing.output_dim(raw_dim)
         self._raw_dim = raw_dim
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
 
     @abstractmethod
     def _read(self, positions: np.ndarray) -> np.ndarray:
@@ -60,11 +70,14 @@ class _ChunkedSource(ABC):
         Raises:
             DataError: one is NaN or infinite; the message counts them all.
         """
+        return self.preprocessing.apply(self._read_finite(positions))
+
+    def _read_finite(self, positions: np.ndarray) -> np.ndarray:
         rows = self._read(positions)
         # A NaN or an infinity shows in the sum, which is quicker to find than to test every value; so may finite ones.
         if not np.isfinite(rows.sum()) and not np.isfinite(rows).all():
             raise self._non_finite()
-        return self._preprocessing.apply(rows)
+        return rows
 
     def _ranges(self) -> Iterator[np.ndarray]:
         size = chunk_rows(self._raw_dim)
@@ -88,20 +101,43 @@ class _ChunkedSource(ABC):
         """All vectors of a share that are this process's, in order, as (positions (n,) int64, (n, D) float32)."""
         return _read_ahead((positions, self.take(positions)) for positions in self.positions(share))
 
-    def over_chunks(self, work: Callable[[np.ndarray, np.ndarray], None], share: float = 1.0) -> None:
+    def over_chunks(self, work: Work, share: float = 1.0) -> None:
         """Calls ``work`` with every chunk. What it raises on one process of a run is raised on all."""
-        if self._part == WHOLE:
-            for positions, rows in self.chunks(share):
-                work(positions, rows)
+        if self._make_pass is not None:
+            self._make_pass(work, share)
         else:
-            with distributed.errors_shared():
-                for positions, rows in self.chunks(share):
-                    work(positions, rows)
+            self.over_shares([(work, share)])
+
+    def over_shares(self, works: Sequence[tuple[Work, float]]) -> None:
+        """Calls each work with every chunk of its share, as ``over_chunks`` does, and reads vectors once for all."""
+        shares = sorted({share for _, share in works}, reverse=True)
+        with contextlib.nullcontext() if self._part == WHOLE else distributed.errors_shared():
+            for of_share in _read_ahead(self._chunks_of(shares)):
+                for work, share in works:
+                    if share in of_share:
+                        work(*of_share[share])
+
+    def _chunks_of(self, shares: Sequence[float]) -> Iterator[dict[float, tuple[np.ndarray, np.ndarray]]]:
+        """The same chunk of several shares, the largest share first; without those that are empty."""
+        for positions in self.positions(shares[0]):
+            rows = self._read_finite(positions)
+            of_share = {shares[0]: (positions, self.preprocessing.apply(rows))}
+            for share in shares[1:]:
+                # Prepared anew: the last bits of a projection depend on the rows that are projected together.
+                if (chosen := in_share(positions, share)).any():
+                    of_share[share] = positions[chosen], self.preprocessing.apply(rows[chosen])
+            yield of_share
+
+    def with_passes_by(self: Source, make_pass: Callable[[Work, float], None]) -> Source:
+        """The same source, whose ``over_chunks`` is ``make_pass``."""
+        other = copy.copy(self)
+        other._make_pass = make_pass
+        return other
 
     @functools.cached_property
     def extent(self) -> Extent:
         """How large the numbers are; where preprocessing does not say it, all are read once."""
-        if self._preprocessing.gives_unit_rows:
+        if self.preprocessing.gives_unit_rows:
             return Extent(largest=1.0 + 1e-6, typical=1 / math.sqrt(self.dim))
         largest, squares = np.zeros(1), np.zeros(1)
 
@@ -170,7 +206,7 @@ def _are_neighbours(numbers: np.ndarray) -> bool:
     return len(numbers) > 0 and int(numbers[-1] - numbers[0]) + 1 == len(numbers)
 
 
-def _read_ahead(chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _read_ahead(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     """The same, each read while the one before it is being worked on."""
     iterator = iter(chunks)
     with ThreadPoolExecutor(1, thread_name_prefix="read ahead") as reader:
@@ -180,7 +216,7 @@ def _read_ahead(chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tup
             yield chunk
 
 
-class ArraySource(_ChunkedSource):
+class ArraySource(ChunkedSource):
     """Vectors in memory, or in a memory-mapped array.
 
     Args:
@@ -202,7 +238,7 @@ class ArraySource(_ChunkedSource):
         return positions
 
 
-class StoreSource(_ChunkedSource):
+class StoreSource(ChunkedSource):
     """The readable samples of a feature store, prepared as they are read: a chunk is in memory, never all.
 
     Args:

@@ -11,9 +11,10 @@ from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.codebook import COUNTS_FILE, array_shapes
 from vissl_clusterfit.features.store import UNREADABLE_FILE, Shard, split_into_shards
 from vissl_clusterfit.label_files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE
-from vissl_clusterfit.labels import UNLABELLED
+from vissl_clusterfit.label_rows import UNLABELLED
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.verification.files import Contents, blocks
+from vissl_clusterfit.verification.nearest import check_nearest
 
 # More unreadable samples than this are not listed in a manifest.
 _MAX_LISTED = 1000
@@ -132,6 +133,8 @@ def check_labels(contents: Contents) -> None:
     margins = contents.array(MARGINS_FILE, shape, "float32")
     if sizes is None or labels is None or distances is None or margins is None:
         return
+    if (top_clusters := manifest["inputs"].get("top_clusters", 1)) != 1:
+        check_nearest(contents, top_clusters, labels, distances, margins)
     counts = _LabelCounts(num_clusters, manifest["inputs"]["max_distance"])
     for start, (labels_n, distances_n, margins_n) in blocks(labels, distances, margins):
         counts.add(start, *(array.reshape(len(array), -1) for array in (labels_n, distances_n, margins_n)))

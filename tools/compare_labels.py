@@ -1,0 +1,60 @@
+"""The quality of pseudo-labels: ``python tools/compare_labels.py LABELS [OTHER] [--true FILE.npy] [--json]``.
+
+LABELS and OTHER are folders of pseudo-labels of the same data, for example of two seeds; FILE.npy holds true classes.
+Printed are the sizes of the clusters, the share of samples that lie between two clusters, and for each pair normalised
+mutual information, adjusted Rand index and purity: see docs/clustering.md. Exit code 0, or 2 if something cannot be
+compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+
+from vissl_clusterfit.errors import ClusterFitError
+from vissl_clusterfit.report.label_quality import TOLERANCE, format_quality, label_quality
+from vissl_clusterfit.storage.places import artifact_path
+
+
+def main() -> int:
+    """Compares what the command line names and returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("labels", metavar="LABELS", help="a folder of pseudo-labels; a path or a URI")
+    parser.add_argument("other", nargs="?", metavar="OTHER", help="another one, of the same data")
+    parser.add_argument("--true", metavar="FILE.npy", help="true classes, (N,) integers, -1 for none")
+    parser.add_argument(
+        "--tolerance",
+        type=_share,
+        default=TOLERANCE,
+        help="a sample is undecided if its second centroid is farther by at most this share of its squared distance "
+        "(%(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, with the objective of every iteration")
+    options = parser.parse_args()
+    try:
+        places = [
+            None if text is None else artifact_path(text, name)
+            for name, text in (("LABELS", options.labels), ("OTHER", options.other), ("--true", options.true))
+        ]
+        quality = label_quality(places[0], places[1], places[2], options.tolerance)
+    except ClusterFitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(quality, indent=2) if options.json else format_quality(quality))
+    return 0
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a number, 0 or more")
+    return share
+
+
+if __name__ == "__main__":
+    sys.exit(main())
