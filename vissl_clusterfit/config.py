@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -129,6 +130,8 @@ class ClusterFitConfig:
     growing_sample: bool = setting(True)
     #: "l2" for k-means, "cosine" for spherical k-means (unit features and unit centroids).
     metric: str = setting("l2", choices=("l2", "cosine"))
+    #: How much larger than the mean a cluster may be in the labels of the clustered split, from 1; 0 for no bound.
+    max_cluster_size: float = setting(0.0)
     #: Draws the first centroids. The same one gives the same codebook to the bit.
     seed: int = setting(0, at_least=0)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
@@ -166,6 +169,14 @@ class ClusterFitConfig:
                     found=f"{self.data_limit}, less than NUM_CLUSTERS ({self.num_clusters})",
                     allowed="-1 for all features, or at least NUM_CLUSTERS",
                     remedy="Raise DATA_LIMIT or lower NUM_CLUSTERS.",
+                )
+            )
+        if self.max_cluster_size != 0 and not 1 <= self.max_cluster_size < math.inf:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.MAX_CLUSTER_SIZE",
+                    found=self.max_cluster_size,
+                    allowed="0 for no bound, or a number of at least 1: 1 makes all clusters of the same size",
                 )
             )
         if self.features.test_partition == self.features.data_partition:

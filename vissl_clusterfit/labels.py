@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit import artifacts
+from vissl_clusterfit.clustering.balance import BoundedLabels
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.sources import chunk_rows
 from vissl_clusterfit.errors import ArtifactError, DataError, with_remedy
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 KIND = "pseudo_labels"
 UNLABELLED = -1
+_PRICES_FILE = "prices.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,14 +153,24 @@ _REMEDY = "Delete the folder and label the samples again."
 
 
 def label_inputs(
-    feature_inputs: Mapping[str, Any], codebook_inputs: Mapping[str, Any], max_distance: float | None = None
+    feature_inputs: Mapping[str, Any],
+    codebook_inputs: Mapping[str, Any],
+    max_distance: float | None = None,
+    max_cluster_size: float = 0.0,
 ) -> dict[str, Any]:
     """What labels are made from: what their features are, and what their codebook was made from."""
-    return {"features": dict(feature_inputs), "codebook": dict(codebook_inputs), "max_distance": max_distance}
+    bound = {"max_cluster_size": max_cluster_size} if max_cluster_size else {}
+    return {"features": dict(feature_inputs), "codebook": dict(codebook_inputs), "max_distance": max_distance, **bound}
 
 
 def label_store(
-    store: FeatureStore, codebook: Codebook, device: str, folder: Path, *, max_distance: float | None = None
+    store: FeatureStore,
+    codebook: Codebook,
+    device: str,
+    folder: Path,
+    *,
+    max_distance: float | None = None,
+    max_cluster_size: float = 0.0,
 ) -> PseudoLabels:
     """Gives every sample of a store the label of its nearest centroid, in memory that does not grow with N.
 
@@ -171,36 +183,52 @@ def label_store(
         device: "cpu" or "cuda".
         folder: of the labels.
         max_distance: samples whose squared distance is larger stay without label; None labels all.
+        max_cluster_size: how much larger than the mean size a cluster may be, at least 1, as ``clustering/balance.py``
+            does it; 0 for no bound. Not together with ``max_distance``.
 
     Raises:
         ArtifactError: the features do not have the codebook's dimension.
         DataError: a feature is NaN or infinite.
     """
+    if max_cluster_size and max_distance is not None:
+        raise ValueError(
+            "max_cluster_size bounds the clusters of labels that all samples have: leave max_distance out."
+        )
     if store.dim != codebook.input_dim:
         raise ArtifactError(
             f"The codebook in {codebook.folder} labels features of dimension {codebook.input_dim}, found "
             f"{store.dim}. Extract them with the same teacher, layer and pooling."
         )
-    inputs = label_inputs(store.inputs, codebook.manifest["inputs"], max_distance)
+    inputs = label_inputs(store.inputs, codebook.manifest["inputs"], max_distance, max_cluster_size)
     run = artifacts.content_hash([inputs, store.content_hash, codebook.content_hash])
     nearest = codebook.nearest(device)
     artifacts.remove_manifest(folder)
     with LabelFiles(folder, store.num_samples, run) as files:
-        while files.num_done < store.num_samples:
-            start = files.num_done
+        bounded = None
+        if max_cluster_size:
+            bounded = BoundedLabels(store, codebook, device, max_cluster_size, folder / _PRICES_FILE, run)
+        # Where clusters are bounded, a label depends on those before it: what is written is gone through again.
+        start = 0 if bounded else files.num_done
+        while start < store.num_samples:
             rows = store.read(start, min(start + chunk_rows(store.dim), store.num_samples))
-            files.append(*_assign(rows, start, store.unreadable, nearest, codebook.num_clusters, max_distance))
+            found = _assign(rows, start, store.unreadable, nearest, codebook.num_clusters, max_distance, bounded)
+            start += len(rows)
+            if start > files.num_done:
+                files.append(*found)
         files.complete()
         sizes, num_far = files.count(codebook.num_clusters)
         artifacts.write_array(folder / SIZES_FILE, sizes)
         artifacts.write_array(folder / SAMPLES_FILE, artifacts.read_array(store.folder / SAMPLES_FILE))
         facts = _facts(store, sizes, num_far)
+        if bounded is not None:
+            facts["bounded"] = bounded.facts()
         facts |= {"features_hash": store.content_hash, "codebook_hash": codebook.content_hash}
         names = (LABELS_FILE, DISTANCES_FILE, MARGINS_FILE, SIZES_FILE, SAMPLES_FILE)
         facts["sha256"] = {name: artifacts.file_sha256(folder / name) for name in names}
         files.require_own()  # what was counted and hashed
         artifacts.write_manifest(folder, KIND, inputs, facts)
     files.remove_progress()
+    (folder / _PRICES_FILE).unlink(missing_ok=True)
     remove_leftovers(folder)
     _report(facts)
     return PseudoLabels.open(folder)
@@ -213,6 +241,7 @@ def _assign(
     nearest: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
     num_clusters: int,
     max_distance: float | None,
+    bounded: BoundedLabels | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels, distances and margins (n,) of the samples from ``start``; -1 in all three for those without features."""
     low, high = np.searchsorted(unreadable, [start, start + len(rows_nD)])
@@ -225,6 +254,10 @@ def _assign(
     labels[readable], distances[readable] = clusters[:, 0], near[:, 0]
     # Of two centroids that are equally near to within float32 rounding, faiss may give either first.
     margins[readable] = np.maximum(near[:, 1] - near[:, 0], 0) if num_clusters > 1 else np.inf
+    if bounded is not None:
+        samples = start + np.flatnonzero(readable)
+        found = bounded.assign(samples, rows_nD[readable], clusters[:, 0], distances[readable], margins[readable])
+        labels[readable], distances[readable], margins[readable] = found
     if max_distance is not None:
         labels[distances > max_distance] = UNLABELLED
     return labels, distances, margins

@@ -120,10 +120,14 @@ class Stages:
         store = self.features(split)
 
         def label() -> None:
-            label_store(store, codebook, self._device.type, folder)
+            label_store(store, codebook, self._device.type, folder, max_cluster_size=self._max_cluster_size(split))
 
         make_once(folder, "Labelling", label)
         return self._valid_labels(split)
+
+    def _max_cluster_size(self, split: str) -> float:
+        """The bound for the clustered split; a held-out one is labelled as new data are, sample by sample."""
+        return self.settings.max_cluster_size if split == self.settings.features.data_partition else 0.0
 
     def _valid_labels(self, split: str) -> PseudoLabels:
         folder = self.settings.paths.labels(split)
@@ -137,7 +141,11 @@ class Stages:
             artifacts.require_same_inputs(folder, found, expected)
             return labels
         clustered = self.feature_inputs(self.settings.features.data_partition)
-        inputs = label_inputs(self.feature_inputs(split), codebook_inputs(clustered, self.settings))
+        inputs = label_inputs(
+            self.feature_inputs(split),
+            codebook_inputs(clustered, self.settings),
+            max_cluster_size=self._max_cluster_size(split),
+        )
         labels = PseudoLabels.open(folder, inputs)
         self._require_same_codebook(labels)
         return labels
