@@ -1,7 +1,7 @@
 """Labels with a bound on the size of clusters (balanced assignment), in memory of one chunk and K.
 
-Prices (``prices.py``) make nearly all sizes hold; chains of nearly indifferent samples (``moves.py``) settle most of
-the rest; the few that are left go, in the order of the samples, to the cheapest cluster with room. That no cluster is
+Prices (``prices.py``) make nearly all sizes hold; a flow of indifferent samples (``moves.py``) settles most of the
+rest; the few that are left go, in the order of the samples, to the cheapest cluster with room. That no cluster is
 larger than the bound is exact, and so is the lower bound on what any such labels cost, which says how far from the best
 ones these are. That they are near to it is a heuristic.
 
@@ -33,7 +33,9 @@ from vissl_clusterfit.features.store import FeatureStore
 logger = logging.getLogger(__name__)
 
 # Prices are improved after a survey of what is to move, until the cost is so near to the least one.
-_MOST_SURVEYS, _TOLERATED_GAP = 6, 0.002
+_MOST_SURVEYS, _TOLERATED_GAP = 8, 0.002
+# By how much the prices rise of clusters that nothing seen leads out of, in units of the mean distance.
+_LIFT = 0.25
 # What a sample may cost that is left in excess, in units of the mean distance.
 _COST_OF_EXCESS = 4
 # Of so many clusters, the cheapest ones of each sample, ways from one cluster to another are sought.
@@ -105,6 +107,7 @@ class BoundedLabels:
         #: How many that neither move nor must make room each cluster takes yet, and how many of the latter.
         self._places = np.minimum(survey.sizes - leaving, self.limit - coming)
         self._room = self.limit - coming - self._places
+        self._sizes = np.zeros(codebook.num_clusters, dtype=np.int64)
         self._cost, self._num_in_order, self._num_elsewhere = ExactSum(), 0, 0
 
     def _find_prices(self, factory: SearchFactory, kept: Path | None, run: str) -> PriceState:
@@ -127,10 +130,10 @@ class BoundedLabels:
         """The prices that were found, and better ones, as long as the samples that must move show how."""
         surveys = [self._survey(self._prices.best, factory)]
         while surveys[-1].misfit > _TOLERATED_GAP and len(surveys) < _MOST_SURVEYS:
-            marginal = surveys[-1].moves.marginal
-            if not marginal.any():
+            rises = surveys[-1].moves.rises
+            if not rises.any():
                 break
-            surveys.append(self._survey(surveys[-1].search.prices + marginal, factory))
+            surveys.append(self._survey(surveys[-1].search.prices + rises, factory))
         self._least_cost = max(self._prices.nearest_cost, *(survey.least_cost for survey in surveys))
         return min(surveys, key=lambda survey: survey.misfit)
 
@@ -146,14 +149,16 @@ class BoundedLabels:
             indifferent.add(self._source.sample_indices(positions), clusters, costs)
 
         self._source.over_chunks(look)
-        moves = indifferent.moves(sizes, self.limit)
+        moves = indifferent.moves(sizes, self.limit, lift=_LIFT * self._prices.nearest_cost)
         # By weak duality, to within the rounding of distances to float32.
         least_cost = (priced.value() - self.limit * math.fsum(search.prices)) / number
         # What the moves cost, and prices of clusters that are not full.
         gap = moves.margins + math.fsum(search.prices * np.maximum(0, self.limit - moves.sizes))
         excess = int(np.maximum(0, moves.sizes - self.limit).sum())
         scale = max(self._prices.nearest_cost, least_cost) * number
-        return _Survey(search, sizes, moves, least_cost, (gap / scale if scale else 0.0) + _COST_OF_EXCESS * excess / number)
+        return _Survey(
+            search, sizes, moves, least_cost, (gap / scale if scale else 0.0) + _COST_OF_EXCESS * excess / number
+        )
 
     def assign(
         self, samples: np.ndarray, rows_nD: np.ndarray, nearest: np.ndarray, distances: np.ndarray, margins: np.ndarray
@@ -184,6 +189,7 @@ class BoundedLabels:
         for low in range(0, len(crowded_out), _ROWS_AT_A_TIME):
             some = crowded_out[low : low + _ROWS_AT_A_TIME]
             labels[some] = self._with_room(rows_nD[some])
+        self._sizes += np.bincount(labels, minlength=len(self._sizes))
         elsewhere = labels != nearest
         distances = distances.copy()
         distances[elsewhere] = _squared_distances(rows_nD[elsewhere], self._centroids[labels[elsewhere]])
@@ -212,9 +218,10 @@ class BoundedLabels:
         return {
             "max_cluster_size": self._ratio,
             "limit": self.limit,
+            "largest": int(self._sizes.max()),
             "num_price_passes": self._prices.num_passes,
             "num_not_nearest": self._num_elsewhere,
-            "num_moved_in_chains": len(self._movers),
+            "num_moved": len(self._movers),
             "num_settled_in_order": self._num_in_order,
             "mean_distance": self._cost.value() / number,
             "mean_distance_unbounded": self._prices.nearest_cost,

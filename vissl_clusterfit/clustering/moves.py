@@ -1,17 +1,18 @@
 """Which samples leave clusters that are too full, along chains of clusters, for the least added cost.
 
-With good prices, what is left in excess is little, and many samples are nearly indifferent between two clusters. Where
+With good prices, what is left in excess is little, and many samples are nearly indifferent between some clusters. Where
 A is too full and C has room, moving one such sample from A to B and another one from B to C costs little, though no
-sample of A is near C. Chains are found as shortest paths in the graph of clusters whose edges are the most indifferent
-samples of each: the successive shortest paths of a minimum-cost flow, without its way back. A heuristic, then; but no
-move makes a cluster larger than the limit.
+sample of A is near C. The moves are a flow of minimum cost in the graph of clusters, found by successive shortest paths
+(Edmonds and Karp, 1972), among the cheapest ways out of each cluster; those that are not kept it does not see. Its
+potentials say how to improve the prices.
 
-Legend: K clusters, M samples kept of each, n samples of a chunk.
+Legend: K clusters, M ways kept of each, n samples of a chunk, m that move.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Moves:
         goals: (m,) int64, where they go.
         sizes: (K,) int64, the samples of each cluster afterwards.
         margins: how much more all of them cost.
-        marginal: (K,) float64, how much one more sample of each cluster would: by so much its price is too low.
+        rises: (K,) float64, by how much prices must rise for these moves to cost nothing.
     """
 
     samples: np.ndarray
@@ -42,7 +43,7 @@ class Moves:
     goals: np.ndarray
     sizes: np.ndarray
     margins: float
-    marginal: np.ndarray
+    rises: np.ndarray
 
 
 class Indifferent:
@@ -81,94 +82,98 @@ class Indifferent:
         self._worst[last["own"]] = last["margin"]
         self._found = found[ranks < self._kept]
 
-    def moves(self, sizes: np.ndarray, limit: int) -> Moves:
+    def moves(self, sizes: np.ndarray, limit: int, lift: float) -> Moves:
         """Chains of moves from clusters with more than ``limit`` samples to those with room.
 
         Args:
             sizes: (K,) int64.
             limit: of each cluster.
+            lift: by how much the prices of clusters rise from which no way leads to room.
         """
         sizes, graph = sizes.copy(), _Graph(self._num_clusters, self._found)
-        moves: list[tuple[int, int, int]] = []
-        margins = []
         for full in np.flatnonzero(sizes > limit).tolist():
             while sizes[full] > limit:
                 chain = graph.cheapest_chain(full, sizes < limit)
                 if not chain:
                     break
-                for own, other in chain:
-                    margin, sample = graph.take(own, other)
-                    moves.append((sample, own, other))
-                    margins.append(margin)
+                graph.move_along(chain)
                 sizes[full] -= 1
-                sizes[chain[-1][1]] += 1
-        pairs = np.array(sorted(moves), dtype=np.int64).reshape(-1, 3)
-        return Moves(*pairs.T, sizes, math.fsum(margins), graph.ways_to(sizes < limit))
+                sizes[chain[-1]] += 1
+        return graph.moves(sizes, lift)
 
 
 class _Graph:
-    """The clusters, with an edge for each way from one to another: the samples that can go it, the cheapest last."""
+    """The clusters, with an edge for each way from one to another: the samples that can go it, the cheapest first.
+
+    A potential of each cluster keeps the cost of an edge, less that where it begins and plus that where it ends, from
+    being negative, also of the way back of a sample that has moved.
+    """
 
     def __init__(self, num_clusters: int, found: np.ndarray) -> None:
         self._edges: list[dict[int, list[tuple[float, int]]]] = [{} for _ in range(num_clusters)]
-        for own, margin, sample, other in found[::-1].tolist():
-            self._edges[own].setdefault(other, []).append((margin, sample))
-        self._gone: set[int] = set()
-        #: Clusters from which no room can be reached any more: edges and room only become fewer.
+        #: Of each sample the clusters that it may be in, and what they cost more than its first.
+        self._costs: dict[int, dict[int, float]] = {}
+        self._first: dict[int, int] = {}
+        self._place: dict[int, int] = {}
+        for own, margin, sample, other in found.tolist():
+            self._edges[own].setdefault(other, []).append((margin, sample))  # sorted, which is a heap
+            self._costs.setdefault(sample, {own: 0.0})[other] = margin
+            self._first[sample] = self._place[sample] = own
+        self._potentials = [0.0] * num_clusters
+        #: Clusters from which no room can be reached any more.
         self._dead: set[int] = set()
         self._left = _MOST_EDGES
 
-    def take(self, own: int, other: int) -> tuple[float, int]:
-        """Margin and number of the cheapest sample of an edge that a chain has, which then is no more."""
-        margin, sample = self._edges[own][other].pop()
-        self._gone.add(sample)
-        return margin, sample
+    def move_along(self, chain: list[int]) -> None:
+        """Moves the cheapest sample from each cluster of a chain to the next."""
+        for own, other in itertools.pairwise(chain):
+            _, sample = heapq.heappop(self._edges[own][other])
+            self._place[sample] = other
+            costs = self._costs[sample]
+            for cluster, cost in costs.items():
+                if cluster != other:
+                    heapq.heappush(self._edges[other].setdefault(cluster, []), (cost - costs[other], sample))
 
     def _ways(self, own: int) -> Iterator[tuple[int, float]]:
         for other, samples in self._edges[own].items():
-            while samples and samples[-1][1] in self._gone:
-                samples.pop()
+            while samples and self._place[samples[0][1]] != own:
+                heapq.heappop(samples)
             if samples:
-                yield other, samples[-1][0]
+                yield other, samples[0][0]
 
-    def cheapest_chain(self, start: int, has_room: np.ndarray) -> list[tuple[int, int]]:
-        """Pairs of clusters, from ``start`` to one with room, by Dijkstra's search; none if there is no way."""
-        best, before, done = {start: 0.0}, {start: start}, set(self._dead)
+    def cheapest_chain(self, start: int, has_room: np.ndarray) -> list[int]:
+        """The clusters from ``start`` to one with room, by Dijkstra's search; none if there is no way."""
+        best, before, done = {start: 0.0}, {start: start}, {}
         queue = [(0.0, start)]
         while queue and self._left > 0:
             cost, cluster = heapq.heappop(queue)
-            if cluster in done:
+            if cluster in done or cluster in self._dead:
                 continue
+            done[cluster] = cost
             if has_room[cluster]:
-                chain = []
-                while cluster != start:
-                    chain.append((before[cluster], cluster))
-                    cluster = before[cluster]
+                for passed, earlier in done.items():
+                    self._potentials[passed] += cost - earlier
+                chain = [cluster]
+                while chain[-1] != start:
+                    chain.append(before[chain[-1]])
                 return chain[::-1]
-            done.add(cluster)
             for other, margin in self._ways(cluster):
                 self._left -= 1
-                if other not in done and cost + margin < best.get(other, np.inf):
-                    best[other], before[other] = cost + margin, cluster
-                    heapq.heappush(queue, (best[other], other))
+                # Below zero by rounding alone.
+                reached = cost + max(0.0, margin - self._potentials[cluster] + self._potentials[other])
+                if other not in done and reached < best.get(other, math.inf):
+                    best[other], before[other] = reached, cluster
+                    heapq.heappush(queue, (reached, other))
         if self._left > 0:
-            self._dead = done
+            self._dead |= done.keys()
         return []
 
-    def ways_to(self, has_room: np.ndarray) -> np.ndarray:
-        """What it costs to bring one more sample from each cluster to one with room, (K,); the most where none can."""
-        before: list[list[tuple[int, float]]] = [[] for _ in self._edges]
-        for own in range(len(self._edges)):
-            for other, margin in self._ways(own):
-                before[other].append((own, margin))
-        costs = np.full(len(self._edges), np.inf)
-        queue = [(0.0, cluster) for cluster in np.flatnonzero(has_room).tolist()]
-        while queue:
-            cost, cluster = heapq.heappop(queue)
-            if cost < costs[cluster]:
-                costs[cluster] = cost
-                for own, margin in before[cluster]:
-                    if cost + margin < costs[own]:
-                        heapq.heappush(queue, (cost + margin, own))
-        reached = np.isfinite(costs)
-        return np.where(reached, costs, costs[reached].max(initial=0.0))
+    def moves(self, sizes: np.ndarray, lift: float) -> Moves:
+        """What all chains come to."""
+        rises = np.array(self._potentials)
+        rises[list(self._dead)] += lift
+        moved = sorted(sample for sample, place in self._place.items() if place != self._first[sample])
+        pairs = np.array([(sample, self._first[sample], self._place[sample]) for sample in moved], dtype=np.int64)
+        margins = math.fsum(self._costs[sample][self._place[sample]] for sample in moved)
+        samples, sources, goals = pairs.reshape(-1, 3).T
+        return Moves(samples, sources, goals, sizes, margins, rises)
