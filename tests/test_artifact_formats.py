@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from tiny_run import ROWS, UNREADABLE, make_run
-from tiny_store import edit_manifest, save_store
+from tiny_store import edit_manifest, save_codebook, save_store
+
+from vissl_clusterfit.labels import label_store
 
 DOCUMENT = (Path(__file__).parent.parent / "docs/artifacts.md").read_text("utf-8")
 CODE = "\n\n".join(re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL))
@@ -21,7 +23,7 @@ FOLDERS = {"Features": "features/test", "Codebook": "codebook", "Pseudo-labels":
 # Files that not every run has; one of those below has each.
 OPTIONAL = {
     "Codebook": {"pca_mean.npy", "pca_components.npy"},
-    "Pseudo-labels": {"nearest.npy", "nearest_distances.npy"},
+    "Pseudo-labels": {"nearest.npy", "nearest_distances.npy", "bounded"},
 }
 RUNS = {
     "normalised": {},
@@ -128,6 +130,12 @@ def test_every_file_and_key_is_described(reader, run, section):
     files = {re.sub(r"\d{12}-\d{12}", "<start>-<stop>", path.name) for path in folder.iterdir()} - {"manifest.json"}
     found = (manifest.keys() - common) | files
     assert found | OPTIONAL.get(section, set()) == DESCRIBED[section]
+
+
+def test_every_key_of_bounded_labels_is_described(tmp_path):
+    store, codebook = save_store(tmp_path / "store", ROWS), save_codebook(tmp_path / "codebook", ROWS[:5])
+    labels = label_store(store, codebook, "cpu", tmp_path / "labels", max_cluster_size=1.0)
+    assert labels.manifest["bounded"].keys() == DESCRIBED["Bounded cluster sizes"]
 
 
 def test_the_reader_refuses_what_is_not_what_was_written(reader, tmp_path):

@@ -56,6 +56,11 @@ def test_all_problems_come_in_one_message():
         ({"FEATURES": None}, r"CLUSTERFIT\.FEATURES: found None; allowed: a mapping"),
         ({"CLUSTER_BACKEND": "sklearn"}, r"CLUSTER_BACKEND: found 'sklearn'; allowed: 'faiss' \| 'torch'"),
         ({"START": 3}, "START: found 3; allowed: a value of type str"),
+        (
+            {"MAX_CLUSTER_SIZE": 0.5},
+            r"MAX_CLUSTER_SIZE: found 0\.5; allowed: 0 for no bound, or a number of at least 1",
+        ),
+        ({"MAX_CLUSTER_SIZE": float("nan")}, "MAX_CLUSTER_SIZE: found nan; allowed: 0 for no bound"),
         ({"SEED": True}, "SEED: found True; allowed: a value of type int"),
         (
             {"FEATURES": {"MAX_UNREADABLE": 1.5}},

@@ -343,6 +343,18 @@ def test_a_labelling_that_is_killed_at_random_moments(tmp_path, store, codebook,
     assert contents(folder) == labels
 
 
+def test_a_bounded_labelling_that_is_killed(tmp_path, store, codebook):
+    """While prices are sought, after the marks, and before the manifest."""
+    assert outcome(stage_work.label, store, codebook, tmp_path / "whole", max_cluster_size=1.0) == 0
+    expected, codes = contents(tmp_path / "whole"), []
+    for number in (0, 3, 20, 49, 52, 55):
+        folder = tmp_path / f"{number}"
+        codes.append(outcome(stage_work.label, store, codebook, folder, max_cluster_size=1.0, dies_at=(number, True)))
+        assert outcome(stage_work.label, store, codebook, folder, max_cluster_size=1.0) == 0
+        assert contents(folder) == expected
+    assert codes == [-signal.SIGKILL] * 6
+
+
 def test_a_labelling_goes_on_at_its_last_mark(tmp_path, store, codebook, labels, caplog):
     assert outcome(stage_work.label, store, codebook, tmp_path, max_distance=MAX_DISTANCE, dies_at=(3, True)) < 0
     with caplog.at_level(logging.INFO):

@@ -132,6 +132,8 @@ class ClusterFitConfig:
     growing_sample: bool = setting(True)
     #: "l2" for k-means, "cosine" for spherical k-means (unit features and unit centroids).
     metric: str = setting("l2", choices=("l2", "cosine"))
+    #: How much larger than the mean a cluster may be in the labels of the clustered split, from 1; 0 for no bound.
+    max_cluster_size: float = setting(0.0)
     #: Draws the first centroids. The same one gives the same codebook to the bit.
     seed: int = setting(0, at_least=0)
     #: How many of its nearest clusters are kept for each sample, with their distances, beside its label.
@@ -182,6 +184,14 @@ class ClusterFitConfig:
                 )
             )
         found += self._wrong_further_clusters()
+        if self.max_cluster_size != 0 and not 1 <= self.max_cluster_size < math.inf:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.MAX_CLUSTER_SIZE",
+                    found=self.max_cluster_size,
+                    allowed="0 for no bound, or a number of at least 1: 1 makes all clusters of the same size",
+                )
+            )
         if self.features.test_partition == self.features.data_partition:
             found.append(
                 problem(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from vissl_clusterfit.clustering.balance import BoundedLabels
 from vissl_clusterfit.errors import DataError
 
 UNLABELLED = -1
@@ -19,6 +20,7 @@ def labels_of_rows(
     num_clusters: int,
     max_distance: float | None,
     top_clusters: int,
+    bounded: BoundedLabels | None,
 ) -> tuple[np.ndarray, ...]:
     """What is kept of a few samples.
 
@@ -30,6 +32,7 @@ def labels_of_rows(
         num_clusters: K.
         max_distance: samples whose squared distance is larger stay without label; None labels all.
         top_clusters: T.
+        bounded: gives labels within a bound on the size of clusters; None for the nearest ones.
 
     Returns:
         Labels, distances and margins (n,), -1 in all three for samples without features; with T > 1, nearest clusters
@@ -48,6 +51,10 @@ def labels_of_rows(
     labels[readable], distances[readable] = clusters[:, 0], near[:, 0]
     # Of two centroids that are equally near to within float32 rounding, faiss may give either first.
     margins[readable] = np.maximum(near[:, 1] - near[:, 0], 0) if num_clusters > 1 else np.inf
+    if bounded is not None:
+        samples = start + np.flatnonzero(readable)
+        found = bounded.assign(samples, rows_nD[readable], clusters[:, 0], distances[readable], margins[readable])
+        labels[readable], distances[readable], margins[readable] = found
     if max_distance is not None:
         labels[distances > max_distance] = UNLABELLED
     if top_clusters == 1:

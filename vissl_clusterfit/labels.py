@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit import artifacts
+from vissl_clusterfit.clustering.balance import BoundedLabels
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.sources import chunk_rows
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem, with_remedy
@@ -33,6 +34,7 @@ from vissl_clusterfit.storage.whole_files import remove_leftovers
 logger = logging.getLogger(__name__)
 
 KIND = "pseudo_labels"
+_PRICES_FILE = "prices.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,11 +191,16 @@ def label_inputs(
     codebook_inputs: Mapping[str, Any],
     max_distance: float | None = None,
     top_clusters: int = 1,
+    max_cluster_size: float = 0.0,
 ) -> dict[str, Any]:
     """What labels are made from: what their features are, what their codebook was made from, and how they are given."""
     inputs = {"features": dict(feature_inputs), "codebook": dict(codebook_inputs), "max_distance": max_distance}
-    # Where it is 1 it is left out, as in labels that are older than it.
-    return inputs if top_clusters == 1 else {**inputs, "top_clusters": top_clusters}
+    # What is not asked for is left out, as in labels that are older than it.
+    if top_clusters > 1:
+        inputs["top_clusters"] = top_clusters
+    if max_cluster_size:
+        inputs["max_cluster_size"] = max_cluster_size
+    return inputs
 
 
 def label_store(
@@ -204,6 +211,7 @@ def label_store(
     *,
     max_distance: float | None = None,
     top_clusters: int = 1,
+    max_cluster_size: float = 0.0,
 ) -> PseudoLabels:
     """Gives every sample of a store the label of its nearest centroid, in memory that does not grow with N.
 
@@ -217,12 +225,18 @@ def label_store(
         folder: of the labels.
         max_distance: samples whose squared distance is larger stay without label; None labels all.
         top_clusters: T; with more than 1 the T nearest clusters are kept, too.
+        max_cluster_size: how much larger than the mean size a cluster may be, at least 1, as ``clustering/balance.py``
+            does it; 0 for no bound. Not together with ``max_distance``.
 
     Raises:
         ConfigError: T is larger than the number of clusters.
         ArtifactError: the features do not have the codebook's dimension.
         DataError: a feature is NaN or infinite.
     """
+    if max_cluster_size and max_distance is not None:
+        raise ValueError(
+            "max_cluster_size bounds the clusters of labels that all samples have: leave max_distance out."
+        )
     if store.dim != codebook.input_dim:
         raise ArtifactError(
             f"The codebook in {codebook.folder} labels features of dimension {codebook.input_dim}, found "
@@ -231,29 +245,38 @@ def label_store(
     if top_clusters > codebook.num_clusters:
         allowed = f"1 to {codebook.num_clusters}, the clusters of the codebook in {codebook.folder}"
         raise ConfigError(problem("config.CLUSTERFIT.TOP_CLUSTERS", found=top_clusters, allowed=allowed))
-    inputs = label_inputs(store.inputs, codebook.manifest["inputs"], max_distance, top_clusters)
+    inputs = label_inputs(store.inputs, codebook.manifest["inputs"], max_distance, top_clusters, max_cluster_size)
     run = artifacts.content_hash([inputs, store.content_hash, codebook.content_hash])
     nearest = codebook.nearest(device)
     artifacts.remove_manifest(folder)
     with LabelFiles(folder, store.num_samples, run, top_clusters) as files:
-        while files.num_done < store.num_samples:
-            start = files.num_done
+        bounded = None
+        if max_cluster_size:
+            bounded = BoundedLabels(store, codebook, device, max_cluster_size, folder / _PRICES_FILE, run)
+        # Where clusters are bounded, a label depends on those before it: what is written is gone through again.
+        start = 0 if bounded else files.num_done
+        while start < store.num_samples:
             rows = store.read(start, min(start + chunk_rows(store.dim), store.num_samples))
             of_rows = labels_of_rows(
-                rows, start, store.unreadable, nearest, codebook.num_clusters, max_distance, top_clusters
+                rows, start, store.unreadable, nearest, codebook.num_clusters, max_distance, top_clusters, bounded
             )
-            files.append(*of_rows)
+            start += len(rows)
+            if start > files.num_done:
+                files.append(*of_rows)
         files.complete()
         sizes, num_far = files.count(codebook.num_clusters)
         artifacts.write_array(folder / SIZES_FILE, sizes)
         artifacts.write_array(folder / SAMPLES_FILE, artifacts.read_array(store.folder / SAMPLES_FILE))
         facts = _facts(store, sizes, num_far)
+        if bounded is not None:
+            facts["bounded"] = bounded.facts()
         facts |= {"features_hash": store.content_hash, "codebook_hash": codebook.content_hash}
         names = (*files.names, SIZES_FILE, SAMPLES_FILE)
         facts["sha256"] = {name: artifacts.file_sha256(folder / name) for name in names}
         files.require_own()  # what was counted and hashed
         artifacts.write_manifest(folder, KIND, inputs, facts)
     files.remove_progress()
+    (folder / _PRICES_FILE).unlink(missing_ok=True)
     remove_leftovers(folder)
     _report(facts)
     return PseudoLabels.open(folder)

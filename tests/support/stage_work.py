@@ -248,6 +248,7 @@ def label(
     folder: Path,
     *,
     max_distance: float | None = None,
+    max_cluster_size: float = 0.0,
     begun=None,
     may_go_on=None,
     pause_s: float = 0.0,
@@ -273,4 +274,5 @@ def label(
         time.sleep(pause_s)
 
     label_files.LabelFiles.append = append_slowly
-    labels.label_store(FeatureStore.open(store), Codebook.open(codebook), "cpu", folder, max_distance=max_distance)
+    opened = FeatureStore.open(store), Codebook.open(codebook), "cpu", folder
+    labels.label_store(*opened, max_distance=max_distance, max_cluster_size=max_cluster_size)

@@ -140,7 +140,14 @@ class Stages:
         store = self.features(split)
 
         def label() -> None:
-            label_store(store, codebook, self._device.type, folder, top_clusters=settings.top_clusters)
+            label_store(
+                store,
+                codebook,
+                self._device.type,
+                folder,
+                top_clusters=settings.top_clusters,
+                max_cluster_size=_max_cluster_size(split, settings),
+            )
 
         make_once(folder, "Labelling", label)
         return self._valid_labels(split, settings)
@@ -160,7 +167,10 @@ class Stages:
             return labels
         clustered = self.feature_inputs(settings.features.data_partition)
         inputs = label_inputs(
-            self.feature_inputs(split), codebook_inputs(clustered, settings), top_clusters=settings.top_clusters
+            self.feature_inputs(split),
+            codebook_inputs(clustered, settings),
+            top_clusters=settings.top_clusters,
+            max_cluster_size=_max_cluster_size(split, settings),
         )
         labels = PseudoLabels.open(folder, inputs)
         _require_same_codebook(labels, settings.paths.codebook)
@@ -197,6 +207,11 @@ def _require_same_codebook(labels: PseudoLabels, folder: Path) -> None:
             f"{labels.folder} was made with another codebook than the one in {folder}. Delete the labels to make "
             "them anew from this codebook."
         )
+
+
+def _max_cluster_size(split: str, settings: ClusterFitConfig) -> float:
+    """The bound for the clustered split; a held-out one is labelled as new data are, sample by sample."""
+    return settings.max_cluster_size if split == settings.features.data_partition else 0.0
 
 
 def require_device(cfg: AttrDict) -> None:
