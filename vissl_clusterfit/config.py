@@ -116,7 +116,9 @@ class ClusterFitConfig:
     output_dir: str = setting(".")
     #: K, the number of clusters. Written here once: the head's width follows from it.
     num_clusters: int = setting(16000, at_least=1)
-    #: Iterations of Lloyd's algorithm.
+    #: C: cluster on two levels, the features of each of C coarse clusters into its share of the K; 0 for one level.
+    num_coarse_clusters: int = setting(0, at_least=0)
+    #: Iterations of Lloyd's algorithm; on two levels, of each.
     num_iter: int = setting(50, at_least=1)
     #: How many features the centroids are computed from; -1 for all. Every sample gets a label in either case.
     data_limit: int = setting(-1, at_least=-1)
@@ -166,6 +168,24 @@ class ClusterFitConfig:
                     found=f"{self.data_limit}, less than NUM_CLUSTERS ({self.num_clusters})",
                     allowed="-1 for all features, or at least NUM_CLUSTERS",
                     remedy="Raise DATA_LIMIT or lower NUM_CLUSTERS.",
+                )
+            )
+        if self.num_coarse_clusters >= self.num_clusters:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.NUM_COARSE_CLUSTERS",
+                    found=f"{self.num_coarse_clusters}, not less than NUM_CLUSTERS ({self.num_clusters})",
+                    allowed="0 for one level, or less than NUM_CLUSTERS",
+                    remedy="About the square root of NUM_CLUSTERS is quickest.",
+                )
+            )
+        if self.num_coarse_clusters and self.start not in ("random", "k-means++"):
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.START",
+                    found=f"{self.start!r} with NUM_COARSE_CLUSTERS",
+                    allowed="random | k-means++",
+                    remedy="To go on from a codebook, set NUM_COARSE_CLUSTERS=0.",
                 )
             )
         if self.features.test_partition == self.features.data_partition:

@@ -77,7 +77,7 @@ def exit_codes(processes):
 @pytest.mark.parametrize(
     ("kind", "world_size"),
     [(kind, 2) for kind in stage_work.CLUSTERINGS | stage_work.OTHER_CLUSTERINGS]
-    + [("l2", 4), ("raw", 4), ("whitened", 3), (DISTINCT, 3)],
+    + [("l2", 4), ("raw", 4), ("whitened", 3), (DISTINCT, 3), ("two levels", 4)],
 )
 def test_the_number_of_processes_changes_no_byte(tmp_path, stores, codebooks, kind, world_size):
     with together(world_size, tmp_path / "meeting", stores[kind], tmp_path / "codebook", kind) as processes:

@@ -15,6 +15,7 @@ from vissl_clusterfit.clustering.codebook import Codebook, array_shapes, codeboo
 from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, KMeansResult, kmeans, require_enough_points
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing
 from vissl_clusterfit.clustering.sources import StoreSource
+from vissl_clusterfit.clustering.two_level import Vectors, cluster_within, require_coarse_clusters_fit
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
@@ -51,6 +52,7 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
     indices = _drawn_samples(store, settings)
     raw = StoreSource(store, indices=indices)
     require_enough_points(settings.num_clusters, raw.num_vectors)
+    require_coarse_clusters_fit(settings.num_coarse_clusters, raw.num_vectors)
     logger.info(
         "The codebook is computed from %d of %d samples (%d unreadable, config.CLUSTERFIT.DATA_LIMIT %d).",
         raw.num_vectors,
@@ -78,9 +80,8 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
     preprocessing = stopped.preprocessing if stopped is not None else distributed.on_primary(fit_steps)
 
     def save(place: Path, state: KMeansResult) -> Codebook:
-        return Codebook.save(
-            place, inputs, state.centroids, state.counts, preprocessing, _facts(store, settings, state)
-        )
+        facts = _facts(store, settings, state)
+        return Codebook.save(place, inputs, state.centroids, state.counts, preprocessing, facts)
 
     def keep(state: KMeansResult) -> None:
         def write() -> None:
@@ -90,12 +91,13 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
 
         distributed.on_primary(write)
 
+    factory = search_factory(settings.cluster_backend, device)
     result = kmeans(
         StoreSource(store, preprocessing, indices, part=(distributed.rank(), distributed.world_size())),
-        settings.num_clusters,
+        settings.num_coarse_clusters or settings.num_clusters,
         settings.num_iter,
         settings.seed,
-        search_factory(settings.cluster_backend, device),
+        factory,
         spherical=cosine,
         start=settings.start,
         growing=settings.growing_sample,
@@ -104,8 +106,18 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
         on_iteration=keep,
     )
 
+    if settings.num_coarse_clusters:
+        run = artifacts.content_hash([inputs, store.content_hash])
+        vectors = Vectors(store, preprocessing, indices)
+        fine, fine_counts = cluster_within(vectors, result.centroids, settings, factory, folder / IN_PROGRESS, run)
+
     def finish() -> None:
-        save(folder, result)
+        if settings.num_coarse_clusters:
+            facts = {**_facts(store, settings, fine), "coarse_objective": list(result.objective)}
+            levels = (result.centroids, fine_counts)
+            Codebook.save(folder, inputs, fine.centroids, fine.counts, preprocessing, facts, levels)
+        else:
+            save(folder, result)
         remove_folder(folder / IN_PROGRESS)
         remove_leftovers(folder)
 

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from vissl_clusterfit.clustering.protocol import ClusterSums, Farthest, Search
 from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
+
+T = TypeVar("T")
 
 _CHUNK_ROWS = 8192
 _CHUNK_VALUES = 1 << 24
@@ -97,6 +100,10 @@ class _ChunkedSource(ABC):
             with distributed.errors_shared():
                 for positions, rows in self.chunks(share):
                     work(positions, rows)
+
+    def gather(self, value: T) -> list[T]:
+        """One value of each process that has a part of the source, in order, on every one of them."""
+        return [value] if self._part == WHOLE else distributed.gather(value)
 
     @functools.cached_property
     def extent(self) -> Extent:
