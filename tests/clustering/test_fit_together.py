@@ -115,6 +115,22 @@ def test_a_clustering_goes_on_with_another_number_of_processes(tmp_path, stores,
     assert contents(folder) == codebooks("l2")
 
 
+@pytest.mark.parametrize("then", [1, 3])
+def test_the_second_level_goes_on_with_another_number_of_processes(tmp_path, stores, codebooks, then):
+    args = (stores["two levels"], tmp_path / "codebook", "two levels")
+    groups = [{"group": (rank, 2, tmp_path / "first")} for rank in range(2)]
+    # The second process writes nothing before its first coarse cluster: three files.
+    with running(stage_work.cluster, *args, **groups[0]) as first:
+        with running(stage_work.cluster, *args, **groups[1], dies_at=(4, True)) as second:
+            assert exit_code(second) == -signal.SIGKILL
+        assert exit_code(first) not in (0, None)
+    assert (tmp_path / "codebook/in_progress/fine-000001.json").exists()
+    assert not (tmp_path / "codebook/in_progress/fine-000003.json").exists()
+    with together(then, tmp_path / "second", *args) as processes:
+        assert exit_codes(processes) == [0] * then
+    assert contents(tmp_path / "codebook") == codebooks("two levels")
+
+
 @pytest.mark.parametrize("kind", ["l2", "raw", "whitened"])
 @pytest.mark.parametrize("bad", [[2900], [100], [100, 1500, 2900]], ids=["last", "first", "all"])
 def test_what_is_wrong_with_one_part_all_processes_say(tmp_path, rows, kind, bad):
