@@ -21,8 +21,9 @@ DESCRIBED = {
 }
 FOLDERS = {"Features": "features/test", "Codebook": "codebook", "Pseudo-labels": "labels/test"}
 # Files that not every run has; one of those below has each.
+TWO_LEVELS = {"coarse_centroids.npy", "fine_counts.npy", "num_coarse_clusters", "coarse_objective"}
 OPTIONAL = {
-    "Codebook": {"pca_mean.npy", "pca_components.npy"},
+    "Codebook": {"pca_mean.npy", "pca_components.npy", *TWO_LEVELS},
     "Pseudo-labels": {"nearest.npy", "nearest_distances.npy", "bounded"},
 }
 RUNS = {
@@ -30,6 +31,7 @@ RUNS = {
     "raw, float16": {"normalize": False, "dtype": "float16"},
     "PCA": {"dimensionality_reduction": 4, "max_distance": 0.3},
     "top clusters": {"top_clusters": 3, "max_distance": 0.3},
+    "two levels": {"num_clusters": 60, "num_coarse_clusters": 12},
     "cosine, whitened PCA": {"metric": "cosine", "dimensionality_reduction": 4, "whiten": True},
 }
 
@@ -107,7 +109,7 @@ def test_labels_by_brute_force(reader, run, split):
     np.testing.assert_allclose(labels["distances"][readable], nearest[readable], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(labels["margins"][readable], (second - nearest)[readable], rtol=1e-3, atol=1e-5)
     assert set(labels["distances"][unreadable]) == set(labels["margins"][unreadable]) == {-1}
-    np.testing.assert_array_equal(labels["sizes"], np.bincount(expected[expected >= 0], minlength=7))
+    np.testing.assert_array_equal(labels["sizes"], np.bincount(expected[expected >= 0], minlength=len(labels["sizes"])))
     if top := manifest["inputs"].get("top_clusters"):
         order = np.argsort(distances, axis=1, kind="stable")[:, :top]
         unlabelled = (expected < 0)[:, None]
@@ -130,6 +132,8 @@ def test_every_file_and_key_is_described(reader, run, section):
     files = {re.sub(r"\d{12}-\d{12}", "<start>-<stop>", path.name) for path in folder.iterdir()} - {"manifest.json"}
     found = (manifest.keys() - common) | files
     assert found | OPTIONAL.get(section, set()) == DESCRIBED[section]
+    if section == "Codebook":
+        assert found & TWO_LEVELS in (set(), TWO_LEVELS)
 
 
 def test_every_key_of_bounded_labels_is_described(tmp_path):

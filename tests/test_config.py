@@ -52,6 +52,12 @@ def test_all_problems_come_in_one_message():
     [
         ({"FEATURES": {"WHITEN": True}}, "WHITEN: found true without DIMENSIONALITY_REDUCTION"),
         ({"DATA_LIMIT": 5, "NUM_CLUSTERS": 6}, r"DATA_LIMIT: found 5, less than NUM_CLUSTERS \(6\)"),
+        (
+            {"NUM_CLUSTERS": 6, "NUM_COARSE_CLUSTERS": 6},
+            r"NUM_COARSE_CLUSTERS: found 6, not less than NUM_CLUSTERS \(6\)",
+        ),
+        ({"NUM_COARSE_CLUSTERS": -1}, "NUM_COARSE_CLUSTERS: found -1; allowed: at least 0"),
+        ({"NUM_COARSE_CLUSTERS": 9, "START": "run/codebook"}, "START: found 'run/codebook' with NUM_COARSE_CLUSTERS"),
         ({"FEATURES": {"TEST_PARTITION": "TRAIN"}}, "TEST_PARTITION: found 'TRAIN', which is also"),
         ({"FEATURES": None}, r"CLUSTERFIT\.FEATURES: found None; allowed: a mapping"),
         ({"CLUSTER_BACKEND": "sklearn"}, r"CLUSTER_BACKEND: found 'sklearn'; allowed: 'faiss' \| 'torch'"),

@@ -1,5 +1,6 @@
 """Artefacts on other file systems have the bytes that they have on this machine's, and are as safe there."""
 
+import dataclasses
 import errno
 import os
 import pickle
@@ -96,6 +97,14 @@ def test_all_stages_give_the_bytes_that_they_give_on_this_machine(run, local):
     for name in ("labels", "distances", "margins", "cluster_sizes"):
         np.testing.assert_array_equal(getattr(labels, name), getattr(there, name))
     assert wrong(run) == {f"{run}/{name}": [] for name in ALL}
+
+
+def test_clustering_on_two_levels(run, tmp_path):
+    settings = dataclasses.replace(SETTINGS, num_clusters=20, num_coarse_clusters=4)
+    for folder in (run, tmp_path / "local"):
+        fit_codebook(extract(folder / "features" / "train"), settings, "cpu", folder / "codebook")
+    assert contents(run / "codebook") == tiny_store.contents(tmp_path / "local/codebook")
+    assert wrong(run / "codebook") == {f"{run}/codebook": []}
 
 
 def test_what_is_done_is_not_done_again(run):

@@ -119,7 +119,9 @@ class ClusterFitConfig:
     num_clusters: int = setting(16000, at_least=1)
     #: Further K, clustered in the same passes over the features; see ``also``. Training takes NUM_CLUSTERS.
     also_num_clusters: list = setting([])
-    #: Iterations of Lloyd's algorithm.
+    #: C: cluster on two levels, the features of each of C coarse clusters into its share of the K; 0 for one level.
+    num_coarse_clusters: int = setting(0, at_least=0)
+    #: Iterations of Lloyd's algorithm; on two levels, of each.
     num_iter: int = setting(50, at_least=1)
     #: How many features the centroids are computed from; -1 for all. Every sample gets a label in either case.
     data_limit: int = setting(-1, at_least=-1)
@@ -190,6 +192,33 @@ class ClusterFitConfig:
                     "config.CLUSTERFIT.MAX_CLUSTER_SIZE",
                     found=self.max_cluster_size,
                     allowed="0 for no bound, or a number of at least 1: 1 makes all clusters of the same size",
+                )
+            )
+        if self.num_coarse_clusters and self.also_num_clusters:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.ALSO_NUM_CLUSTERS",
+                    found=f"{self.also_num_clusters} with NUM_COARSE_CLUSTERS",
+                    allowed="[] on two levels",
+                    remedy="Cluster each K in a run of its own, or set NUM_COARSE_CLUSTERS=0.",
+                )
+            )
+        if self.num_coarse_clusters >= self.num_clusters:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.NUM_COARSE_CLUSTERS",
+                    found=f"{self.num_coarse_clusters}, not less than NUM_CLUSTERS ({self.num_clusters})",
+                    allowed="0 for one level, or less than NUM_CLUSTERS",
+                    remedy="About the square root of NUM_CLUSTERS is quickest.",
+                )
+            )
+        if self.num_coarse_clusters and self.start not in ("random", "k-means++"):
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.START",
+                    found=f"{self.start!r} with NUM_COARSE_CLUSTERS",
+                    allowed="random | k-means++",
+                    remedy="To go on from a codebook, set NUM_COARSE_CLUSTERS=0.",
                 )
             )
         if self.features.test_partition == self.features.data_partition:

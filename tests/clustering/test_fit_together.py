@@ -77,7 +77,7 @@ def exit_codes(processes):
 @pytest.mark.parametrize(
     ("kind", "world_size"),
     [(kind, 2) for kind in stage_work.CLUSTERINGS | stage_work.OTHER_CLUSTERINGS]
-    + [("l2", 4), ("raw", 4), ("whitened", 3), (DISTINCT, 3)],
+    + [("l2", 4), ("raw", 4), ("whitened", 3), (DISTINCT, 3), ("two levels", 4)],
 )
 def test_the_number_of_processes_changes_no_byte(tmp_path, stores, codebooks, kind, world_size):
     with together(world_size, tmp_path / "meeting", stores[kind], tmp_path / "codebook", kind) as processes:
@@ -113,6 +113,22 @@ def test_a_clustering_goes_on_with_another_number_of_processes(tmp_path, stores,
     with together(then, tmp_path / "second", *args) as processes:
         assert exit_codes(processes) == [0] * then
     assert contents(folder) == codebooks("l2")
+
+
+@pytest.mark.parametrize("then", [1, 3])
+def test_the_second_level_goes_on_with_another_number_of_processes(tmp_path, stores, codebooks, then):
+    args = (stores["two levels"], tmp_path / "codebook", "two levels")
+    groups = [{"group": (rank, 2, tmp_path / "first")} for rank in range(2)]
+    # The second process writes nothing before its first coarse cluster: three files.
+    with running(stage_work.cluster, *args, **groups[0]) as first:
+        with running(stage_work.cluster, *args, **groups[1], dies_at=(4, True)) as second:
+            assert exit_code(second) == -signal.SIGKILL
+        assert exit_code(first) not in (0, None)
+    assert (tmp_path / "codebook/in_progress/fine-000001.json").exists()
+    assert not (tmp_path / "codebook/in_progress/fine-000003.json").exists()
+    with together(then, tmp_path / "second", *args) as processes:
+        assert exit_codes(processes) == [0] * then
+    assert contents(tmp_path / "codebook") == codebooks("two levels")
 
 
 @pytest.mark.parametrize("kind", ["l2", "raw", "whitened"])

@@ -189,6 +189,7 @@ CLUSTERINGS: dict[str, dict[str, Any]] = {
     "l2": {},
     "cosine": {"metric": "cosine"},
     "whitened": {"features": FeatureSettings(dimensionality_reduction=5, whiten=True)},
+    "two levels": {"num_clusters": 40, "num_coarse_clusters": 5},
 }
 #: Those that differ in how the features are read and the centroids found.
 OTHER_CLUSTERINGS: dict[str, dict[str, Any]] = {

@@ -12,11 +12,14 @@ import numpy as np
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.backends import search_factory
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
+from vissl_clusterfit.clustering.protocol import Search
+from vissl_clusterfit.clustering.two_level_search import TwoLevelSearch
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, with_remedy
 
 KIND = "codebook"
 CENTROIDS_FILE, COUNTS_FILE = "centroids.npy", "counts.npy"
+COARSE_FILE, FINE_COUNTS_FILE = "coarse_centroids.npy", "fine_counts.npy"
 _MEAN, _COMPONENTS = "pca_mean.npy", "pca_components.npy"
 
 
@@ -32,6 +35,8 @@ class Codebook:
         preprocessing: from raw features of ``input_dim`` dimensions to vectors of D.
         input_dim: dimensions of the raw features that it labels.
         content_hash: of all that decides labels: codebooks with the same hash give the same ones.
+        coarse_centroids: (C, D) float32 of a clustering on two levels; None on one.
+        fine_counts: (C,) int64, how many centroids each coarse cluster has, in the order of the centroids; or None.
     """
 
     folder: Path
@@ -41,6 +46,8 @@ class Codebook:
     preprocessing: Preprocessing
     input_dim: int
     content_hash: str
+    coarse_centroids: np.ndarray | None = None
+    fine_counts: np.ndarray | None = None
 
     @property
     def num_clusters(self) -> int:
@@ -78,7 +85,13 @@ class Codebook:
             raise ArtifactError(
                 f"{folder / COUNTS_FILE} counts {counts.sum()} features, the manifest {num_points}. {_REMEDY}"
             )
-        return cls(folder, manifest, arrays[CENTROIDS_FILE], counts, preprocessing, input_dim, content_hash)
+        coarse, fine_counts = arrays.get(COARSE_FILE), arrays.get(FINE_COUNTS_FILE)
+        if fine_counts is not None and not is_split(fine_counts, len(counts)):
+            raise ArtifactError(
+                f"{folder / FINE_COUNTS_FILE} must give each of {len(counts)} clusters to a coarse one. {_REMEDY}"
+            )
+        centroids = arrays[CENTROIDS_FILE]
+        return cls(folder, manifest, centroids, counts, preprocessing, input_dim, content_hash, coarse, fine_counts)
 
     @classmethod
     def save(
@@ -89,6 +102,7 @@ class Codebook:
         counts: np.ndarray,
         preprocessing: Preprocessing,
         facts: Mapping[str, Any],
+        two_levels: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Codebook:
         """Writes a codebook, the manifest last, and opens it.
 
@@ -99,11 +113,14 @@ class Codebook:
             counts: (K,) int64.
             preprocessing: what was applied to the features.
             facts: of the clustering; ``input_dim`` must be one of them.
+            two_levels: ``coarse_centroids`` and ``fine_counts`` of a clustering on two levels.
         """
         artifacts.remove_manifest(folder)
         arrays = {CENTROIDS_FILE: centroids, COUNTS_FILE: counts}
         if preprocessing.mean is not None and preprocessing.components is not None:
             arrays |= {_MEAN: preprocessing.mean, _COMPONENTS: preprocessing.components}
+        if two_levels is not None:
+            arrays |= dict(zip((COARSE_FILE, FINE_COUNTS_FILE), two_levels, strict=True))
         digests = {name: artifacts.write_array(folder / name, array) for name, array in arrays.items()}
         steps = {
             "normalize": preprocessing.normalize,
@@ -111,6 +128,8 @@ class Codebook:
             "unit_output": preprocessing.unit_output,
         }
         shape = {"num_clusters": centroids.shape[0], "dim": centroids.shape[1], "num_points": int(counts.sum())}
+        if two_levels is not None:
+            shape["num_coarse_clusters"] = len(two_levels[1])
         artifacts.write_manifest(folder, KIND, inputs, {**facts, **shape, "preprocessing": steps, "sha256": digests})
         return cls.open(folder)
 
@@ -118,12 +137,18 @@ class Codebook:
         """A function from raw features to their nearest clusters, by the backend that made the codebook.
 
         It takes (n, input_dim) float32 and a count, and gives clusters (n, count) int64, the nearest first, and squared
-        L2 distances (n, count) float32 to their centroids, in the space of the centroids.
+        L2 distances (n, count) float32 to their centroids, in the space of the centroids. On two levels, they are the
+        nearest of those that were looked at: see ``two_level_search.py``.
 
         Args:
             device: "cpu" or "cuda".
         """
-        search = search_factory(self.manifest["cluster_backend"], device)(self.centroids)
+        factory = search_factory(self.manifest["cluster_backend"], device)
+        search: Search
+        if self.coarse_centroids is None or self.fine_counts is None:
+            search = factory(self.centroids)
+        else:
+            search = TwoLevelSearch(self.centroids, self.coarse_centroids, self.fine_counts, factory)
         return lambda rows_nD, count: search.nearest(self.preprocessing.apply(rows_nD), count)
 
 
@@ -145,6 +170,8 @@ def codebook_inputs(feature_inputs: Mapping[str, Any], settings: ClusterFitConfi
     }
     if settings.data_limit >= 0:
         chosen["data_limit_seed"] = settings.data_limit_sampling.seed
+    if settings.num_coarse_clusters:
+        chosen["num_coarse_clusters"] = settings.num_coarse_clusters
     return {"features": dict(feature_inputs), "settings": chosen}
 
 
@@ -162,7 +189,15 @@ def array_shapes(manifest: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...]
     }
     if manifest["preprocessing"]["num_components"]:
         shapes |= {_MEAN: ((input_dim,), "float32"), _COMPONENTS: ((dim, input_dim), "float32")}
+    if "num_coarse_clusters" in manifest:
+        num_coarse = int(manifest["num_coarse_clusters"])
+        shapes |= {COARSE_FILE: ((num_coarse, dim), "float32"), FINE_COUNTS_FILE: ((num_coarse,), "int64")}
     return shapes
+
+
+def is_split(fine_counts: np.ndarray, num_clusters: int) -> bool:
+    """Whether (C,) counts of fine clusters make up all K, none less than 0."""
+    return bool(fine_counts.sum() == num_clusters and fine_counts.min(initial=0) >= 0)
 
 
 _REMEDY = "Delete the folder and make the codebook again."

@@ -17,6 +17,7 @@ from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, KMeansResult, kme
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing
 from vissl_clusterfit.clustering.several import share_passes
 from vissl_clusterfit.clustering.sources import StoreSource
+from vissl_clusterfit.clustering.two_level import Vectors, cluster_within, require_coarse_clusters_fit
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
@@ -95,6 +96,7 @@ def fit_codebook(
     indices = _drawn_samples(store, settings)
     raw = StoreSource(store, indices=indices)
     require_enough_points(settings.num_clusters, raw.num_vectors)
+    require_coarse_clusters_fit(settings.num_coarse_clusters, raw.num_vectors)
     logger.info(
         "The codebook is computed from %d of %d samples (%d unreadable, config.CLUSTERFIT.DATA_LIMIT %d).",
         raw.num_vectors,
@@ -120,9 +122,8 @@ def fit_codebook(
         source = StoreSource(store, preprocessing, indices, _own_part())
 
     def save(place: Path, state: KMeansResult) -> Codebook:
-        return Codebook.save(
-            place, inputs, state.centroids, state.counts, preprocessing, _facts(store, settings, state)
-        )
+        facts = _facts(store, settings, state)
+        return Codebook.save(place, inputs, state.centroids, state.counts, preprocessing, facts)
 
     def keep(state: KMeansResult) -> None:
         def write() -> None:
@@ -132,12 +133,13 @@ def fit_codebook(
 
         distributed.on_primary(write)
 
+    factory = search_factory(settings.cluster_backend, device)
     result = kmeans(
         source,
-        settings.num_clusters,
+        settings.num_coarse_clusters or settings.num_clusters,
         settings.num_iter,
         settings.seed,
-        search_factory(settings.cluster_backend, device),
+        factory,
         spherical=cosine,
         start=settings.start,
         growing=settings.growing_sample,
@@ -146,8 +148,18 @@ def fit_codebook(
         on_iteration=keep,
     )
 
+    if settings.num_coarse_clusters:
+        run = artifacts.content_hash([inputs, store.content_hash])
+        vectors = Vectors(store, preprocessing, indices)
+        fine, fine_counts = cluster_within(vectors, result.centroids, settings, factory, folder / IN_PROGRESS, run)
+
     def finish() -> None:
-        save(folder, result)
+        if settings.num_coarse_clusters:
+            facts = {**_facts(store, settings, fine), "coarse_objective": list(result.objective)}
+            levels = (result.centroids, fine_counts)
+            Codebook.save(folder, inputs, fine.centroids, fine.counts, preprocessing, facts, levels)
+        else:
+            save(folder, result)
         remove_folder(folder / IN_PROGRESS)
         remove_leftovers(folder)
 

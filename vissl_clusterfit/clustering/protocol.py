@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 class Search(Protocol):
@@ -105,6 +107,9 @@ class VectorSource(Protocol):
 
     def over_chunks(self, work: Callable[[np.ndarray, np.ndarray], None], share: float = 1.0) -> None:
         """Calls ``work`` with every chunk. What it raises on one process of a run is raised on all."""
+
+    def gather(self, value: T) -> list[T]:
+        """One value of each process that has a part of the source, in order, on every one of them."""
 
     def accumulate(self, search: Search, share: float = 1.0) -> ClusterSums:
         """Assigns every vector of a share to its nearest centroid. All processes of the run call it together."""

@@ -25,6 +25,8 @@ from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
 
+T = TypeVar("T")
+
 _CHUNK_ROWS = 2048
 _CHUNK_VALUES = 1 << 22
 
@@ -133,6 +135,10 @@ class ChunkedSource(ABC):
         other = copy.copy(self)
         other._make_pass = make_pass
         return other
+
+    def gather(self, value: T) -> list[T]:
+        """One value of each process that has a part of the source, in order, on every one of them."""
+        return [value] if self._part == WHOLE else distributed.gather(value)
 
     @functools.cached_property
     def extent(self) -> Extent:

@@ -12,7 +12,6 @@ import logging
 
 import numpy as np
 
-from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.protocol import Search, SearchFactory, VectorSource
 from vissl_clusterfit.clustering.sampling import uniform
 
@@ -47,7 +46,7 @@ def spread_start(
         count = num_clusters // _NUM_ROUNDS + (number < num_clusters % _NUM_ROUNDS)
         if not count:
             continue
-        fresh = _draw(positions, distances, drawn, count, stream=seed * _NUM_ROUNDS + number + 1)
+        fresh = _draw(source, positions, distances, drawn, count, stream=seed * _NUM_ROUNDS + number + 1)
         drawn = np.concatenate([drawn, fresh])
         new = source.take(fresh)
         centroids = np.concatenate([centroids, new])
@@ -64,7 +63,12 @@ def spread_start(
 
 
 def _draw(
-    positions: list[np.ndarray], distances: list[np.ndarray], drawn: np.ndarray, count: int, stream: int
+    source: VectorSource,
+    positions: list[np.ndarray],
+    distances: list[np.ndarray],
+    drawn: np.ndarray,
+    count: int,
+    stream: int,
 ) -> np.ndarray:
     """Draws positions without replacement, with weights; sorted.
 
@@ -83,6 +87,6 @@ def _draw(
         own.append(part[first])
     key, position = np.concatenate(keys), np.concatenate(own)
     best = np.lexsort((position, key))[:count]
-    gathered = distributed.gather((key[best], position[best]))
+    gathered = source.gather((key[best], position[best]))
     key, position = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
     return np.sort(position[np.lexsort((position, key))[:count]])

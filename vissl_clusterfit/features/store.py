@@ -161,8 +161,9 @@ class FeatureStore:
             raise IndexError(f"there are no rows {indices.min()} to {indices.max()} of {self.num_samples} samples")
         out = np.empty((len(indices), self.dim), dtype=np.float32)
         shard_of = indices // self._shard_size
-        for number in np.unique(shard_of):
+        numbers, counts = np.unique(shard_of, return_counts=True)
+        stops = np.cumsum(counts)
+        for number, low, high in zip(numbers, stops - counts, stops, strict=True):
             shard = self._shards[number]
-            here = shard_of == number
-            out[here] = self._rows(shard)[indices[here] - shard.start]
+            out[low:high] = self._rows(shard)[indices[low:high] - shard.start]
         return out

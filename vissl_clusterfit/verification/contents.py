@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit import artifacts
-from vissl_clusterfit.clustering.codebook import COUNTS_FILE, array_shapes
+from vissl_clusterfit.clustering.codebook import COUNTS_FILE, FINE_COUNTS_FILE, array_shapes, is_split
 from vissl_clusterfit.features.store import UNREADABLE_FILE, Shard, split_into_shards
 from vissl_clusterfit.label_files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE
 from vissl_clusterfit.label_rows import UNLABELLED
@@ -109,6 +109,10 @@ def check_codebook(contents: Contents) -> None:
     for name, array in arrays.items():
         finite = array is None or all(np.isfinite(block).all() for _, block in blocks(array))
         contents.require(finite, "holds values that are NaN or infinite", name)
+    fine_counts, num_clusters = arrays.get(FINE_COUNTS_FILE), contents.manifest["num_clusters"]
+    if fine_counts is not None:
+        split = is_split(fine_counts, num_clusters)
+        contents.require(split, f"must give each of {num_clusters} clusters to a coarse one", FINE_COUNTS_FILE)
     counts, num_points = arrays[COUNTS_FILE], contents.manifest["num_points"]
     num_samples = contents.manifest["num_samples"]
     same = contents.manifest["inputs"]["features"]["dataset"]["num_samples"] == num_samples >= num_points
