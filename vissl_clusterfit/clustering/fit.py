@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vissl_clusterfit import artifacts, distributed
 from vissl_clusterfit.clustering.backends import search_factory
 from vissl_clusterfit.clustering.codebook import Codebook, array_shapes, codebook_inputs
+from vissl_clusterfit.clustering.forecast import announce
 from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, KMeansResult, kmeans, require_enough_points
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing
 from vissl_clusterfit.clustering.sources import StoreSource
+from vissl_clusterfit.clustering.workload import Workload
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
@@ -66,6 +69,8 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
     dim = settings.features.dimensionality_reduction or store.dim
     start = None if stopped is not None else _given_start(settings, dim)
 
+    announce(_workload(store, settings, device, stopped), raw, folder)
+
     def fit_steps() -> Preprocessing:
         return fit_preprocessing(
             raw,
@@ -111,6 +116,13 @@ def fit_codebook(store: FeatureStore, settings: ClusterFitConfig, device: str, f
 
     distributed.on_primary(finish)
     return Codebook.open(folder)
+
+
+def _workload(store: FeatureStore, settings: ClusterFitConfig, device: str, stopped: Codebook | None) -> Workload:
+    num_done = 0 if stopped is None else len(stopped.manifest["objective"])
+    num_samples, processes = store.num_samples - len(store.unreadable), distributed.world_size()
+    run = {"num_done": num_done, "processes": processes, "threads": torch.get_num_threads()}
+    return Workload.of_settings(settings, num_samples, store.dim, store.dtype, device, **run)
 
 
 def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:
