@@ -58,7 +58,7 @@ def test_what_will_not_fit_is_warned_of(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     memory, disk = json.loads(done.stdout)["warnings"]
-    assert "config.CLUSTERFIT.NUM_CLUSTERS" in memory
+    assert "Take machines with more memory" in memory
     assert "config.CLUSTERFIT.FEATURES.PATH" in disk
 
 

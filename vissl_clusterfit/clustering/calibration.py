@@ -28,8 +28,9 @@ from vissl_clusterfit.clustering.workload import Workload
 from vissl_clusterfit.errors import cannot_write
 from vissl_clusterfit.storage.remote import as_remote
 
-# Numbers of the centroids that are searched.
-_CENTROID_VALUES = 1 << 22
+# Numbers of the centroids that are searched, and vectors of which each is a mean.
+_CENTROID_VALUES = 1 << 21
+_ROWS_PER_CENTROID = 4
 _FEWEST_ROWS = 64
 # Bytes that are written and read again, to see how fast a disk is.
 _FILE_BYTES = 1 << 25
@@ -57,7 +58,7 @@ def calibrate(
     """
     part = seconds / 8
     num_rows = min(work.num_vectors, chunk_rows(work.input_dim))
-    num_centroids = max(1, min(work.num_clusters, num_rows, max(256, _CENTROID_VALUES // work.dim)))
+    num_centroids = max(1, min(work.num_clusters, num_rows // _ROWS_PER_CENTROID, _CENTROID_VALUES // work.dim))
     begun = time.perf_counter()
     raw = _made_up(num_rows, work.input_dim, num_centroids) if take is None else take(num_rows)
     read, keep = (time.perf_counter() - begun) / len(raw), 0.0
@@ -68,15 +69,16 @@ def calibrate(
         read = per_byte * work.input_dim * work.feature_bytes
     steps = _any_preprocessing(work)
     rows = steps.apply(raw)
-    centroids = rows[np.linspace(0, len(rows) - 1, num_centroids).astype(np.int64)]
     factory = search_factory(work.backend, work.device)
-    label_rows = _labels(factory(centroids), work)  # the first one also finds out which product is the faster
+    sums = Accumulator(num_centroids, work.dim, work.extent, work.num_vectors)
+    drawn = rows[np.linspace(0, len(rows) - 1, num_centroids).astype(np.int64)]
+    labels = factory(drawn).labels(rows)
+    # Means lie closer to each other than vectors, so that more of them are to be held against each other.
+    centroids = _means(rows, labels, drawn)
     update = _update(factory, centroids, work) / num_centroids
     search = factory(centroids)
-    labels = np.random.default_rng(0).integers(0, num_centroids, len(rows))
-    sums = Accumulator(num_centroids, work.dim, work.extent, work.num_vectors)
     return Rates(
-        label=_per_row(label_rows, rows, 2 * part) / num_centroids,
+        label=_per_row(_labels(search, work), rows, 2 * part) / num_centroids,
         nearest=_per_row(lambda some: search.nearest(some, min(2, num_centroids)), rows, 2 * part) / num_centroids,
         add=_per_row(lambda some: sums.add(some, labels[: len(some)]), rows, part),
         read=read,
@@ -152,6 +154,14 @@ def _any_preprocessing(work: Workload) -> Preprocessing:
     components = np.random.default_rng(1).standard_normal((work.dim, work.input_dim), dtype=np.float32)
     mean = np.zeros(work.input_dim, dtype=np.float32)
     return Preprocessing(work.normalize, mean, components / work.input_dim**0.5, work.cosine)
+
+
+def _means(rows: np.ndarray, labels: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The means of the vectors of each cluster and of what its centroid was before."""
+    sums, counts = drawn.copy(), np.ones(len(drawn), dtype=np.float32)
+    np.add.at(sums, labels, rows)
+    np.add.at(counts, labels, 1)
+    return sums / counts[:, None]
 
 
 def _covariance(rows: np.ndarray) -> None:
