@@ -52,6 +52,8 @@ def footprint(work: Workload, product_bytes: int = 4) -> Footprint:
     """
     phases = [Footprint("iterations", _iterating(work, product_bytes))]
     phases.append(Footprint("iterations, before the first chunk", _building(work, product_bytes)))
+    if work.num_samples > work.num_vectors and _is_drawn_from_a_list(work.num_vectors, work.num_samples):
+        phases.append(Footprint("sample of DATA_LIMIT", {"numbers to draw from": 8 * work.num_samples}))
     if work.num_done == 0:
         phases.append(Footprint("first centroids", _starting(work, product_bytes)))
         if work.num_components:
@@ -100,8 +102,8 @@ def _building(work: Workload, product_bytes: int) -> dict[str, int]:
 def _starting(work: Workload, product_bytes: int) -> dict[str, int]:
     centroids = 2 * _float32_centroids(work)
     if work.start != SPREAD:
-        # NumPy draws a large share of N numbers from a list of all.
-        drawn = 8 * work.num_vectors if work.start == RANDOM and 50 * work.num_clusters > work.num_vectors else 0
+        listed = work.start == RANDOM and _is_drawn_from_a_list(work.num_clusters, work.num_vectors)
+        drawn = 8 * work.num_vectors if listed else 0
         raw = 4 * work.num_clusters * work.input_dim * (work.normalize + bool(work.num_components))
         return {"centroids": centroids, "features as read": raw, "numbers to draw from": drawn}
     fresh = -(-work.num_clusters // NUM_ROUNDS)
@@ -122,6 +124,11 @@ def _projecting(work: Workload) -> dict[str, int]:
     chunks = rows * work.input_dim * (work.feature_bytes + 4 + 4 + 4 * work.normalize + 8)
     # While it is added up: the sum and one product; then the decomposition, which needs copies.
     return {"covariance": 5 * square, "chunks": max(0, chunks - 3 * square)}
+
+
+def _is_drawn_from_a_list(count: int, of: int) -> bool:
+    """NumPy draws a large share of some numbers from a list of all."""
+    return 50 * count > of
 
 
 def _is_given(work: Workload) -> bool:
