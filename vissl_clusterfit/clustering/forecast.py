@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering.backends import require_backend
 from vissl_clusterfit.clustering.calibration import calibrate, product_bytes, this_machine
 from vissl_clusterfit.clustering.planner import Plan, in_bytes, in_time, make_plan, warnings
 from vissl_clusterfit.clustering.protocol import VectorSource
@@ -29,7 +30,12 @@ def announce(work: Workload, source: VectorSource, folder: Path) -> Plan:
         work: the clustering; on how many machines it is, is found out.
         source: the features as they are on disk, of which a chunk is read to measure with.
         folder: of the codebook.
+
+    Raises:
+        MissingDependencyError, ConfigError: the backend is not there, or the GPU.
+        DataError: a feature that was read is NaN or infinite.
     """
+    require_backend(work.backend, work.device)
     hosts = distributed.gather(socket.gethostname())
     work = replace(work, machines=len(set(hosts)))
     products = float(work.num_vectors) * work.num_clusters * work.dim * sum(work.shares)
