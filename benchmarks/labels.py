@@ -90,6 +90,7 @@ def _peer(base: Path) -> tuple:
         f"config.DATA.TRAIN.DATA_PATHS=[{base / 'images.npy'}]",
         f"config.DATA.TRAIN.LABEL_PATHS=[{base / 'images.npy'}]",
         "config.DATA.TRAIN.DATA_LIMIT=-1",
+        f"config.CHECKPOINT.DIR={base}",
     ]
     cfg: AttrDict = convert_to_attrdict(compose_hydra_configuration(overrides))[1]
     cfg.CLUSTERFIT.update(NUM_CLUSTERS=NUM_CLUSTERS, NUM_ITER=NUM_ITER, OUTPUT_DIR=str(base / "theirs"), DATA_LIMIT=-1)

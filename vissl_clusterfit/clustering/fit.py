@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vissl_clusterfit import artifacts, distributed
 from vissl_clusterfit.clustering.backends import search_factory
 from vissl_clusterfit.clustering.codebook import Codebook, array_shapes, codebook_inputs
+from vissl_clusterfit.clustering.forecast import announce
 from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, KMeansResult, kmeans, require_enough_points
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing
 from vissl_clusterfit.clustering.several import share_passes
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.clustering.two_level import Vectors, cluster_within, require_coarse_clusters_fit
+from vissl_clusterfit.clustering.workload import Workload
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
@@ -111,6 +115,7 @@ def fit_codebook(
     # Before the projection is fitted, which reads all features.
     dim = settings.features.dimensionality_reduction or store.dim
     start = None if stopped is not None else _given_start(settings, dim)
+    announce(_workload(store, settings, device, stopped), raw, folder)
     if stopped is not None:
         preprocessing = stopped.preprocessing
     elif source is not None:
@@ -149,6 +154,7 @@ def fit_codebook(
     )
 
     if settings.num_coarse_clusters:
+        logger.info("The second level compares each feature with some K / C centroids in an iteration.")
         run = artifacts.content_hash([inputs, store.content_hash])
         vectors = Vectors(store, preprocessing, indices)
         fine, fine_counts = cluster_within(vectors, result.centroids, settings, factory, folder / IN_PROGRESS, run)
@@ -175,6 +181,16 @@ def _fit_steps(raw: StoreSource, settings: ClusterFitConfig) -> Preprocessing:
         whiten=settings.features.whiten,
         unit_output=settings.metric == "cosine",
     )
+
+
+def _workload(store: FeatureStore, settings: ClusterFitConfig, device: str, stopped: Codebook | None) -> Workload:
+    """What there is to do; on two levels, of the first one."""
+    if settings.num_coarse_clusters:
+        settings = dataclasses.replace(settings, num_clusters=settings.num_coarse_clusters, num_coarse_clusters=0)
+    num_done = 0 if stopped is None else len(stopped.manifest["objective"])
+    num_samples, processes = store.num_samples - len(store.unreadable), distributed.world_size()
+    run = {"num_done": num_done, "processes": processes, "threads": torch.get_num_threads()}
+    return Workload.of_settings(settings, num_samples, store.dim, store.dtype, device, **run)
 
 
 def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:

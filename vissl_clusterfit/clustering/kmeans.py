@@ -11,13 +11,15 @@ import numpy as np
 from vissl_clusterfit.clustering.preprocessing import unit_rows
 from vissl_clusterfit.clustering.protocol import ClusterSums, Farthest, SearchFactory, VectorSource
 from vissl_clusterfit.clustering.schedule import shares
-from vissl_clusterfit.clustering.sources import chunk_rows
 from vissl_clusterfit.clustering.starts import random_start, spread_start
 from vissl_clusterfit.errors import ConfigError, problem
 
 logger = logging.getLogger(__name__)
 
 RANDOM, SPREAD = "random", "k-means++"
+
+# Centroids whose means are computed at a time.
+_MEANS_BLOCK = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,6 @@ def kmeans(
         ConfigError: K is larger than the number of vectors.
     """
     require_enough_points(num_clusters, source.num_vectors)
-    _announce(source, num_clusters)
     plan = shares(num_iter, source.num_vectors, num_clusters, growing=growing)
     if resume_from is not None:
         state = resume_from
@@ -115,8 +116,8 @@ def kmeans(
             initial_centroids = spread_start(source, num_clusters, seed, search_factory, share=plan[0])
         elif initial_centroids is None:
             initial_centroids = random_start(source, num_clusters, seed)
-        first = unit_rows(initial_centroids) if spherical else np.array(initial_centroids, dtype=np.float32)
-        state = KMeansResult(first, (), (), (), np.zeros(num_clusters, dtype=np.int64), source.num_vectors, False)
+        state = _first(initial_centroids, source.num_vectors, spherical)
+    del resume_from, initial_centroids  # which would stay in memory
     for number, share in list(enumerate(plan, 1))[len(state.objective) :]:
         if state.converged and state.shares[-1] == share:
             if share == 1:
@@ -136,6 +137,12 @@ def kmeans(
             on_iteration(state)
     _conclude(state, num_iter)
     return state
+
+
+def _first(centroids: np.ndarray, num_points: int, spherical: bool) -> KMeansResult:
+    """The state before the first iteration."""
+    first = unit_rows(centroids) if spherical else np.array(centroids, dtype=np.float32)
+    return KMeansResult(first, (), (), (), np.zeros(len(first), dtype=np.int64), num_points, False)
 
 
 def _iterate(
@@ -169,19 +176,6 @@ def _repeated(state: KMeansResult) -> KMeansResult:
     )
 
 
-def _announce(source: VectorSource, num_clusters: int) -> None:
-    rows = min(chunk_rows(source.dim), source.num_vectors)
-    # Old, new and searched centroids in float32, sums in float64; a chunk as read, prepared and in between.
-    mebibytes = source.dim * (num_clusters * (3 * 4 + 8) + rows * 3 * 4) / 2**20
-    logger.info(
-        "k-means of %d features of dimension %d into %d clusters, in about %.0f MiB of memory.",
-        source.num_vectors,
-        source.dim,
-        num_clusters,
-        mebibytes,
-    )
-
-
 def _conclude(result: KMeansResult, num_iter: int) -> None:
     if result.converged:
         logger.info("k-means converged: iteration %d changed no centroid.", len(result.objective))
@@ -199,13 +193,17 @@ def _conclude(result: KMeansResult, num_iter: int) -> None:
 def _means(sums: ClusterSums, centroids: np.ndarray, spherical: bool) -> np.ndarray:
     """The new centroids; that of an empty cluster stays where it was."""
     moved = centroids.copy()
-    filled = sums.counts > 0
-    means = sums.sums[filled] / sums.counts[filled, None]
-    if spherical:
-        norms = np.linalg.norm(means, axis=1, keepdims=True)
-        # The mean of opposite vectors has no direction.
-        means = np.where(norms > np.finfo(np.float32).eps, means / np.maximum(norms, 1e-300), moved[filled])
-    moved[filled] = means
+    # In blocks: float64 copies of all sums would be the most memory that k-means takes.
+    for low in range(0, len(moved), _MEANS_BLOCK):
+        block = slice(low, low + _MEANS_BLOCK)
+        filled = sums.counts[block] > 0
+        means = sums.sums[block][filled] / sums.counts[block][filled, None]
+        if spherical:
+            norms = np.linalg.norm(means, axis=1, keepdims=True)
+            # The mean of opposite vectors has no direction.
+            has_direction = norms > np.finfo(np.float32).eps
+            means = np.where(has_direction, means / np.maximum(norms, 1e-300), moved[block][filled])
+        moved[block][filled] = means
     return moved
 
 

@@ -17,7 +17,8 @@ from vissl_clusterfit.clustering.sampling import uniform
 
 logger = logging.getLogger(__name__)
 
-_NUM_ROUNDS = 8
+#: In so many rounds k-means++ draws the first centroids.
+NUM_ROUNDS = 8
 
 
 def random_start(source: VectorSource, num_clusters: int, seed: int) -> np.ndarray:
@@ -42,11 +43,11 @@ def spread_start(
     distances = [np.full(len(part), np.inf, dtype=np.float32) for part in positions]
     drawn = np.empty(0, dtype=np.int64)
     centroids = np.empty((0, source.dim), dtype=np.float32)
-    for number in range(_NUM_ROUNDS):
-        count = num_clusters // _NUM_ROUNDS + (number < num_clusters % _NUM_ROUNDS)
+    for number in range(NUM_ROUNDS):
+        count = num_clusters // NUM_ROUNDS + (number < num_clusters % NUM_ROUNDS)
         if not count:
             continue
-        fresh = _draw(source, positions, distances, drawn, count, stream=seed * _NUM_ROUNDS + number + 1)
+        fresh = _draw(source, positions, distances, drawn, count, stream=seed * NUM_ROUNDS + number + 1)
         drawn = np.concatenate([drawn, fresh])
         new = source.take(fresh)
         centroids = np.concatenate([centroids, new])
@@ -58,7 +59,7 @@ def spread_start(
                 np.minimum(before, search.nearest(rows)[1][:, 0], out=before)
 
             source.over_chunks(approach, share)
-    logger.info("k-means++ drew %d first centroids in %d rounds.", num_clusters, _NUM_ROUNDS)
+    logger.info("k-means++ drew %d first centroids in %d rounds.", num_clusters, NUM_ROUNDS)
     return centroids
 
 

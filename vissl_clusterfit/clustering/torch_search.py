@@ -92,8 +92,8 @@ class TorchSearch:
 
     def _of_blocks(self, work: Callable[[torch.Tensor], Result], rows_nD: np.ndarray) -> list[Result]:
         """``work`` of the rows, block by block, on the device and back."""
-        least, most = _BLOCK_ROWS[self._device]
-        size = max(least, min(most, _BLOCK_SCORES[self._device] // min(self.num_clusters, _TILE)))
+        least, _ = _BLOCK_ROWS[self._device]
+        size = block_rows(self.num_clusters, self._device)
         rows = torch.from_numpy(np.ascontiguousarray(rows_nD, dtype=np.float32))
         with _full_precision():
             if self._device == "cpu":
@@ -229,6 +229,17 @@ class _Tile:
             for of, to in zip(row.split(size), candidate.split(size), strict=True)
         ]
         return torch.cat(parts)
+
+
+def tile_size(num_clusters: int) -> int:
+    """The centroids that are searched at a time."""
+    return min(num_clusters, _TILE)
+
+
+def block_rows(num_clusters: int, device: str) -> int:
+    """The vectors of one block, at most: so many that all their scores stay near the units that compute them."""
+    least, most = _BLOCK_ROWS[device]
+    return max(least, min(most, _BLOCK_SCORES[device] // tile_size(num_clusters)))
 
 
 def _up_to(number: int, multiple: int) -> int:

@@ -1,0 +1,114 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_store import save_store
+
+TOOL = Path(__file__).parent.parent / "tools/plan_clustering.py"
+SMALL = ("--num-samples", "2000", "--dim", "32", "--num-clusters", "10")
+
+
+def plan(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=120
+    )
+
+
+def test_the_table_says_what_a_clustering_takes(tmp_path):
+    done = plan("--num-samples", "1e6", "--dim", 64, "--num-clusters", "1e3", "--processes", 4, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1,000,000 of 1,000,000 features of dimension 64 into 1,000 clusters, 50 iterations" in done.stdout
+    assert "4 process(es) on 1 machine(s), cpu, torch" in done.stdout
+    for title in (
+        "memory per process",
+        "disk",
+        "reads, in passes over the features",
+        "assignments, of all features to all clusters",
+        "network per iteration",
+        "time on machines like this one, at most",
+    ):
+        assert f"\n{title}\n" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_has_every_figure(tmp_path):
+    done = plan(*SMALL, "--num-iter", 3, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["work"]["num_clusters"] == 10
+    assert found["memory_per_process"] == sum(found["memory"]["parts"].values())
+    assert found["disk"]["features"] == 2000 * (32 * 4 + 8)
+    assert found["reads"]["iterations"] == 3
+    assert found["seconds_total"] == pytest.approx(sum(found["seconds"].values()))
+    assert found["warnings"] == []
+
+
+def test_without_calibration_there_are_no_times(tmp_path):
+    found = json.loads(plan(*SMALL, "--no-calibration", "--json", cwd=tmp_path).stdout)
+    assert found["seconds"] == {}
+    assert found["seconds_total"] is found["rates"] is None
+
+
+def test_what_will_not_fit_is_warned_of(tmp_path):
+    done = plan(
+        "--num-samples", "1e12", "--dim", 4096, "--num-clusters", "1e9", "--no-calibration", "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    memory, disk = json.loads(done.stdout)["warnings"]
+    assert "Take machines with more memory" in memory
+    assert "config.CLUSTERFIT.FEATURES.PATH" in disk
+
+
+def test_features_that_are_there_say_how_many_they_are(tmp_path):
+    store = save_store(tmp_path / "store", np.ones((300, 24), dtype=np.float32), [7], dtype="float16")
+    done = plan("--features", store.folder, "--num-clusters", 5, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    work = json.loads(done.stdout)["work"]
+    assert (work["num_samples"], work["input_dim"], work["dtype"]) == (299, 24, "float16")
+
+
+def test_settings_come_from_a_config(tmp_path):
+    done = plan(
+        "config=clusterfit/imagenet1k/rotnet_resnet50",
+        "config.MACHINE.DEVICE=cpu",
+        "config.DISTRIBUTED.NUM_NODES=2",
+        "config.DISTRIBUTED.NUM_PROC_PER_NODE=3",
+        "config.CLUSTERFIT.FEATURES.DTYPE=float16",
+        "--num-samples=1281167",
+        "--dim=2048",
+        "--num-iter=7",
+        "--no-calibration",
+        "--json",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    work = json.loads(done.stdout)["work"]
+    assert (work["num_clusters"], work["processes"], work["machines"], work["dtype"]) == (16000, 6, 2, "float16")
+    assert work["num_iter"] == 7  # options come before the config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*SMALL, "--num-clusters", "many"), "--num-clusters: found 'many'; allowed: a whole number"),
+        ((*SMALL, "--num-samples", "1.5"), "--num-samples: found '1.5'"),
+        ((*SMALL, "--num-samples", "nan"), "--num-samples: found 'nan'"),
+        ((*SMALL, "--num-clusters", "3000"), "NUM_CLUSTERS: found 3000; allowed: 1 to 2000"),
+        ((*SMALL, "--dim", "-1"), "dimension of the features: found -1; allowed: 1 or more"),
+        ((*SMALL, "--data-limit", "5"), "NUM_CLUSTERS: found 10; allowed: 1 to 5"),
+        ((*SMALL, "--network", "0"), "--network: found 0.0; allowed: more than 0"),
+        (("--dim", "8"), "--num-samples: found nothing; allowed: a number, or --features FOLDER"),
+        (("--features", "nowhere"), "nowhere"),
+        ((*SMALL, "clusterfit/assign"), "The command: found clusterfit/assign; allowed: config=<name>"),
+        ((*SMALL, "config=clusterfit/nowhere"), "The config cannot be composed"),
+    ],
+)
+def test_bad_input_gets_one_message(tmp_path, arguments, message):
+    done = plan(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
