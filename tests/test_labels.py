@@ -286,4 +286,5 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
         return peak
 
     peak_bytes("first", 1)  # pays for imports
-    assert peak_bytes("ten_times", 10) < 1.05 * peak_bytes("once", 1)
+    # An array of one number for each of the 180,000 samples more would be 720 kB or more.
+    assert peak_bytes("ten_times", 10) < peak_bytes("once", 1) + 200_000

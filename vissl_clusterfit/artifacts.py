@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -25,7 +25,8 @@ from vissl_clusterfit.storage.whole_files import write_file
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 _SELF_HASH = "manifest_sha256"
-_HASH_BLOCK_BYTES = 1 << 20
+_HASH_BLOCK_BYTES = 1 << 16
+_VALUES_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,19 @@ def write_array(path: Path, array: np.ndarray) -> str:
     """
     digest = hashlib.sha256()
 
+    array = np.asarray(array, order="C")
+
     def write(file: BinaryIO) -> None:
         def write_and_hash(part: bytes) -> None:
             digest.update(part)
             file.write(part)
 
-        # NumPy does not say why it cannot write into a file; here, the file itself is asked to, and says it.
-        np.save(SimpleNamespace(write=write_and_hash), array, allow_pickle=False)
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+        write_and_hash(header.getvalue())
+        values = array.reshape(-1)
+        for start in range(0, len(values), _VALUES_AT_ONCE):
+            write_and_hash(values[start : start + _VALUES_AT_ONCE].tobytes())
 
     write_file(path, write)
     return digest.hexdigest()

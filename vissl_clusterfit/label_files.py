@@ -31,6 +31,7 @@ _ARRAYS = {LABELS_FILE: "<i8", DISTANCES_FILE: "<f4", MARGINS_FILE: "<f4"}
 _NEAREST_ARRAYS = {NEAREST_FILE: "<i8", NEAREST_DISTANCES_FILE: "<f4"}
 _PROGRESS_FILE = "progress.json"
 _ROWS_BETWEEN_MARKS = 1 << 20
+_ROWS_COUNTED_AT_ONCE = 1 << 15
 
 
 class LabelFiles:
@@ -193,10 +194,10 @@ class LabelFiles:
         sizes, num_far = np.zeros(num_clusters, dtype=np.int64), 0
         labels = artifacts.read_array(self._folder / LABELS_FILE, mmap=True)
         distances = artifacts.read_array(self._folder / DISTANCES_FILE, mmap=True)
-        for start in range(0, self._num_samples, _ROWS_BETWEEN_MARKS):
-            part = labels[start : start + _ROWS_BETWEEN_MARKS]
+        for start in range(0, self._num_samples, _ROWS_COUNTED_AT_ONCE):
+            part = labels[start : start + _ROWS_COUNTED_AT_ONCE]
             sizes += np.bincount(part[part >= 0], minlength=num_clusters)
-            num_far += int(((part < 0) & (distances[start : start + _ROWS_BETWEEN_MARKS] >= 0)).sum())
+            num_far += int(((part < 0) & (distances[start : start + _ROWS_COUNTED_AT_ONCE] >= 0)).sum())
         return sizes, num_far
 
     def remove_progress(self) -> None:

@@ -266,7 +266,7 @@ def label_store(
         files.complete()
         sizes, num_far = files.count(codebook.num_clusters)
         artifacts.write_array(folder / SIZES_FILE, sizes)
-        artifacts.write_array(folder / SAMPLES_FILE, artifacts.read_array(store.folder / SAMPLES_FILE))
+        artifacts.write_array(folder / SAMPLES_FILE, artifacts.read_array(store.folder / SAMPLES_FILE, mmap=True))
         facts = _facts(store, sizes, num_far)
         if bounded is not None:
             facts["bounded"] = bounded.facts()
