@@ -92,6 +92,8 @@ def write_array(path: Path, array: np.ndarray) -> str:
     digest = hashlib.sha256()
 
     array = np.asarray(array, order="C")
+    if array.dtype.hasobject:
+        raise ValueError("Arrays of Python objects are not written.")
 
     def write(file: BinaryIO) -> None:
         def write_and_hash(part: bytes) -> None:
