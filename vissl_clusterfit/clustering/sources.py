@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
 
 T = TypeVar("T")
+#: Positions (n,) int64 and their vectors (n, D) float32.
+Chunk = tuple[np.ndarray, np.ndarray]
+Piece = TypeVar("Piece", bound=tuple[np.ndarray, ...])
 
 _CHUNK_ROWS = 2048
 _CHUNK_VALUES = 1 << 22
@@ -35,7 +38,6 @@ Part = tuple[int, int]
 WHOLE: Part = (0, 1)
 #: What is done with the positions (n,) int64 and the vectors (n, D) float32 of a chunk.
 Work = Callable[[np.ndarray, np.ndarray], None]
-Chunk = TypeVar("Chunk")
 
 
 def chunk_rows(dim: int) -> int:
@@ -94,14 +96,24 @@ class ChunkedSource(ABC):
             if index * count // num_ranges == number:
                 yield positions
 
-    def positions(self, share: float = 1.0) -> Iterator[np.ndarray]:
-        """The positions (n,) int64 of each chunk, without reading it."""
+    def _drawn(self, share: float) -> Iterator[np.ndarray]:
+        """The positions of a share in each range of this process."""
         chosen = (positions[in_share(positions, share)] for positions in self._own_ranges())
         return (positions for positions in chosen if len(positions))
 
-    def chunks(self, share: float = 1.0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def positions(self, share: float = 1.0) -> Iterator[np.ndarray]:
+        """The positions (n,) int64 of each chunk, without reading it."""
+        return (positions for (positions,) in self._joined((positions,) for positions in self._drawn(share)))
+
+    def chunks(self, share: float = 1.0) -> Iterator[Chunk]:
         """All vectors of a share that are this process's, in order, as (positions (n,) int64, (n, D) float32)."""
-        return _read_ahead((positions, self.take(positions)) for positions in self.positions(share))
+        return _read_ahead(self._joined((positions, self.take(positions)) for positions in self._drawn(share)))
+
+    def _joined(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        joiner = _Joiner[Piece](chunk_rows(self._raw_dim))
+        for piece in pieces:
+            yield from joiner.push(piece)
+        yield from joiner.rest()
 
     def over_chunks(self, work: Work, share: float = 1.0) -> None:
         """Calls ``work`` with every chunk. What it raises on one process of a run is raised on all."""
@@ -114,21 +126,24 @@ class ChunkedSource(ABC):
         """Calls each work with every chunk of its share, as ``over_chunks`` does, and reads vectors once for all."""
         shares = sorted({share for _, share in works}, reverse=True)
         with contextlib.nullcontext() if self._part == WHOLE else distributed.errors_shared():
-            for of_share in _read_ahead(self._chunks_of(shares)):
-                for work, share in works:
-                    if share in of_share:
-                        work(*of_share[share])
+            for share, chunk in _read_ahead(self._chunks_of(shares)):
+                for work, seen in works:
+                    if seen == share:
+                        work(*chunk)
 
-    def _chunks_of(self, shares: Sequence[float]) -> Iterator[dict[float, tuple[np.ndarray, np.ndarray]]]:
-        """The same chunk of several shares, the largest share first; without those that are empty."""
-        for positions in self.positions(shares[0]):
+    def _chunks_of(self, shares: Sequence[float]) -> Iterator[tuple[float, Chunk]]:
+        """The chunks of several shares, the largest one first, each as :meth:`chunks` has them; with their share."""
+        joiners = {share: _Joiner[Chunk](chunk_rows(self._raw_dim)) for share in shares}
+        for positions in self._drawn(shares[0]):
             rows = self._read_finite(positions)
-            of_share = {shares[0]: (positions, self.preprocessing.apply(rows))}
-            for share in shares[1:]:
+            for share, joiner in joiners.items():
                 # Prepared anew: the last bits of a projection depend on the rows that are projected together.
                 if (chosen := in_share(positions, share)).any():
-                    of_share[share] = positions[chosen], self.preprocessing.apply(rows[chosen])
-            yield of_share
+                    some = slice(None) if chosen.all() else chosen
+                    full = joiner.push((positions[some], self.preprocessing.apply(rows[some])))
+                    yield from ((share, chunk) for chunk in full)
+        for share, joiner in joiners.items():
+            yield from ((share, chunk) for chunk in joiner.rest())
 
     def with_passes_by(self: Source, make_pass: Callable[[Work, float], None]) -> Source:
         """The same source, whose ``over_chunks`` is ``make_pass``."""
@@ -212,14 +227,40 @@ def _are_neighbours(numbers: np.ndarray) -> bool:
     return len(numbers) > 0 and int(numbers[-1] - numbers[0]) + 1 == len(numbers)
 
 
-def _read_ahead(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """The same, each read while the one before it is being worked on."""
-    iterator = iter(chunks)
+class _Joiner(Generic[Piece]):
+    """Makes chunks of the small pieces that a share leaves of each range: short products are slow.
+
+    Args:
+        size: the vectors of a chunk, at least.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._waiting: list[Piece] = []
+
+    def push(self, piece: Piece) -> Iterator[Piece]:
+        """Adds a piece, and gives the chunk that it completes, if it does."""
+        self._waiting.append(piece)
+        if sum(len(waiting[0]) for waiting in self._waiting) >= self._size:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[Piece]:
+        """Gives what waits, if anything does."""
+        waiting, self._waiting = self._waiting, []
+        if len(waiting) == 1:
+            yield waiting[0]
+        elif waiting:
+            yield cast(Piece, tuple(map(np.concatenate, zip(*waiting, strict=True))))
+
+
+def _read_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same, each made while the one before it is being worked on."""
+    iterator = iter(items)
     with ThreadPoolExecutor(1, thread_name_prefix="read ahead") as reader:
         coming = reader.submit(next, iterator, None)
-        while (chunk := coming.result()) is not None:
+        while (item := coming.result()) is not None:
             coming = reader.submit(next, iterator, None)
-            yield chunk
+            yield item
 
 
 class ArraySource(ChunkedSource):
