@@ -5,8 +5,8 @@ The way of the data, and where each stage lives::
     data set -> features -> codebook -> pseudo-labels -> training -> transfer benchmarks -> report
 
     features/      FeatureStore, the extraction loop          config         config.CLUSTERFIT, checked
-    clustering/    k-means, preprocessing, Codebook           config_path    where our Hydra configs are
-    labels         PseudoLabels (label_files: as written)     artifacts      paths, manifests, arrays
+    clustering/    k-means, search, Codebook, planner         config_path    where our Hydra configs are
+    labels         PseudoLabels (label_rows, label_files)      artifacts      paths, manifests, arrays
     transfer/      nearest neighbours, linear probe           storage/       whole files, leases
     report/        results.json and its table                 verification/  artefacts, read again to the byte
     adapters/      everything that imports VISSL              distributed    rank, what one does for all
