@@ -11,8 +11,8 @@ The way of the data, and where each stage lives::
     report/        results.json and its table                 verification/  artefacts, read again to the byte
     adapters/      everything that imports VISSL              distributed    rank, what one does for all
     plugin         register(): what is added to VISSL         errors         what a user can mend
-    digits         the pictures of the quickstart             dependencies   is what is needed installed?
-                                                              compat         what VISSL needs repaired
+    digits         the pictures of the quickstart             settings       how a block of a config is read
+    dependencies   is what is needed installed?               compat         what VISSL needs repaired
 
 Imports point downwards only: ``tools/`` -> ``adapters/`` -> the rest. Importing this package imports nothing
 heavy and changes nothing; :func:`vissl_clusterfit.plugin.register` is the one call that touches VISSL.

@@ -1,34 +1,20 @@
 """``config.CLUSTERFIT`` as frozen dataclasses: every setting, its meaning, its default and what it may be.
 
-VISSL's own keys keep their names and meaning; new ones stand beside them. A key of the YAML is the name of the field in
-upper case. Everything wrong in a block is said in one message.
+VISSL's own keys keep their names and meaning; new ones stand beside them. ``settings.py`` reads a block into them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from vissl_clusterfit.artifacts import ArtifactPaths, also_output_dir
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.settings import read_settings, setting
 from vissl_clusterfit.storage.places import artifact_path
-
-Settings = TypeVar("Settings")
-
-
-def setting(
-    default: Any, *, choices: Sequence[Any] = (), at_least: float | None = None, at_most: float | None = None
-) -> Any:
-    """A field of a settings dataclass: its default, and what it may be."""
-    metadata = {"choices": tuple(choices), "at_least": at_least, "at_most": at_most}
-    if isinstance(default, (dict, list)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -287,66 +273,3 @@ class ClusterFitConfig:
     def splits(self) -> tuple[str, ...]:
         """The split that is clustered, then the held-out one if there is one."""
         return tuple(split for split in (self.features.data_partition, self.features.test_partition) if split)
-
-
-def read_settings(cls: type[Settings], block: object, name: str) -> Settings:
-    """Reads a frozen dataclass from the mapping ``block``; ``name`` is its place in the config, for messages.
-
-    Raises:
-        ConfigError: naming every unknown key and every bad value at once.
-    """
-    problems: list[str] = []
-    settings = _read(cls, block, name, problems)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return settings
-
-
-def _read(cls: type, block: object, name: str, problems: list[str]) -> Any:
-    """What is wrong is appended to ``problems``; the result is only of use where nothing was."""
-    if not isinstance(block, Mapping):
-        problems.append(problem(name, found=repr(block), allowed="a mapping"))
-        return None
-    types = typing.get_type_hints(cls)
-    fields = {entry.name.upper(): entry for entry in dataclasses.fields(cls)}
-    for key in block:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key).upper(), fields, n=1)
-            hint = f"Did you mean {near[0]}?" if near else "Remove it."
-            problems.append(problem(f"{name}.{key}", found="an unknown key", allowed=", ".join(fields), remedy=hint))
-    values = {}
-    for key, entry in fields.items():
-        if key not in block:
-            continue
-        if dataclasses.is_dataclass(types[entry.name]):
-            values[entry.name] = _read(types[entry.name], block[key], f"{name}.{key}", problems)
-        else:
-            values[entry.name] = _checked(types[entry.name], entry, block[key], f"{name}.{key}", problems)
-    if problems:
-        return None
-    try:
-        return cls(**values)
-    except ConfigError as error:  # a settings class that checks itself does not know its place in the config
-        problems.append(f"{name}: {error}")
-        return None
-
-
-def _checked(kind: Any, entry: dataclasses.Field, value: Any, name: str, problems: list[str]) -> Any:
-    kind = typing.get_origin(kind) or kind
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind in (dict, list, tuple) and isinstance(value, Mapping if kind is dict else (list, tuple)):
-        value = kind(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        problems.append(problem(name, found=repr(value), allowed=f"a value of type {kind.__name__}"))
-        return None
-    choices, at_least, at_most = (entry.metadata.get(key) for key in ("choices", "at_least", "at_most"))
-    if choices and value not in choices:
-        problems.append(problem(name, found=repr(value), allowed=" | ".join(map(repr, choices))))
-    elif (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
-        limits = [
-            f"at least {at_least}" * (at_least is not None),
-            f"at most {at_most}" * (at_most is not None),
-        ]
-        problems.append(problem(name, found=repr(value), allowed=" and ".join(filter(None, limits))))
-    return value

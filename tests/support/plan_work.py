@@ -11,8 +11,9 @@ import torch
 from vissl_clusterfit.clustering import fit
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.clustering.forecast import announce
-from vissl_clusterfit.config import ClusterFitConfig, read_settings
+from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.settings import read_settings
 
 
 def status(name: str) -> int:

@@ -18,10 +18,11 @@ from vissl_clusterfit.adapters.dataset import SplitImages, true_labels
 from vissl_clusterfit.adapters.encoder import EncoderSpec, build_encoder
 from vissl_clusterfit.adapters.engines import StageEngine
 from vissl_clusterfit.adapters.stages import run_device
-from vissl_clusterfit.config import EncodingSettings, read_settings, setting
+from vissl_clusterfit.config import EncodingSettings
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.report.results import ResultRow, append_results
+from vissl_clusterfit.settings import read_settings, setting
 from vissl_clusterfit.storage.places import artifact_path
 from vissl_clusterfit.transfer.knn import KnnSettings, knn_accuracy
 from vissl_clusterfit.transfer.linear import LinearProbeSettings, linear_probe
