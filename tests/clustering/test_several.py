@@ -10,7 +10,7 @@ from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, kmeans
 from vissl_clusterfit.clustering.preprocessing import fit_preprocessing
 from vissl_clusterfit.clustering.schedule import shares
-from vissl_clusterfit.clustering.several import kmeans_several, share_passes
+from vissl_clusterfit.clustering.several import share_passes
 from vissl_clusterfit.clustering.sources import ArraySource, StoreSource
 from vissl_clusterfit.clustering.torch_search import TorchSearch
 from vissl_clusterfit.errors import ConfigError, DataError
@@ -36,6 +36,15 @@ def rows():
     rng = np.random.default_rng(5)
     group = rng.integers(0, 40, 3000)
     return (3 * rng.standard_normal((40, 8))[group] + rng.standard_normal((3000, 8))).astype("f4")
+
+
+def kmeans_several(source, nums_clusters, *arguments, **options):
+    """k-means for each K, in shared passes."""
+
+    def job(num_clusters):
+        return lambda shared: kmeans(shared, num_clusters, *arguments, **options)
+
+    return share_passes(source, [job(number) for number in nums_clusters])
 
 
 def require_same(found, expected):

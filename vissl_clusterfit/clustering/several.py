@@ -7,46 +7,15 @@ very chunks that it sees alone, and has the very result. A pass takes the time o
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
-from vissl_clusterfit.clustering.kmeans import KMeansResult, kmeans
-from vissl_clusterfit.clustering.protocol import SearchFactory
 from vissl_clusterfit.clustering.sources import ChunkedSource, Work
 
 Result = TypeVar("Result")
-
-
-def kmeans_several(
-    source: ChunkedSource,
-    nums_clusters: Sequence[int],
-    num_iter: int,
-    seed: int,
-    search_factory: SearchFactory,
-    **options: Any,
-) -> list[KMeansResult]:
-    """k-means for several K. All processes of the run call it together, and have the same results.
-
-    Args:
-        source: the vectors.
-        nums_clusters: each K.
-        num_iter: the largest number of iterations, of each.
-        seed: draws the first centroids.
-        search_factory: makes a search of centroids.
-        options: of :func:`~vissl_clusterfit.clustering.kmeans.kmeans`, the same for each K.
-
-    Returns:
-        For each K what ``kmeans`` gives, to the bit.
-    """
-
-    def cluster(num_clusters: int, shared: ChunkedSource) -> KMeansResult:
-        return kmeans(shared, num_clusters, num_iter, seed, search_factory, **options)
-
-    return share_passes(source, [functools.partial(cluster, number) for number in nums_clusters])
 
 
 def share_passes(source: ChunkedSource, jobs: Sequence[Callable[[ChunkedSource], Result]]) -> list[Result]:
