@@ -4,6 +4,7 @@ Importing this module registers both, as a user's module does that ``VISSL_CLUST
 written appears whole when it is closed; nothing can be moved, appended to, locked or dated.
 """
 
+import abc
 import hashlib
 import io
 import os
@@ -16,7 +17,7 @@ from iopath.common.file_io import PathHandler, g_pathmgr
 ROOT_VARIABLE = "TEST_OBJECT_STORE_ROOT"
 
 
-class Handler(PathHandler):
+class Handler(PathHandler, abc.ABC):
     """What both have in common.
 
     Attributes:
@@ -52,9 +53,9 @@ class Handler(PathHandler):
         self.file(path).write_bytes(content)
         self.written.append(path)
 
+    @abc.abstractmethod
     def file(self, path: str) -> Path:
         """The file of this machine that holds a file of the other."""
-        raise NotImplementedError
 
 
 class _Upload(io.BytesIO):
