@@ -159,8 +159,8 @@ def _search(work: Workload, num_clusters: int, product_bytes: int) -> int:
 
 
 def _conversion(work: Workload, num_clusters: int) -> int:
-    """While a search is made, the centroids of a tile are in memory in float64, twice."""
-    return 0 if work.backend == FAISS else 16 * tile_size(num_clusters) * work.dim
+    """While a search is made, the centroids of a tile are in memory in float32, less their shift and as rounded."""
+    return 0 if work.backend == FAISS else 8 * tile_size(num_clusters) * work.dim
 
 
 def _blocks(work: Workload, num_clusters: int, product_bytes: int) -> int:
