@@ -6,6 +6,7 @@ in K: they are, but for what is done once per vector, which weighs less the more
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
@@ -178,13 +179,25 @@ def _labels(search: Search, work: Workload) -> Callable[[np.ndarray], object]:
 
 def _update(factory: Callable[[np.ndarray], Search], centroids: np.ndarray, work: Workload) -> float:
     """Seconds of what an iteration does once: a new search, and means from sums."""
-    begun = time.perf_counter()
-    factory(centroids)
-    sums = Accumulator(len(centroids), work.dim, work.extent, work.num_vectors).total(0.0)
-    sums.counts[:] = 1
-    sums.objective(centroids)
-    (sums.sums / sums.counts[:, None]).astype(np.float32)
-    return time.perf_counter() - begun
+
+    def update() -> None:
+        factory(centroids)
+        sums = Accumulator(len(centroids), work.dim, work.extent, work.num_vectors).total(0.0)
+        sums.counts[:] = 1
+        sums.objective(centroids)
+        (sums.sums / sums.counts[:, None]).astype(np.float32)
+
+    return _least_seconds(update)
+
+
+def _least_seconds(work: Callable[[], object], repeats: int = 3) -> float:
+    """What ``work`` takes when nothing else runs: other work may disturb one of a few times, hardly all."""
+    taken = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - begun)
+    return min(taken)
 
 
 def product_bytes(work: Workload) -> int:
@@ -197,12 +210,8 @@ def _per_row(work: Callable[[np.ndarray], object], rows: np.ndarray, seconds: fl
     """Seconds that ``work`` takes of one row, with as many rows as it does in the time, or all."""
     some = rows[:_FEWEST_ROWS]
     work(some)  # what is done at the first call only
-    begun = time.perf_counter()
-    work(some)
-    taken = time.perf_counter() - begun
-    while len(some) < len(rows) and 3 * taken < seconds:
-        some = rows[: min(len(rows), len(some) * max(2, int(seconds / 2 / max(taken, 1e-6))))]
-        begun = time.perf_counter()
-        work(some)
-        taken = time.perf_counter() - begun
+    taken = _least_seconds(functools.partial(work, some))
+    while len(some) < len(rows) and 9 * taken < seconds:
+        some = rows[: min(len(rows), len(some) * max(2, int(seconds / 6 / max(taken, 1e-6))))]
+        taken = _least_seconds(functools.partial(work, some))
     return taken / len(some)
