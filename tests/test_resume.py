@@ -187,8 +187,8 @@ def stop_after(monkeypatch, iteration, *args):
     """Clusters, and stops when the state after an iteration has been kept."""
 
     def stopping_kmeans(*args, on_iteration, **options):
-        def then_stop(state):
-            on_iteration(state)
+        def then_stop(state, sums):
+            on_iteration(state, sums)
             if len(state.objective) == iteration:
                 raise KeyboardInterrupt
 
@@ -205,8 +205,11 @@ def iterations(caplog):
     return [int(line.split()[2]) for line in caplog.messages if line.startswith("k-means iteration")]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("iteration", range(1, 7))
+@pytest.mark.parametrize(
+    ("kind", "iteration"),
+    [(kind, iteration) for kind in KINDS for iteration in range(1, 7)]
+    + [("in parts", iteration) for iteration in range(7, 15)],
+)
 def test_a_clustering_that_is_stopped_after_an_iteration(
     tmp_path, store, codebooks, kind, iteration, monkeypatch, caplog
 ):
@@ -214,7 +217,8 @@ def test_a_clustering_that_is_stopped_after_an_iteration(
     assert not artifacts.has_manifest(tmp_path)
     with caplog.at_level(logging.INFO):
         stage_work.cluster(store, tmp_path, kind)
-    assert iterations(caplog) == list(range(iteration + 1, 7))
+    last = stage_work.CLUSTERINGS[kind].get("num_iter", 6)
+    assert iterations(caplog) == list(range(iteration + 1, last + 1))
     assert contents(tmp_path) == codebooks[kind]
 
 
@@ -273,6 +277,24 @@ def test_a_state_that_was_damaged_is_not_gone_on_from(tmp_path, store, codebooks
     assert iterations(caplog) == [1, 2, 3, 4, 5, 6]
     assert "An iteration that was kept is not used" in caplog.text
     assert contents(tmp_path) == codebooks["whitened"]
+
+
+@pytest.mark.parametrize("name", ["sums.npy", "sum_counts.npy", "centroids.npy"])
+@pytest.mark.parametrize("damage", [flip_a_bit, os.unlink])
+@pytest.mark.parametrize("iteration", [5, 9, 12])
+def test_sums_of_parts_that_were_damaged_are_not_gone_on_from(
+    tmp_path, store, codebooks, name, damage, iteration, monkeypatch, caplog
+):
+    """Those of iteration 9 are needed after the twelfth; those of the fifth are found anew by the thirteenth."""
+    stop_after(monkeypatch, 12, store, tmp_path, "in parts")
+    kept = sorted(path.name for path in (tmp_path / "in_progress").iterdir())
+    assert kept == [f"iteration-{number:06d}" for number in range(5, 13)]
+    damage(tmp_path / "in_progress" / f"iteration-{iteration:06d}" / name)
+    with caplog.at_level(logging.INFO):
+        stage_work.cluster(store, tmp_path, "in parts")
+    first = {(9, True): 1, (12, True): 12, (12, False): 12}.get((iteration, name != "centroids.npy"), 13)
+    assert iterations(caplog) == list(range(first, 15))
+    assert contents(tmp_path) == codebooks["in parts"]
 
 
 def test_a_state_of_another_clustering_is_not_gone_on_from(tmp_path, store, codebooks, monkeypatch, caplog):

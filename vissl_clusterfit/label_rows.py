@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from vissl_clusterfit.clustering.balance import BoundedLabels
+from vissl_clusterfit.clustering.protocol import Search
 from vissl_clusterfit.errors import DataError
 
 UNLABELLED = -1
 
 
-def labels_of_rows(
-    rows_nD: np.ndarray,
-    start: int,
-    unreadable: np.ndarray,
-    nearest: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
-    num_clusters: int,
-    max_distance: float | None,
-    top_clusters: int,
-    bounded: BoundedLabels | None,
-) -> tuple[np.ndarray, ...]:
-    """What is kept of a few samples.
+@dataclass(frozen=True, eq=False)
+class LabelRules:
+    """How labels are given.
+
+    Attributes:
+        num_clusters: K.
+        max_distance: samples whose squared distance is larger stay without label; None labels all.
+        top_clusters: T.
+        bounded: gives labels within a bound on the size of clusters; None for the nearest ones.
+    """
+
+    num_clusters: int
+    max_distance: float | None = None
+    top_clusters: int = 1
+    bounded: BoundedLabels | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class NearestOfRows:
+    """The nearest clusters of those of a few samples that have features.
+
+    Attributes:
+        rows: (n, D) float32, their features.
+        start: the first one's index.
+        readable: (n,) bool, which have features: m of them.
+        clusters: (m, max(2, T)) int64, nearest first.
+        distances: to them, squared, float32.
+    """
+
+    rows: np.ndarray
+    start: int
+    readable: np.ndarray
+    clusters: np.ndarray
+    distances: np.ndarray
+
+
+def nearest_of_rows(
+    rows_nD: np.ndarray, start: int, unreadable: np.ndarray, search: Search, rules: LabelRules
+) -> NearestOfRows:
+    """Finds the nearest clusters of a few samples; what takes the time of labelling, and depends on no other sample.
 
     Args:
         rows_nD: their features, (n, D).
         start: the first one's index.
         unreadable: the samples without features, ascending.
-        nearest: from features to nearest clusters and squared distances, as ``Codebook.nearest`` gives it.
-        num_clusters: K.
-        max_distance: samples whose squared distance is larger stay without label; None labels all.
-        top_clusters: T.
-        bounded: gives labels within a bound on the size of clusters; None for the nearest ones.
-
-    Returns:
-        Labels, distances and margins (n,), -1 in all three for samples without features; with T > 1, nearest clusters
-        and distances (n, T), too, -1 in both for samples without label.
+        search: of features.
+        rules: how labels will be given.
 
     Raises:
         DataError: a feature is NaN or infinite.
@@ -44,23 +67,37 @@ def labels_of_rows(
     low, high = np.searchsorted(unreadable, [start, start + len(rows_nD)])
     readable = np.ones(len(rows_nD), dtype=bool)
     readable[unreadable[low:high] - start] = False
-    labels = np.full(len(rows_nD), UNLABELLED, dtype=np.int64)
-    distances, margins = (np.full(len(rows_nD), UNLABELLED, dtype=np.float32) for _ in range(2))
     _require_finite(rows_nD, start)
-    clusters, near = nearest(rows_nD[readable], min(max(2, top_clusters), num_clusters))
+    count = min(max(2, rules.top_clusters), rules.num_clusters)
+    return NearestOfRows(rows_nD, start, readable, *search.nearest(rows_nD[readable], count))
+
+
+def labels_of_rows(found: NearestOfRows, rules: LabelRules) -> tuple[np.ndarray, ...]:
+    """What is kept of a few samples.
+
+    Returns:
+        Labels, distances and margins (n,), -1 in all three for samples without features; with T > 1, nearest clusters
+        and distances (n, T), too, -1 in both for samples without label.
+    """
+    num_rows, readable, clusters, near = len(found.rows), found.readable, found.clusters, found.distances
+    labels = np.full(num_rows, UNLABELLED, dtype=np.int64)
+    distances, margins = (np.full(num_rows, UNLABELLED, dtype=np.float32) for _ in range(2))
     labels[readable], distances[readable] = clusters[:, 0], near[:, 0]
     # Of two centroids that are equally near to within float32 rounding, faiss may give either first.
-    margins[readable] = np.maximum(near[:, 1] - near[:, 0], 0) if num_clusters > 1 else np.inf
-    if bounded is not None:
-        samples = start + np.flatnonzero(readable)
-        found = bounded.assign(samples, rows_nD[readable], clusters[:, 0], distances[readable], margins[readable])
-        labels[readable], distances[readable], margins[readable] = found
-    if max_distance is not None:
-        labels[distances > max_distance] = UNLABELLED
-    if top_clusters == 1:
+    margins[readable] = np.maximum(near[:, 1] - near[:, 0], 0) if rules.num_clusters > 1 else np.inf
+    if rules.bounded is not None:
+        samples = found.start + np.flatnonzero(readable)
+        bounded = rules.bounded.assign(
+            samples, found.rows[readable], clusters[:, 0], distances[readable], margins[readable]
+        )
+        labels[readable], distances[readable], margins[readable] = bounded
+    if rules.max_distance is not None:
+        labels[distances > rules.max_distance] = UNLABELLED
+    if rules.top_clusters == 1:
         return labels, distances, margins
-    top, top_distances = (np.full((len(rows_nD), top_clusters), UNLABELLED, dtype) for dtype in (np.int64, np.float32))
-    top[readable], top_distances[readable] = clusters[:, :top_clusters], near[:, :top_clusters]
+    shape = (num_rows, rules.top_clusters)
+    top, top_distances = (np.full(shape, UNLABELLED, dtype) for dtype in (np.int64, np.float32))
+    top[readable], top_distances[readable] = clusters[:, : rules.top_clusters], near[:, : rules.top_clusters]
     top[labels < 0] = top_distances[labels < 0] = UNLABELLED
     return labels, distances, margins, top, top_distances
 

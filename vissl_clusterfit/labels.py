@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.balance import BoundedLabels
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.sources import chunk_rows
+from vissl_clusterfit.clustering.threads import in_turns
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem, with_remedy
 from vissl_clusterfit.features.samples import SAMPLES_FILE
 from vissl_clusterfit.features.store import FeatureStore
@@ -27,7 +28,7 @@ from vissl_clusterfit.label_files import (
     SIZES_FILE,
     LabelFiles,
 )
-from vissl_clusterfit.label_rows import labels_of_rows
+from vissl_clusterfit.label_rows import LabelRules, labels_of_rows, nearest_of_rows
 from vissl_clusterfit.storage.remote import as_remote
 from vissl_clusterfit.storage.whole_files import remove_leftovers
 
@@ -247,22 +248,28 @@ def label_store(
         raise ConfigError(problem("config.CLUSTERFIT.TOP_CLUSTERS", found=top_clusters, allowed=allowed))
     inputs = label_inputs(store.inputs, codebook.manifest["inputs"], max_distance, top_clusters, max_cluster_size)
     run = artifacts.content_hash([inputs, store.content_hash, codebook.content_hash])
-    nearest = codebook.nearest(device)
+    search = codebook.search(device)
     artifacts.remove_manifest(folder)
     with LabelFiles(folder, store.num_samples, run, top_clusters) as files:
         bounded = None
         if max_cluster_size:
             bounded = BoundedLabels(store, codebook, device, max_cluster_size, folder / _PRICES_FILE, run)
-        # Where clusters are bounded, a label depends on those before it: what is written is gone through again.
-        start = 0 if bounded else files.num_done
-        while start < store.num_samples:
+        rules = LabelRules(codebook.num_clusters, max_distance, top_clusters, bounded)
+
+        def label(start: int) -> Callable[[], None]:
             rows = store.read(start, min(start + chunk_rows(store.dim), store.num_samples))
-            of_rows = labels_of_rows(
-                rows, start, store.unreadable, nearest, codebook.num_clusters, max_distance, top_clusters, bounded
-            )
-            start += len(rows)
-            if start > files.num_done:
-                files.append(*of_rows)
+            found = nearest_of_rows(rows, start, store.unreadable, search, rules)
+
+            def keep() -> None:
+                of_rows = labels_of_rows(found, rules)
+                if start + len(rows) > files.num_done:
+                    files.append(*of_rows)
+
+            return keep
+
+        # Where clusters are bounded, a label depends on those before it: what is written is gone through again.
+        first = 0 if bounded else files.num_done
+        in_turns(range(first, store.num_samples, chunk_rows(store.dim)), label, search.at_once)
         files.complete()
         sizes, num_far = files.count(codebook.num_clusters)
         artifacts.write_array(folder / SIZES_FILE, sizes)

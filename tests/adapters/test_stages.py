@@ -111,7 +111,7 @@ def test_every_stage_has_its_engine(student_overrides, images, teacher, run_comm
 
     codebook, store = Codebook.open(paths.codebook), FeatureStore.open(paths.features("TEST"))
     labels = PseudoLabels.open(paths.labels("TEST"))
-    nearest, distances = codebook.nearest("cpu")(store.read(0, 12), 3)
+    nearest, distances = codebook.search("cpu").nearest(store.read(0, 12), 3)
     np.testing.assert_array_equal(labels.labels, nearest[:, 0])
     np.testing.assert_array_equal(labels.nearest, nearest)
     np.testing.assert_array_equal(labels.nearest_distances, distances)

@@ -26,7 +26,7 @@ def fit(store, folder, **changes):
 
 
 def labels_of(codebook, rows):
-    return codebook.nearest()(rows, 1)[0][:, 0]
+    return codebook.search().nearest(rows)[0][:, 0]
 
 
 def test_codebook_comes_back_from_disk_as_it_was(make_store, blobs, tmp_path):
@@ -115,7 +115,7 @@ def test_fit_and_assign_share_one_preprocessing(make_store, blobs, tmp_path, opt
     """Once converged, the centroids are the means of the vectors that the codebook itself assigns to them."""
     codebook = fit(make_store(blobs), tmp_path / "codebook", num_iter=200, **options)
     assert codebook.manifest["converged"]
-    labels, distances = (column[:, 0] for column in codebook.nearest()(blobs, 1))
+    labels, distances = (column[:, 0] for column in codebook.search().nearest(blobs))
     vectors = codebook.preprocessing.apply(blobs)
     means = np.stack([vectors[labels == k].mean(axis=0) for k in range(12)])
     if options.get("metric") == "cosine":

@@ -1,16 +1,17 @@
-import itertools
 import logging
 
 import faiss
 import numpy as np
 import pytest
+from kept_states import KeptStates
 from sklearn.datasets import load_digits
 
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.faiss_search import FaissSearch
 from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, kmeans
 from vissl_clusterfit.clustering.preprocessing import unit_rows
-from vissl_clusterfit.clustering.schedule import shares
+from vissl_clusterfit.clustering.sampling import in_share
+from vissl_clusterfit.clustering.schedule import PARTS, steps, width
 from vissl_clusterfit.clustering.sources import ArraySource
 from vissl_clusterfit.clustering.torch_search import TorchSearch
 from vissl_clusterfit.errors import ConfigError
@@ -133,8 +134,9 @@ def test_empty_clusters_are_repaired(cluster, blobs):
 def test_the_farthest_vector_founds_the_new_cluster(cluster):
     rows = np.array([[0], [1], [2], [9], [100], [101]], dtype=np.float32)
     start = np.array([[1], [100], [1e6]], dtype=np.float32)
-    states = []
-    cluster(rows, 3, num_iter=2, initial_centroids=start, on_iteration=states.append)
+    kept = KeptStates()
+    cluster(rows, 3, num_iter=2, initial_centroids=start, on_iteration=kept.keep)
+    states = kept.states
     assert states[0].repaired == (1,)
     assert states[0].centroids[:, 0].tolist() == [3, 100.5, 9]
     assert states[1].centroids[:, 0].tolist() == [1, 100.5, 9]
@@ -188,15 +190,15 @@ def test_the_size_of_a_chunk_does_not_matter(cluster, digits, start, monkeypatch
 
 def test_first_centroids_are_different_rows(cluster):
     rows = np.arange(50, dtype=np.float32)[:, None]
-    states = []
-    cluster(rows, 50, seed=3, on_iteration=states.append)
-    assert sorted(states[0].centroids[:, 0]) == list(range(50))
+    kept = KeptStates()
+    cluster(rows, 50, seed=3, on_iteration=kept.keep)
+    assert sorted(kept.states[0].centroids[:, 0]) == list(range(50))
 
 
 def test_going_on_from_a_state_equals_going_through(cluster, digits):
-    states = []
-    whole = cluster(digits, 30, num_iter=10, on_iteration=states.append)
-    rest = cluster(digits, 30, num_iter=4, initial_centroids=states[5].centroids)
+    kept = KeptStates()
+    whole = cluster(digits, 30, num_iter=10, on_iteration=kept.keep)
+    rest = cluster(digits, 30, num_iter=4, initial_centroids=kept.states[5].centroids)
     assert rest.centroids.tobytes() == whole.centroids.tobytes()
     assert rest.objective == whole.objective[6:]
 
@@ -204,14 +206,14 @@ def test_going_on_from_a_state_equals_going_through(cluster, digits):
 @pytest.mark.parametrize("spherical", [False, True])
 def test_going_on_from_any_state_is_the_same_to_the_byte(cluster, digits, spherical):
     """Empty clusters and their repair included: there are fewer distinct vectors than clusters."""
-    rows, states = np.tile(digits[:25], (8, 1)), []
-    whole = cluster(rows, 40, num_iter=12, spherical=spherical, on_iteration=states.append)
+    rows, kept = np.tile(digits[:25], (8, 1)), KeptStates()
+    whole = cluster(rows, 40, num_iter=12, spherical=spherical, on_iteration=kept.keep)
     assert whole.repaired[0] > 0
-    assert len(states) == len(whole.objective) > 2
-    for state in states:
-        after = []
-        again = cluster(rows, 40, num_iter=12, spherical=spherical, resume_from=state, on_iteration=after.append)
-        assert len(after) == len(states) - len(state.objective)
+    assert len(kept.states) == len(whole.objective) > 2
+    for number in range(1, len(kept.states) + 1):
+        rest, state = KeptStates(), kept.after(number)
+        again = cluster(rows, 40, num_iter=12, spherical=spherical, resume_from=state, on_iteration=rest.keep)
+        assert len(rest.states) == len(kept.states) - number
         assert again.centroids.tobytes() == whole.centroids.tobytes()
         assert again.counts.tobytes() == whole.counts.tobytes()
         assert (again.objective, again.repaired, again.converged) == (whole.objective, whole.repaired, whole.converged)
@@ -230,54 +232,93 @@ def test_the_log_says_what_is_done(cluster, blobs, caplog):
     assert "k-means ends after all 2 iterations" in caplog.text
 
 
-def test_the_first_iterations_see_a_sample_that_grows(cluster, blobs):
-    states = []
-    result = cluster(blobs, 10, num_iter=20, growing=True, on_iteration=states.append)
-    assert list(result.shares) == shares(20, 1000, 10, growing=True)[: len(result.shares)]
-    assert set(result.shares) == {0.25, 0.5, 1.0}
-    assert [state.counts.sum() < 1000 for state in states] == [share < 1 for share in result.shares]
-    assert result.counts.sum() == result.num_points == 1000
-    assert len(states) == len(result.objective) == len(result.repaired) == len(result.shares)
+@pytest.fixture(scope="module")
+def many_digits(digits) -> np.ndarray:
+    """(7188, 64): each digit four times, with noise, in an order that is drawn."""
+    rng = np.random.default_rng(0)
+    rows = np.tile(digits, (4, 1)) + 0.03 * rng.standard_normal((4 * len(digits), 64), dtype=np.float32)
+    return unit_rows(rng.permutation(rows))
+
+
+def test_iterations_see_what_the_schedule_says(cluster, many_digits):
+    kept = KeptStates()
+    result = cluster(many_digits, 16, num_iter=16, growing=True, on_iteration=kept.keep)
+    plan = steps(16, len(many_digits), 16, growing=True)
+    assert list(result.shares) == [width(step) for step in plan]
+    assert set(result.shares) == {1 / 8, 1 / 4}
+    parts = {share for step in plan for share in step}
+    assert [state.counts.sum() < len(many_digits) for state in kept.states] == [True] * 7 + [False] * 9
+    assert result.counts.sum() == result.num_points == len(many_digits)
+    assert len(kept.states) == len(result.objective) == len(result.repaired) == len(result.shares)
+    assert parts == set(PARTS)
+    assert kept.states[-2].carried == tuple(sorted(parts - set(plan[-1])))
+
+
+def test_centroids_are_means_of_vectors_as_they_were_last_assigned(many_digits):
+    """By brute force over the last iterations: each part by the centroids of the iteration that saw it."""
+    kept = KeptStates()
+    result = kmeans(ArraySource(many_digits), 20, 19, 0, TorchSearch, growing=True, on_iteration=kept.keep)
+    plan = steps(19, len(many_digits), 20, growing=True)
+    labels = np.full(len(many_digits), -1)
+    for number in range(11, 19):
+        seen = in_share(np.arange(len(many_digits)), plan[number][0])
+        labels[seen] = TorchSearch(kept.states[number - 1].centroids).labels(many_digits[seen])
+    for k in range(20):
+        mean = many_digits[labels == k].mean(axis=0, dtype=np.float64)
+        np.testing.assert_allclose(result.centroids[k], mean, rtol=1e-6, atol=1e-7)
+    assert result.counts.tolist() == np.bincount(labels, minlength=20).tolist()
 
 
 @pytest.mark.parametrize("start", [RANDOM, SPREAD])
-def test_a_growing_sample_ends_as_well_as_all_vectors(cluster, digits, start):
-    growing, all_vectors = (
-        np.mean([cluster(digits, 30, seed=seed, start=start, growing=growing).objective[-1] for seed in range(6)])
+def test_parts_end_nearly_as_well_as_all_vectors(cluster, many_digits, start):
+    in_parts, all_vectors = (
+        np.mean(
+            [
+                mean_distance(many_digits, cluster(many_digits, 30, seed=seed, start=start, growing=growing).centroids)
+                for seed in range(4)
+            ]
+        )
         for growing in (True, False)
     )
-    assert growing <= 1.02 * all_vectors
+    assert in_parts <= 1.02 * all_vectors
 
 
-def test_the_last_iterations_of_a_growing_sample_do_not_raise_the_objective(cluster, digits):
-    result = cluster(digits, 12, num_iter=24, growing=True)
-    on_all = np.array(result.objective)[np.array(result.shares) == 1]
-    assert len(on_all) > 1
-    assert (np.diff(on_all) <= 1e-9 * on_all[0]).all()
-
-
-def test_k_means_that_settles_on_a_sample_goes_on_with_more(cluster, digits, caplog):
-    """Without working through iterations that would see the same vectors and change nothing."""
+def test_k_means_in_parts_settles(cluster, many_digits, caplog):
+    """Without working through iterations that would see what was seen and change nothing."""
     with caplog.at_level(logging.INFO):
-        result = cluster(digits, 3, num_iter=200, growing=True)
+        result = cluster(many_digits, 3, num_iter=400, growing=True)
     worked = sum(message.startswith("k-means iteration") for message in caplog.messages)
-    assert worked < len(result.objective)
-    assert set(result.shares) == {1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0}
+    assert worked < len(result.objective) < 400
     assert result.converged
-    assert len(result.objective) < 200
-    settled = [share for share, later in itertools.pairwise(result.shares) if share != later]
-    assert settled == [1 / 16, 1 / 8, 1 / 4, 1 / 2]
+    assert result.num_still >= 8
+    settled = mean_distance(many_digits, result.centroids)
+    further = cluster(many_digits, 3, num_iter=1, initial_centroids=result.centroids)
+    assert mean_distance(many_digits, further.centroids) == pytest.approx(settled, rel=1e-6)
+    np.testing.assert_array_equal(further.counts, result.counts)
 
 
-@pytest.mark.parametrize("start", [RANDOM, SPREAD])
-def test_going_on_from_any_state_of_a_growing_sample_is_the_same_to_the_byte(cluster, digits, start):
-    states, options = [], {"num_iter": 12, "growing": True, "start": start}
-    whole = cluster(digits, 4, on_iteration=states.append, **options)
-    assert len(set(whole.shares)) > 2
-    for state in states:
-        again = cluster(digits, 4, resume_from=state, **options)
+@pytest.mark.parametrize(("start", "num_clusters"), [(RANDOM, 4), (SPREAD, 4), (SPREAD, 200)])
+def test_going_on_in_parts_from_any_state_is_the_same_to_the_byte(cluster, many_digits, start, num_clusters):
+    kept, options = KeptStates(), {"num_iter": 14, "growing": True, "start": start}
+    whole = cluster(many_digits, num_clusters, on_iteration=kept.keep, **options)
+    assert set(whole.shares) == ({1, 1 / 8} if num_clusters == 200 else {1 / 8, 1 / 4})
+    for number in range(1, len(kept.states) + 1):
+        again = cluster(many_digits, num_clusters, resume_from=kept.after(number), **options)
         assert again.centroids.tobytes() == whole.centroids.tobytes()
+        assert again.counts.tobytes() == whole.counts.tobytes()
         assert (again.objective, again.shares, again.repaired) == (whole.objective, whole.shares, whole.repaired)
+
+
+def test_empty_clusters_are_repaired_in_parts(cluster, many_digits):
+    """A cluster that got a vector has it until the part of that vector is seen again."""
+    kept = KeptStates()
+    start = np.concatenate([many_digits[:10], np.full((10, 64), 1e3, dtype=np.float32)])
+    result = cluster(many_digits, 20, num_iter=40, growing=True, initial_centroids=start, on_iteration=kept.keep)
+    assert result.repaired[0] == 10
+    assert result.num_empty == 0
+    assert result.counts.min() > 10
+    for number in range(1, len(kept.states) + 1):
+        assert all((sums.counts >= 0).all() for sums in kept.after(number)[1].values())
 
 
 def test_spread_centroids_end_better_than_random_ones(cluster, blobs):

@@ -17,7 +17,7 @@ from vissl_clusterfit.clustering.calibration import calibrate, product_bytes, th
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.clustering.footprint import footprint
 from vissl_clusterfit.clustering.planner import Machine, Rates, in_bytes, in_time, make_plan, warnings
-from vissl_clusterfit.clustering.schedule import shares
+from vissl_clusterfit.clustering.schedule import steps, width
 from vissl_clusterfit.clustering.workload import Workload
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError
@@ -47,10 +47,11 @@ def test_a_workload_that_cannot_be_is_refused(changes, message):
 def test_the_sums_of_an_iteration_are_counted_to_the_byte():
     parts = footprint(dataclasses.replace(WORK, num_clusters=100_000), product_bytes=4).parts
     assert parts["centroids"] == 2 * 100_000 * 512 * 4
-    assert parts["sums"] == 100_000 * (512 * 8 + 8)
+    # Of the part that is added up, and of all eight in float32.
+    assert parts["sums"] == 100_000 * (512 * 8 + 8 * 512 * 4 + 8)
     # Of more vectors, two sums of each number are kept.
     parts = footprint(dataclasses.replace(WORK, num_clusters=100_000, num_samples=10**9), product_bytes=4).parts
-    assert parts["sums"] == 100_000 * (2 * 512 * 8 + 8)
+    assert parts["sums"] == 100_000 * (2 * 512 * 8 + 8 * 512 * 4 + 8)
 
 
 def test_memory_does_not_grow_with_the_features_but_for_lists_of_samples():
@@ -62,7 +63,7 @@ def test_memory_does_not_grow_with_the_features_but_for_lists_of_samples():
 
 def test_passes_follow_the_schedule():
     plan = make_plan(WORK, 4)
-    assert plan.reads == {"iterations": sum(shares(12, 1_000_000, 1000, growing=True)), "labels": 1.0}
+    assert plan.reads == {"iterations": sum(map(width, steps(12, 1_000_000, 1000, growing=True))), "labels": 1.0}
     assert plan.assignments == plan.reads
     all_vectors = make_plan(dataclasses.replace(WORK, growing=False, num_components=64), 4)
     assert all_vectors.reads == {"projection": 1.0, "largest number": 1.0, "iterations": 12.0, "labels": 1.0}

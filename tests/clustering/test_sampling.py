@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vissl_clusterfit.clustering.sampling import in_share, uniform
-from vissl_clusterfit.clustering.schedule import shares
+from vissl_clusterfit.clustering.schedule import PARTS, steps, width
 
 POSITIONS = np.arange(1 << 18)
 
@@ -43,7 +43,7 @@ def test_numbers_belong_to_positions():
 
 @pytest.mark.parametrize("share", [1 / 16, 0.1, 0.25, 0.5, 0.9])
 def test_a_share_has_its_size_and_is_drawn_in_runs(share):
-    drawn = in_share(POSITIONS, share)
+    drawn = in_share(POSITIONS, (0.0, share))
     num_runs = len(POSITIONS) / 16
     assert abs(drawn.sum() / 16 - share * num_runs) < 4 * np.sqrt(num_runs * share * (1 - share))
     runs = drawn.reshape(-1, 16)
@@ -54,7 +54,7 @@ def test_a_share_has_its_size_and_is_drawn_in_runs(share):
 
 
 def test_a_smaller_share_is_part_of_a_larger_one():
-    drawn = [in_share(POSITIONS, share) for share in (1 / 16, 1 / 8, 0.3, 0.5, 0.99, 1.0)]
+    drawn = [in_share(POSITIONS, (0.0, share)) for share in (1 / 16, 1 / 8, 0.3, 0.5, 0.99, 1.0)]
     for smaller, larger in itertools.pairwise(drawn):
         assert (larger | ~smaller).all()
         assert larger.sum() > smaller.sum()
@@ -62,8 +62,8 @@ def test_a_smaller_share_is_part_of_a_larger_one():
 
 
 def test_a_share_does_not_depend_on_the_chunks():
-    whole = in_share(POSITIONS, 0.2)
-    parts = [in_share(part, 0.2) for part in np.array_split(POSITIONS, 37)]
+    whole = in_share(POSITIONS, (0.3, 0.5))
+    parts = [in_share(part, (0.3, 0.5)) for part in np.array_split(POSITIONS, 37)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
@@ -71,5 +71,10 @@ def test_a_share_does_not_depend_on_the_chunks():
 def test_no_share_of_a_schedule_has_fewer_vectors_than_clusters(num_clusters):
     for factor in (1, 24, 47.9, 48, 50, 96, 100, 192, 384, 400, 1000):
         num_vectors = max(num_clusters, int(factor * num_clusters))
-        smallest = shares(20, num_vectors, num_clusters, growing=True)[0]
-        assert in_share(np.arange(num_vectors), smallest).sum() >= num_clusters
+        smallest = width(steps(20, num_vectors, num_clusters, growing=True)[0])
+        assert in_share(np.arange(num_vectors), (0.0, smallest)).sum() >= num_clusters
+
+
+def test_parts_divide_the_positions():
+    counts = sum(in_share(POSITIONS, part).astype(int) for part in PARTS)
+    assert (counts == 1).all()

@@ -1,46 +1,62 @@
-import itertools
-
 import pytest
 
-from vissl_clusterfit.clustering.schedule import shares
+from vissl_clusterfit.clustering.protocol import ALL
+from vissl_clusterfit.clustering.schedule import PARTS, start_share, steps, width
 
 
-@pytest.mark.parametrize("num_iter", [1, 2, 3, 4, 5, 7, 8, 20, 100, 1000])
-@pytest.mark.parametrize("num_vectors", [1, 100, 10**4, 10**6, 10**9])
+@pytest.mark.parametrize("num_iter", [12, 13, 20, 100, 1000])
+@pytest.mark.parametrize("num_vectors", [2048, 10**4, 10**6, 10**9])
 @pytest.mark.parametrize("num_clusters", [1, 10, 1000, 10**6])
-def test_shares_grow_to_all_for_the_last_iterations(num_iter, num_vectors, num_clusters):
-    plan = shares(num_iter, num_vectors, num_clusters, growing=True)
-    last = min(num_iter, max(2, num_iter // 6))
+def test_a_sample_grows_and_then_one_part_follows_the_other(num_iter, num_vectors, num_clusters):
+    plan = steps(num_iter, num_vectors, num_clusters, growing=True)
     assert len(plan) == num_iter
-    assert plan == sorted(plan)
-    assert plan[num_iter - last :] == [1.0] * last
-    assert plan[0] >= 1 / 16
-    if plan[0] < 1:
-        assert num_vectors * plan[0] >= 24 * num_clusters
-        assert plan[num_iter - last - 1] < 1
-        # No share is more than double the one before where there are iterations for all.
-        assert num_iter < 8 or all(later <= 2 * share for share, later in itertools.pairwise(plan))
+    num_early = num_iter // 6 if plan[0] != PARTS else 1
+    early, rest = plan[:num_early], plan[num_early:]
+    first = 2 if early[-1] == PARTS[:2] else 0
+    assert early[-1] in (PARTS[:2], PARTS)
+    assert rest == [(PARTS[(first + number) % 8],) for number in range(len(rest))]
+    widths = [width(step) for step in early]
+    assert widths == sorted(widths)
+    assert widths[0] * num_vectors >= min(num_vectors, 24 * num_clusters)
+
+
+@pytest.mark.parametrize("num_iter", [12, 13, 50])
+@pytest.mark.parametrize("num_clusters", [10, 10**5])
+def test_all_vectors_have_been_seen_at_the_end(num_iter, num_clusters):
+    last = steps(num_iter, 10**6, num_clusters, growing=True)[-8:]
+    assert {share for step in last for share in step} == set(PARTS)
 
 
 def test_a_plan():
-    plan = shares(20, 200_000, 1000, growing=True)
-    assert plan == [0.125] * 6 + [0.25] * 6 + [0.5] * 5 + [1.0] * 3
+    found = steps(20, 200_000, 1000, growing=True)
+    assert found[:3] == [PARTS[:1], PARTS[:1], PARTS[:2]]
+    assert found[3:11] == [(PARTS[number],) for number in (2, 3, 4, 5, 6, 7, 0, 1)]
 
 
-def test_with_few_vectors_per_cluster_all_are_seen():
-    assert shares(20, 47_999, 1000, growing=True) == [1.0] * 20
-    assert shares(20, 48_000, 1000, growing=True)[0] == 0.5
+def test_with_few_vectors_per_cluster_the_first_iteration_sees_all():
+    assert steps(20, 95_999, 1000, growing=True)[:2] == [PARTS, PARTS[:1]]
+    assert steps(20, 96_000, 1000, growing=True)[0] == PARTS[:2]
 
 
-@pytest.mark.parametrize("num_iter", [1, 3, 20])
-def test_on_request_all_are_seen_each_time(num_iter):
-    assert shares(num_iter, 10**6, 10, growing=False) == [1.0] * num_iter
+@pytest.mark.parametrize(
+    ("num_vectors", "growing", "expected"),
+    [(10**6, True, 1 / 32), (96_000, True, 1 / 8), (30_000, True, 1 / 2), (5_000, True, 1), (10**6, False, 1)],
+)
+def test_first_centroids_are_drawn_from_half_of_what_the_first_iteration_sees(num_vectors, growing, expected):
+    num_clusters = 1000
+    plan = steps(20, num_vectors, num_clusters, growing=growing)
+    share = start_share(plan, num_vectors, num_clusters)
+    assert share == (0, expected)
+    assert num_vectors * width((share,)) >= 3 * num_clusters or share == ALL
 
 
-@pytest.mark.parametrize("num_iter", [1, 2, 3])
-def test_few_iterations_see_all(num_iter):
-    assert shares(num_iter, 10**6, 10, growing=True) == [1.0] * num_iter
+@pytest.mark.parametrize(
+    ("num_iter", "num_vectors", "growing"), [(20, 10**6, False), (11, 10**6, True), (20, 2047, True), (0, 10**6, True)]
+)
+def test_all_are_seen_each_time_on_request_and_when_there_is_little_to_do(num_iter, num_vectors, growing):
+    assert steps(num_iter, num_vectors, 10, growing=growing) == [(ALL,)] * num_iter
 
 
-def test_no_iterations_are_no_shares():
-    assert shares(0, 100, 10, growing=True) == []
+def test_parts_are_all_vectors():
+    assert width(PARTS) == 1
+    assert [low for low, _ in PARTS[1:]] == [high for _, high in PARTS[:-1]]

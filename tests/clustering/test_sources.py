@@ -5,6 +5,7 @@ import torch
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, unit_rows
+from vissl_clusterfit.clustering.protocol import ALL, Work
 from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.clustering.sources import ArraySource, StoreSource
 from vissl_clusterfit.errors import DataError
@@ -63,7 +64,7 @@ def test_a_cluster_of_vectors_on_its_centroid_has_no_farthest_one(search_factory
 
 
 @pytest.mark.usefixtures("short_chunks")
-@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("share", [(0.0, 0.1), (0.0, 0.5), (0.25, 0.5)])
 def test_sums_and_farthest_vectors_of_a_share_are_those_of_its_vectors(search_factory, blobs, share):
     drawn = in_share(np.arange(1000), share)
     search = search_factory(blobs[:7] + 0.1)
@@ -106,21 +107,21 @@ def test_chunks_cover_every_vector_once_in_order(make_store, blobs):
 
 
 @pytest.mark.usefixtures("short_chunks")
-@pytest.mark.parametrize("share", [1.0, 0.3])
+@pytest.mark.parametrize("share", [ALL, (0.0, 0.3)])
 @pytest.mark.parametrize("num_parts", [1, 2, 3, 4, 5])
 def test_parts_divide_the_chunks_among_them(make_store, blobs, num_parts, share):
     store = make_store(blobs, [300])
     whole = np.concatenate(list(StoreSource(store).positions(share)))
     parts = [list(StoreSource(store, part=(number, num_parts)).chunks(share)) for number in range(num_parts)]
     np.testing.assert_array_equal(np.concatenate([positions for part in parts for positions, _ in part]), whole)
-    if share == 1:
+    if share == ALL:
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
     for part in parts:
         for positions, rows in part:
             np.testing.assert_array_equal(rows, np.delete(blobs, 300, axis=0)[positions])
 
 
-@pytest.mark.parametrize("share", [1.0, 0.3])
+@pytest.mark.parametrize("share", [ALL, (0.0, 0.3)])
 def test_positions_are_those_of_the_chunks(blobs, share):
     source = ArraySource(blobs)
     (positions,), ((read, rows),) = list(source.positions(share)), list(source.chunks(share))
@@ -133,8 +134,8 @@ def test_positions_are_those_of_the_chunks(blobs, share):
 def test_the_chunks_of_a_share_are_as_long_as_others(blobs):
     """Short ones would be slow; each goes on over several ranges of the disk."""
     source = ArraySource(np.tile(blobs, (10, 1)))
-    lengths = [len(positions) for positions in source.positions(0.125)]
-    assert lengths == [len(rows) for _, rows in source.chunks(0.125)]
+    lengths = [len(positions) for positions in source.positions((0.5, 0.625))]
+    assert lengths == [len(rows) for _, rows in source.chunks((0.5, 0.625))]
     assert min(lengths[:-1]) >= 256
     assert max(lengths) < 2 * 256
 
@@ -153,7 +154,7 @@ def test_what_fails_in_reading_ahead_is_raised(blobs):
     rows = np.array(blobs)
     rows[999] = np.nan
     with pytest.raises(DataError, match=r"of 1 of 1000 samples are NaN or infinite, the first is sample 999"):
-        ArraySource(rows).over_chunks(lambda positions, rows: None)
+        ArraySource(rows).over_chunks(Work(lambda positions, rows, found: None))
 
 
 def test_a_store_gives_the_samples_that_were_asked_for(make_store, blobs):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from vissl_clusterfit.clustering import sources, starts
+from vissl_clusterfit.clustering.protocol import ALL
 from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.clustering.sources import ArraySource
 from vissl_clusterfit.clustering.starts import random_start, spread_start
@@ -89,7 +90,7 @@ def test_one_at_a_time_is_not_much_better_than_a_few(blobs, monkeypatch):
     assert few < 1.1 * mean_of_seeds()
 
 
-@pytest.mark.parametrize("share", [1.0, 0.4])
+@pytest.mark.parametrize("share", [ALL, (0.0, 0.4)])
 def test_neither_chunks_nor_the_backend_matter(search_factory, blobs, share, monkeypatch):
     expected = spread_start(ArraySource(blobs), 20, 1, TorchSearch, share=share)
     monkeypatch.setattr(sources, "_CHUNK_ROWS", 256)
@@ -97,9 +98,9 @@ def test_neither_chunks_nor_the_backend_matter(search_factory, blobs, share, mon
 
 
 def test_all_are_drawn_from_the_share():
-    drawn = drawn_by(spread_start, numbered(1000), 50, 0, share=0.1)
+    drawn = drawn_by(spread_start, numbered(1000), 50, 0, share=(0.0, 0.1))
     assert len(set(drawn)) == 50
-    assert in_share(drawn, 0.1).all()
+    assert in_share(drawn, (0.0, 0.1)).all()
 
 
 @pytest.mark.parametrize("magnitude", [1e-40, 1e-25, 1e15])

@@ -156,7 +156,7 @@ def test_more_coarse_clusters_than_distinct_vectors(tmp_path):
     codebook = cluster(store, tmp_path / "codebook", num_clusters=9, num_coarse_clusters=6)
     assert (codebook.fine_counts == 0).sum() == 3
     assert codebook.fine_counts.sum() == 9
-    labels = codebook.nearest()(store.read(0, 30), 1)[0][:, 0]
+    labels = codebook.search().nearest(store.read(0, 30))[0][:, 0]
     assert len(set(labels)) == 3
 
 

@@ -190,6 +190,7 @@ CLUSTERINGS: dict[str, dict[str, Any]] = {
     "cosine": {"metric": "cosine"},
     "whitened": {"features": FeatureSettings(dimensionality_reduction=5, whiten=True)},
     "two levels": {"num_clusters": 40, "num_coarse_clusters": 5},
+    "in parts": {"num_iter": 14},
 }
 #: Those that differ in how the features are read and the centroids found.
 OTHER_CLUSTERINGS: dict[str, dict[str, Any]] = {
@@ -228,7 +229,7 @@ def cluster(
     if begun is not None:
         accumulate = sources.StoreSource.accumulate
 
-        def accumulate_slowly(self, search: sources.Search, share: float) -> sources.ClusterSums:
+        def accumulate_slowly(self, search: sources.Search, share: sources.Share) -> sources.ClusterSums:
             begun.set()
             time.sleep(pause_s)
             return accumulate(self, search, share)

@@ -11,6 +11,7 @@ Legend: N samples, n of a chunk, D dimensions, K clusters, L samples that a clus
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from vissl_clusterfit.clustering.backends import search_factory
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.moves import Indifferent, Moves
 from vissl_clusterfit.clustering.prices import ExactSum, PricedSearch, PriceState, find_prices
-from vissl_clusterfit.clustering.protocol import SearchFactory
+from vissl_clusterfit.clustering.protocol import SearchFactory, Work
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore
@@ -142,13 +143,14 @@ class BoundedLabels:
         search = PricedSearch(self._centroids, prices, factory)
         sizes, priced, indifferent = np.zeros(num_clusters, dtype=np.int64), ExactSum(), Indifferent(num_clusters)
 
-        def look(positions: np.ndarray, rows: np.ndarray) -> None:
-            clusters, costs = search.nearest(rows, min(_CHOICES, num_clusters))
+        def look(positions: np.ndarray, _: np.ndarray, found: tuple[np.ndarray, np.ndarray]) -> None:
+            clusters, costs = found
             sizes[:] += np.bincount(clusters[:, 0], minlength=num_clusters)
             priced.add(costs[:, 0])
             indifferent.add(self._source.sample_indices(positions), clusters, costs)
 
-        self._source.over_chunks(look)
+        choices = functools.partial(search.nearest, count=min(_CHOICES, num_clusters))
+        self._source.over_chunks(Work(look, choices, search.at_once))
         moves = indifferent.moves(sizes, self.limit, lift=_LIFT * self._prices.nearest_cost)
         # By weak duality, to within the rounding of distances to float32.
         least_cost = (priced.value() - self.limit * math.fsum(search.prices)) / number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,23 +133,35 @@ class Codebook:
         artifacts.write_manifest(folder, KIND, inputs, {**facts, **shape, "preprocessing": steps, "sha256": digests})
         return cls.open(folder)
 
-    def nearest(self, device: str = "cpu") -> Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]:
-        """A function from raw features to their nearest clusters, by the backend that made the codebook.
+    def search(self, device: str = "cpu") -> Search:
+        """The search of the clusters of raw features (n, input_dim) float32, by the backend that made the codebook.
 
-        It takes (n, input_dim) float32 and a count, and gives clusters (n, count) int64, the nearest first, and squared
-        L2 distances (n, count) float32 to their centroids, in the space of the centroids. On two levels, they are the
-        nearest of those that were looked at: see ``two_level_search.py``.
+        Distances are those to the centroids, in their space. On two levels, clusters are the nearest of those that were
+        looked at: see ``two_level_search.py``.
 
         Args:
             device: "cpu" or "cuda".
         """
         factory = search_factory(self.manifest["cluster_backend"], device)
-        search: Search
         if self.coarse_centroids is None or self.fine_counts is None:
-            search = factory(self.centroids)
-        else:
-            search = TwoLevelSearch(self.centroids, self.coarse_centroids, self.fine_counts, factory)
-        return lambda rows_nD, count: search.nearest(self.preprocessing.apply(rows_nD), count)
+            return _PreparedSearch(factory(self.centroids), self.preprocessing)
+        two_levels = TwoLevelSearch(self.centroids, self.coarse_centroids, self.fine_counts, factory)
+        return _PreparedSearch(two_levels, self.preprocessing)
+
+
+class _PreparedSearch:
+    """A search that prepares its vectors first."""
+
+    def __init__(self, search: Search, preprocessing: Preprocessing) -> None:
+        self._search = search
+        self._prepare = preprocessing.apply
+        self.num_clusters, self.at_once = search.num_clusters, search.at_once
+
+    def labels(self, rows_nD: np.ndarray) -> np.ndarray:
+        return self._search.labels(self._prepare(rows_nD))
+
+    def nearest(self, rows_nD: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        return self._search.nearest(self._prepare(rows_nD), count)
 
 
 def codebook_inputs(feature_inputs: Mapping[str, Any], settings: ClusterFitConfig) -> dict[str, Any]:

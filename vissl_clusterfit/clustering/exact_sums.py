@@ -17,7 +17,6 @@ import torch
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.protocol import ClusterSums
-from vissl_clusterfit.clustering.threads import in_parallel
 
 _FLOAT64_BITS = 52
 # The grid is finer than a typical number by so many bits: as many as float32 has.
@@ -25,8 +24,6 @@ _KEPT_BITS = 24
 _MAX_BINS = 4
 # Rows are added in blocks whose float64 copy stays in the processor's cache.
 _BLOCK_VALUES = 1 << 17
-# Threads get no fewer columns than fill a few lines of the cache.
-_MIN_COLUMNS = 64
 
 
 @dataclass(frozen=True)
@@ -92,18 +89,10 @@ class Accumulator:
     def add(self, rows_nD: np.ndarray, labels_n: np.ndarray) -> None:
         """Adds vectors (n, D) float32 to the clusters (n,) int64."""
         rows, labels = torch.from_numpy(rows_nD), torch.from_numpy(labels_n)
-
-        def add_columns(columns: slice) -> None:
-            width = columns.stop - columns.start
-            for block, of in zip(*(x.split(max(1, _BLOCK_VALUES // width)) for x in (rows, labels)), strict=True):
-                parts = self._grid.parts(block[:, columns])
-                for sums, part in zip(self._sums, parts, strict=True):
-                    sums[:, columns].index_add_(0, of, part)
-
-        # Threads share the columns, so that there is one set of sums.
-        dim = rows.shape[1]
-        width = max(_MIN_COLUMNS, -(-dim // torch.get_num_threads()))
-        in_parallel(add_columns, [slice(low, min(low + width, dim)) for low in range(0, dim, width)])
+        size = max(1, _BLOCK_VALUES // rows.shape[1])
+        for block, of in zip(rows.split(size), labels.split(size), strict=True):
+            for sums, part in zip(self._sums, self._grid.parts(block), strict=True):
+                sums.index_add_(0, of, part)
         self._counts += torch.bincount(labels, minlength=len(self._counts))
 
     def add_up_over_processes(self) -> None:
@@ -132,9 +121,8 @@ class SquareSum:
         self._grid = Grid(Extent(dim * extent.largest**2, dim * extent.typical**2), num_vectors)
         self._sums = torch.zeros(self._grid.num_bins, dtype=torch.float64)
 
-    def add(self, rows_nD: np.ndarray) -> None:
-        """Adds vectors (n, D) float32."""
-        squares = np.concatenate(in_parallel(_squared_norms, np.array_split(rows_nD, torch.get_num_threads())))
+    def add(self, squares: np.ndarray) -> None:
+        """Adds the squared norms (n,) float64 of vectors, as :func:`squared_norms` gives them."""
         for number, part in enumerate(self._grid.parts(torch.from_numpy(squares))):
             self._sums[number] += part.sum()
 
@@ -147,5 +135,6 @@ class SquareSum:
         return float(self._sums.flip(0).sum())
 
 
-def _squared_norms(rows_nD: np.ndarray) -> np.ndarray:
+def squared_norms(rows_nD: np.ndarray) -> np.ndarray:
+    """Of vectors (n, D) float32, as (n,) float64."""
     return np.einsum("nd,nd->n", rows_nD, rows_nD, dtype=np.float64)

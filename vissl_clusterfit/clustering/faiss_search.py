@@ -40,6 +40,10 @@ class FaissSearch:
         if device != "cpu":
             index = faiss.index_cpu_to_gpu(_gpu_resources(), 0, index)
         self._index = index
+        self._num_threads = faiss.omp_get_max_threads()
+
+    #: faiss has threads of its own.
+    at_once = 1
 
     @property
     def num_clusters(self) -> int:
@@ -68,6 +72,7 @@ class FaissSearch:
         return labels, distances
 
     def _nearest(self, rows_nD: np.ndarray, count: int) -> np.ndarray:
+        _import_faiss().omp_set_num_threads(self._num_threads)  # it is a setting of each thread
         labels = self._index.search(np.ascontiguousarray(rows_nD), count)[1]
         if len(labels) and labels.min() < 0:
             raise _too_large()

@@ -14,9 +14,10 @@ import torch
 
 from vissl_clusterfit import artifacts, distributed
 from vissl_clusterfit.clustering.backends import search_factory
-from vissl_clusterfit.clustering.codebook import Codebook, array_shapes, codebook_inputs
+from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.forecast import announce
-from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, KMeansResult, kmeans, require_enough_points
+from vissl_clusterfit.clustering.kept_iterations import keep_iteration, last_iteration, state_of
+from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, KMeansResult, Sums, kmeans, require_enough_points
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing
 from vissl_clusterfit.clustering.several import share_passes
 from vissl_clusterfit.clustering.sources import StoreSource
@@ -25,7 +26,7 @@ from vissl_clusterfit.clustering.workload import Workload
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.storage.folders import names_in, remove_folder
+from vissl_clusterfit.storage.folders import remove_folder
 from vissl_clusterfit.storage.places import artifact_path
 from vissl_clusterfit.storage.whole_files import remove_leftovers
 
@@ -110,7 +111,7 @@ def fit_codebook(
     )
     cosine = settings.metric == "cosine"
     inputs = codebook_inputs(store.inputs, settings)
-    place = distributed.on_primary(lambda: _last_iteration(folder, inputs, store.content_hash))
+    place = distributed.on_primary(lambda: last_iteration(folder / IN_PROGRESS, inputs, store.content_hash))
     stopped = None if place is None else Codebook.open(place, inputs)
     # Before the projection is fitted, which reads all features.
     dim = settings.features.dimensionality_reduction or store.dim
@@ -126,17 +127,13 @@ def fit_codebook(
     if source is None or not source.preprocessing.same_as(preprocessing):
         source = StoreSource(store, preprocessing, indices, _own_part())
 
-    def save(place: Path, state: KMeansResult) -> Codebook:
-        facts = _facts(store, settings, state)
-        return Codebook.save(place, inputs, state.centroids, state.counts, preprocessing, facts)
+    def save(state: KMeansResult, place: Path, facts: Mapping[str, Any]) -> None:
+        facts = {**_facts(store, settings, state), **facts}
+        Codebook.save(place, inputs, state.centroids, state.counts, preprocessing, facts)
 
-    def keep(state: KMeansResult) -> None:
-        def write() -> None:
-            number = len(state.objective)
-            save(_iteration(folder, number), state)
-            remove_folder(_iteration(folder, number - 1))
-
-        distributed.on_primary(write)
+    def keep(state: KMeansResult, sums: Sums) -> None:
+        save_it = functools.partial(save, state)
+        distributed.on_primary(lambda: keep_iteration(folder / IN_PROGRESS, state, sums, save_it))
 
     factory = search_factory(settings.cluster_backend, device)
     result = kmeans(
@@ -149,7 +146,7 @@ def fit_codebook(
         start=settings.start,
         growing=settings.growing_sample,
         initial_centroids=start,
-        resume_from=None if stopped is None else _state(stopped),
+        resume_from=None if stopped is None else state_of(stopped),
         on_iteration=keep,
     )
 
@@ -165,7 +162,7 @@ def fit_codebook(
             levels = (result.centroids, fine_counts)
             Codebook.save(folder, inputs, fine.centroids, fine.counts, preprocessing, facts, levels)
         else:
-            save(folder, result)
+            save(result, folder, {})
         remove_folder(folder / IN_PROGRESS)
         remove_leftovers(folder)
 
@@ -216,44 +213,6 @@ def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:
     if found:
         raise ConfigError(problem("config.CLUSTERFIT.START", found=f"a codebook of {found}", allowed=allowed))
     return centroids
-
-
-def _iteration(folder: Path, number: int) -> Path:
-    return folder / IN_PROGRESS / f"iteration-{number:06d}"
-
-
-def _last_iteration(folder: Path, inputs: Mapping[str, Any], features_hash: str) -> Path | None:
-    """The last whole iteration of a clustering that was stopped, if it was this clustering."""
-    kept = [name for name in names_in(folder / IN_PROGRESS) if name.startswith("iteration-")]
-    for place in (folder / IN_PROGRESS / name for name in sorted(kept, reverse=True)):
-        try:
-            codebook = Codebook.open(place, inputs)
-            _require_as_written(codebook)
-        except ArtifactError as error:
-            logger.info("An iteration that was kept is not used: %s", error)
-            continue
-        if codebook.manifest["features_hash"] == features_hash:
-            return place
-    return None
-
-
-def _require_as_written(codebook: Codebook) -> None:
-    for name in array_shapes(codebook.manifest):
-        if artifacts.file_sha256(codebook.folder / name) != codebook.manifest["sha256"].get(name):
-            raise ArtifactError(f"{codebook.folder / name} is not the file that was written.")
-
-
-def _state(codebook: Codebook) -> KMeansResult:
-    manifest = codebook.manifest
-    return KMeansResult(
-        centroids=codebook.centroids,
-        objective=tuple(manifest["objective"]),
-        shares=tuple(manifest["shares"]),
-        repaired=tuple(manifest["empty_clusters_repaired"]),
-        counts=codebook.counts,
-        num_points=manifest["num_points"],
-        converged=manifest["converged"],
-    )
 
 
 def _drawn_samples(store: FeatureStore, settings: ClusterFitConfig) -> np.ndarray | None:

@@ -83,7 +83,7 @@ def _iterating(work: Workload, product_bytes: int) -> dict[str, int]:
         # Before and after an update, of which the search uses the first.
         "centroids": (2 + _is_given(work)) * _float32_centroids(work),
         "search": _search(work, work.num_clusters, product_bytes),
-        "sums": work.num_clusters * (8 * work.num_bins * work.dim + 8),
+        "sums": work.num_clusters * ((8 * work.num_bins + 4 * work.num_sums) * work.dim + 8),
         "chunks": _chunks(work),
         "blocks": _blocks(work, work.num_clusters, product_bytes),
         # Where many centroids are nearly as near, bfloat16 cannot tell them apart: a search in float32 is made as well.
@@ -107,7 +107,7 @@ def _starting(work: Workload, product_bytes: int) -> dict[str, int]:
         raw = 4 * work.num_clusters * work.input_dim * (work.normalize + bool(work.num_components))
         return {"centroids": centroids, "features as read": raw, "numbers to draw from": drawn}
     fresh = -(-work.num_clusters // NUM_ROUNDS)
-    sample = int(work.own_vectors * work.shares[0])
+    sample = int(work.own_vectors * work.start_share)
     keys = min(sample, fresh * -(-work.own_vectors // chunk_rows(work.input_dim)))
     search = _conversion(work, fresh) if work.device == "cpu" else 0
     return {

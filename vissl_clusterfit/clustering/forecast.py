@@ -19,7 +19,7 @@ from vissl_clusterfit.clustering.workload import Workload
 logger = logging.getLogger(__name__)
 
 # Less work than this is done sooner than measured: products of a number of a vector and one of a centroid.
-_WORTH_MEASURING = 2e11
+_WORTH_MEASURING = 2e12
 _SECONDS = 0.5
 
 

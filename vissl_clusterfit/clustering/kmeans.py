@@ -1,4 +1,4 @@
-"""k-means (paper, section 3): Lloyd's iterations over any ``VectorSource``."""
+"""k-means (paper, section 3) over any ``VectorSource``: Lloyd's iterations, or such that see a part of the vectors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vissl_clusterfit.clustering.preprocessing import unit_rows
-from vissl_clusterfit.clustering.protocol import ClusterSums, Farthest, SearchFactory, VectorSource
-from vissl_clusterfit.clustering.schedule import shares
+from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, SearchFactory, Share, VectorSource
+from vissl_clusterfit.clustering.schedule import Step, start_share, steps, width
 from vissl_clusterfit.clustering.starts import random_start, spread_start
 from vissl_clusterfit.errors import ConfigError, problem
 
@@ -20,6 +20,10 @@ RANDOM, SPREAD = "random", "k-means++"
 
 # Centroids whose means are computed at a time.
 _MEANS_BLOCK = 1024
+
+
+#: What is known of each share: its vectors as they were last assigned.
+Sums = dict[Share, ClusterSums]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +36,11 @@ class KMeansResult:
             update, over the vectors that the iteration saw.
         shares: per iteration, the share of all vectors that it saw.
         repaired: per iteration, how many empty clusters were given a vector.
-        counts: (K,) int64, the vectors of each cluster in the last iteration.
+        counts: (K,) int64, the vectors of each cluster as they were last assigned, of those that were seen.
         num_points: N.
-        converged: the last update changed no centroid, so no further one would on the same vectors.
+        num_still: how many iterations, up to the last one, have changed no centroid.
+        converged: they saw all vectors, so that no further one would change anything.
+        carried: the shares whose sums a later iteration needs.
     """
 
     centroids: np.ndarray
@@ -43,12 +49,14 @@ class KMeansResult:
     repaired: tuple[int, ...]
     counts: np.ndarray
     num_points: int
+    num_still: int
     converged: bool
+    carried: tuple[Share, ...] = ()
 
     @property
     def num_empty(self) -> int:
         """Clusters that stayed empty, because there are fewer distinct vectors than clusters."""
-        return int((self.counts == 0).sum()) - self.repaired[-1]
+        return int((self.counts == 0).sum())
 
 
 def require_enough_points(num_clusters: int, num_points: int) -> None:
@@ -79,15 +87,16 @@ def kmeans(
     start: str = RANDOM,
     growing: bool = False,
     initial_centroids: np.ndarray | None = None,
-    resume_from: KMeansResult | None = None,
-    on_iteration: Callable[[KMeansResult], None] | None = None,
+    resume_from: tuple[KMeansResult, Sums] | None = None,
+    on_iteration: Callable[[KMeansResult, Sums], None] | None = None,
 ) -> KMeansResult:
     """Clusters all vectors of a source. All processes of the run call it together, and have the same result.
 
     Every iteration assigns the vectors and moves each centroid to the mean of its own. An empty cluster takes
     over the farthest vector of another one: the clusters with the farthest vectors give theirs first, one in
-    each iteration. So the objective never rises, and the loop settles also where there are fewer distinct
-    vectors than clusters; those left over stay empty, which the log says. It stops when nothing moves.
+    each iteration. So the objective never rises while iterations see all vectors, and the loop settles also
+    where there are fewer distinct vectors than clusters; those left over stay empty, which the log says. It stops when
+    nothing moves.
 
     Args:
         source: the vectors; of unit norm when ``spherical``.
@@ -98,43 +107,52 @@ def kmeans(
         spherical: scale centroids to unit norm after each update (cosine k-means). The objective stays the
             squared L2 distance, which is 2 - 2·cos for unit vectors.
         start: how the first centroids are drawn, "random" or "k-means++"; see ``starts.py``.
-        growing: begin on a sample and end on all vectors; see ``schedule.py``.
+        growing: begin on a sample and go on by parts; see ``schedule.py``.
         initial_centroids: (K, D), instead of drawn ones.
-        resume_from: go on after this state, which gives the very result of a run that was not stopped.
-        on_iteration: called after every iteration with the state so far.
+        resume_from: go on after this state, with the sums that it carries, which gives the very result of a run that
+            was not stopped.
+        on_iteration: called after every iteration with the state so far, and with those sums that it carries and that
+            the iteration found; others were found by one of the last ``schedule.NUM_PARTS``.
 
     Raises:
         ConfigError: K is larger than the number of vectors.
     """
     require_enough_points(num_clusters, source.num_vectors)
-    plan = shares(num_iter, source.num_vectors, num_clusters, growing=growing)
+    plan = steps(num_iter, source.num_vectors, num_clusters, growing=growing)
+    known: Sums = {}
     if resume_from is not None:
-        state = resume_from
+        state, known = resume_from
         logger.info("k-means goes on after iteration %d of %d.", len(state.objective), num_iter)
     else:
         if initial_centroids is None and start == SPREAD:
-            initial_centroids = spread_start(source, num_clusters, seed, search_factory, share=plan[0])
+            sample = start_share(plan, source.num_vectors, num_clusters)
+            initial_centroids = spread_start(source, num_clusters, seed, search_factory, sample)
         elif initial_centroids is None:
             initial_centroids = random_start(source, num_clusters, seed)
         state = _first(initial_centroids, source.num_vectors, spherical)
     del resume_from, initial_centroids  # which would stay in memory
-    for number, share in list(enumerate(plan, 1))[len(state.objective) :]:
-        if state.converged and state.shares[-1] == share:
-            if share == 1:
-                break
+    for number, step in list(enumerate(plan, 1))[len(state.objective) :]:
+        if state.converged:
+            break
+        if step in plan[number - 1 - state.num_still : number - 1]:
             state = _repeated(state)
         else:
-            state = _iterate(source, state, search_factory, share, spherical)
+            state = _iterate(source, state, known, search_factory, step, spherical)
             logger.info(
                 "k-means iteration %d of %d, on %.3g %% of the features: objective %.6g, %d empty clusters repaired.",
                 number,
                 num_iter,
-                100 * share,
+                100 * width(step),
                 state.objective[-1],
                 state.repaired[-1],
             )
+        still = {share for seen in plan[number - state.num_still : number] for share in seen}
+        coming = plan[number] if number < num_iter else (ALL,)
+        state = replace(
+            state, converged=width(tuple(still)) >= 1, carried=_carried(known, coming, may_repeat=state.num_still > 0)
+        )
         if on_iteration is not None:
-            on_iteration(state)
+            on_iteration(state, {share: known[share] for share in step if share in state.carried})
     _conclude(state, num_iter)
     return state
 
@@ -142,37 +160,62 @@ def kmeans(
 def _first(centroids: np.ndarray, num_points: int, spherical: bool) -> KMeansResult:
     """The state before the first iteration."""
     first = unit_rows(centroids) if spherical else np.array(centroids, dtype=np.float32)
-    return KMeansResult(first, (), (), (), np.zeros(len(first), dtype=np.int64), num_points, False)
+    return KMeansResult(first, (), (), (), np.zeros(len(first), dtype=np.int64), num_points, 0, False)
 
 
 def _iterate(
-    source: VectorSource, state: KMeansResult, search_factory: SearchFactory, share: float, spherical: bool
+    source: VectorSource,
+    state: KMeansResult,
+    known: Sums,
+    search_factory: SearchFactory,
+    step: Step,
+    spherical: bool,
 ) -> KMeansResult:
-    """The state after one more iteration."""
+    """The state after one more iteration; what is ``known`` is brought up to date."""
     search = search_factory(state.centroids)
-    sums = source.accumulate(search, share)
-    moved = _means(sums, state.centroids, spherical)
+    cost, number = 0.0, 0
+    for share in step:
+        for before in [before for before in known if _overlap(before, share)]:
+            del known[before]
+        sums = source.accumulate(search, share)
+        cost, number = cost + sums.cost(state.centroids), number + sums.num_vectors
+        known[share] = sums if share == ALL else sums.kept()
+    counts = np.sum([sums.counts for sums in known.values()], axis=0)
+    moved = _means([known[share] for share in sorted(known)], counts, state.centroids, spherical)
     repaired = 0
-    if not sums.counts.all():
-        repaired = _fill_empty(moved, sums, source.farthest(search, share), source)
+    if not counts.all():
+        farthest = source.farthest(search, step[-1])
+        repaired = _fill_empty(moved, known[step[-1]], counts, farthest, source)
     return KMeansResult(
         moved,
-        (*state.objective, sums.objective(state.centroids)),
-        (*state.shares, share),
+        (*state.objective, cost / max(1, number)),
+        (*state.shares, width(step)),
         (*state.repaired, repaired),
-        sums.counts,
+        counts,
         source.num_vectors,
-        np.array_equal(moved, state.centroids),
+        state.num_still + 1 if np.array_equal(moved, state.centroids) else 0,
+        False,
     )
 
 
+def _carried(known: Sums, coming: Step, *, may_repeat: bool) -> tuple[Share, ...]:
+    """What the next iteration does not find anew; all of it, if that may have nothing to do."""
+    found_anew = () if may_repeat else coming
+    return tuple(sorted(share for share in known if not any(_overlap(share, new) for new in found_anew)))
+
+
+def _overlap(one: Share, other: Share) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
 def _repeated(state: KMeansResult) -> KMeansResult:
-    """The state after an iteration that sees what the last one saw, which changed nothing."""
+    """The state after an iteration that sees what one before it saw, since which nothing has changed."""
     return replace(
         state,
         objective=(*state.objective, state.objective[-1]),
         shares=(*state.shares, state.shares[-1]),
         repaired=(*state.repaired, 0),
+        num_still=state.num_still + 1,
     )
 
 
@@ -190,14 +233,17 @@ def _conclude(result: KMeansResult, num_iter: int) -> None:
         )
 
 
-def _means(sums: ClusterSums, centroids: np.ndarray, spherical: bool) -> np.ndarray:
+def _means(parts: list[ClusterSums], counts: np.ndarray, centroids: np.ndarray, spherical: bool) -> np.ndarray:
     """The new centroids; that of an empty cluster stays where it was."""
     moved = centroids.copy()
     # In blocks: float64 copies of all sums would be the most memory that k-means takes.
     for low in range(0, len(moved), _MEANS_BLOCK):
         block = slice(low, low + _MEANS_BLOCK)
-        filled = sums.counts[block] > 0
-        means = sums.sums[block][filled] / sums.counts[block][filled, None]
+        filled = counts[block] > 0
+        means = np.zeros(moved[block].shape)
+        for part in parts:
+            means += part.sums[block]
+        means = means[filled] / counts[block][filled, None]
         if spherical:
             norms = np.linalg.norm(means, axis=1, keepdims=True)
             # The mean of opposite vectors has no direction.
@@ -207,16 +253,31 @@ def _means(sums: ClusterSums, centroids: np.ndarray, spherical: bool) -> np.ndar
     return moved
 
 
-def _fill_empty(centroids: np.ndarray, sums: ClusterSums, farthest: Farthest, source: VectorSource) -> int:
-    """Moves centroids of empty clusters, in place, onto vectors that are far from theirs.
+def _fill_empty(
+    centroids: np.ndarray, fresh: ClusterSums, counts: np.ndarray, farthest: Farthest, source: VectorSource
+) -> int:
+    """Moves centroids of empty clusters, in place, onto vectors that are far from theirs, and counts these for them.
+
+    Args:
+        centroids: (K, D) float32.
+        fresh: the sums of the share in which the farthest vectors were looked for.
+        counts: (K,) int64, of all vectors.
+        farthest: of each cluster.
+        source: of the vectors.
 
     Returns:
         How many were moved.
     """
-    empty = np.flatnonzero(sums.counts == 0)
+    empty = np.flatnonzero(counts == 0)
     # Nearer than twice float32's resolution is as good as on the centroid.
     on_centroid = (2 * np.finfo(np.float32).eps) ** 2 * np.einsum("kd,kd->k", centroids, centroids)
-    donors = np.flatnonzero((sums.counts > 1) & (farthest.distances > on_centroid))
+    donors = np.flatnonzero((counts > 1) & (farthest.distances > on_centroid))
     donors = donors[np.argsort(-farthest.distances[donors], kind="stable")][: len(empty)]
-    centroids[empty[: len(donors)]] = source.take(np.sort(farthest.positions[donors]))
+    donors = donors[np.argsort(farthest.positions[donors])]
+    taken = source.take(farthest.positions[donors])
+    empty = empty[: len(donors)]
+    centroids[empty] = taken
+    for of_each, one in ((fresh.sums, taken), (fresh.counts, 1), (counts, 1)):
+        of_each[donors] -= one
+        of_each[empty] += one
     return len(donors)

@@ -13,6 +13,7 @@ from typing import Any
 from vissl_clusterfit.clustering.backends import TORCH
 from vissl_clusterfit.clustering.footprint import Footprint, card_footprint, footprint
 from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD
+from vissl_clusterfit.clustering.schedule import NUM_PARTS
 from vissl_clusterfit.clustering.starts import NUM_ROUNDS
 from vissl_clusterfit.clustering.workload import Workload
 
@@ -129,8 +130,9 @@ def _disk(work: Workload) -> dict[str, int]:
         # 8 bytes a sample say which it is.
         "features": work.num_samples * (work.input_dim * work.feature_bytes + 8),
         "codebook": codebook,
-        # The last one, until the codebook is written.
-        "iteration kept": codebook,
+        # Until the codebook is written: the last iterations, with the sums that they go on from.
+        "iterations kept": (NUM_PARTS if work.num_sums else 1) * codebook
+        + work.num_sums * work.num_clusters * (4 * work.dim + 8),
         # int64 labels, float32 distances and margins, 8 bytes a sample that say which it is; cluster sizes.
         "labels": work.num_samples * (8 + 4 + 4 + 8) + 8 * work.num_clusters,
     }
@@ -146,8 +148,8 @@ def _passes(work: Workload) -> tuple[dict[str, float], dict[str, float]]:
     if work.start == SPREAD and fresh_start and work.shares:
         # Each round but the last holds the sample against the centroids that it drew.
         rounds = max(0, min(NUM_ROUNDS, work.num_clusters) - 1)
-        reads["first centroids"] = rounds * work.shares[0]
-        assignments["first centroids"] = rounds * work.shares[0] / NUM_ROUNDS
+        reads["first centroids"] = rounds * work.start_share
+        assignments["first centroids"] = rounds * work.start_share / NUM_ROUNDS
     reads["iterations"] = assignments["iterations"] = sum(work.shares)
     reads["labels"] = assignments["labels"] = work.num_samples / work.num_vectors
     return reads, assignments

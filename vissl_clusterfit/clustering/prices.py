@@ -10,6 +10,7 @@ Legend: n vectors of a chunk, D dimensions, K clusters, L samples that a cluster
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vissl_clusterfit.clustering.protocol import SearchFactory, VectorSource
+from vissl_clusterfit.clustering.protocol import SearchFactory, VectorSource, Work
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class PricedSearch:
         self._points = np.concatenate([centroids, heights[:, None]], axis=1)
         self._factory = factory
         self._search = factory(self._points)
+        self.at_once = self._search.at_once
 
     def nearest(self, rows_nD: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The ``count`` cheapest clusters of (n, D) float32, the cheapest first, and distances plus prices."""
@@ -161,13 +163,13 @@ def _first(source: VectorSource, centroids: np.ndarray, limit: int, factory: Sea
     num_clusters, search = len(centroids), factory(centroids)
     sizes, distances, margins = np.zeros(num_clusters, dtype=np.int64), ExactSum(), ExactSum()
 
-    def look(_: np.ndarray, rows: np.ndarray) -> None:
-        labels, near = search.nearest(rows, min(2, num_clusters))
+    def look(_: np.ndarray, __: np.ndarray, found: tuple[np.ndarray, np.ndarray]) -> None:
+        labels, near = found
         sizes[:] += np.bincount(labels[:, 0], minlength=num_clusters)
         distances.add(near[:, 0])
         margins.add(np.maximum(near[:, -1] - near[:, 0], 0))
 
-    source.over_chunks(look)
+    source.over_chunks(Work(look, functools.partial(search.nearest, count=min(2, num_clusters)), search.at_once))
     number = max(1, source.num_vectors)
     excess, zeros = int(np.maximum(sizes - limit, 0).sum()), np.zeros(num_clusters)
     step = (margins.value() or distances.value()) / number / 2
@@ -186,10 +188,10 @@ def _pass(
 ) -> PriceState:
     search, sizes = PricedSearch(centroids, state.prices, factory), np.zeros(len(centroids), dtype=np.int64)
 
-    def count(_: np.ndarray, rows: np.ndarray) -> None:
-        sizes[:] += np.bincount(search.labels(rows), minlength=len(sizes))
+    def count(_: np.ndarray, __: np.ndarray, labels: np.ndarray) -> None:
+        sizes[:] += np.bincount(labels, minlength=len(sizes))
 
-    source.over_chunks(count, share)
+    source.over_chunks(Work(count, search.labels, search.at_once), (0.0, share))
     seen = max(1, int(sizes.sum()))
     capacity = limit * (seen / source.num_vectors)
     excess = float(np.maximum(sizes - capacity, 0).sum()) / seen

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
+#: A fixed random part of a source: each vector has a number, and a share those with one from ``low`` to ``high``.
+Share = tuple[float, float]
+ALL: Share = (0.0, 1.0)
 
 
 class Search(Protocol):
@@ -20,6 +23,10 @@ class Search(Protocol):
     @property
     def num_clusters(self) -> int:
         """K."""
+
+    @property
+    def at_once(self) -> int:
+        """How many calls, on threads of their own, are best made at the same time."""
 
     def labels(self, rows_nD: np.ndarray) -> np.ndarray:
         """The nearest centroids of (n, D) float32, as (n,) int64."""
@@ -36,12 +43,28 @@ class Search(Protocol):
 SearchFactory = Callable[[np.ndarray], Search]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is done with each chunk of a pass.
+
+    Attributes:
+        keep: called with the positions (n,) int64 of a chunk, its vectors (n, D) float32, and what was found: in the
+            order of the chunks, one at a time.
+        find: from vectors (n, D) to what is to be found; called for several chunks at the same time.
+        at_once: for how many.
+    """
+
+    keep: Callable[[np.ndarray, np.ndarray, Any], None]
+    find: Callable[[np.ndarray], Any] = lambda rows: None
+    at_once: int = 1
+
+
 @dataclass(frozen=True, eq=False)
 class ClusterSums:
     """One pass over the data with given centroids: all that Lloyd's update needs.
 
     Attributes:
-        sums: (K, D) float64, the sum of each cluster's vectors.
+        sums: (K, D) float64, the sum of each cluster's vectors; float32 where they are kept for later iterations.
         counts: (K,) int64, their number.
         squares: the sum of the squared norms of all vectors.
     """
@@ -55,8 +78,12 @@ class ClusterSums:
         """The vectors that were summed."""
         return int(self.counts.sum())
 
-    def objective(self, centroids: np.ndarray) -> float:
-        """The mean squared distance of these vectors to the centroids that they were assigned to.
+    def kept(self) -> ClusterSums:
+        """The same with sums in float32: half the memory."""
+        return ClusterSums(self.sums.astype(np.float32), self.counts, self.squares)
+
+    def cost(self, centroids: np.ndarray) -> float:
+        """The sum of the squared distances of these vectors to the centroids that they were assigned to.
 
         From the sums alone: the sum of |x - c|² over a cluster is the sum of |x|², less 2c·(sum of x), plus n|c|².
 
@@ -65,7 +92,11 @@ class ClusterSums:
         """
         cross = np.einsum("kd,kd->", centroids, self.sums, dtype=np.float64)
         own = np.einsum("kd,kd->k", centroids, centroids, dtype=np.float64) @ self.counts
-        return max(0.0, float(self.squares - 2 * cross + own)) / self.num_vectors
+        return max(0.0, float(self.squares - 2 * cross + own))
+
+    def objective(self, centroids: np.ndarray) -> float:
+        """Their mean."""
+        return self.cost(centroids) / max(1, self.num_vectors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +113,7 @@ class Farthest:
 
 
 class VectorSource(Protocol):
-    """N vectors of D dimensions. The k-means loop never learns where they are.
-
-    A *share* of a source is a fixed sample of it, drawn by position: 1 is all of it, and that of 0.25 is part of that
-    of 0.5.
-    """
+    """N vectors of D dimensions. The k-means loop never learns where they are."""
 
     @property
     def num_vectors(self) -> int:
@@ -99,20 +126,20 @@ class VectorSource(Protocol):
     def take(self, positions: np.ndarray) -> np.ndarray:
         """The vectors at ``positions`` (sorted, ascending), as (n, D) float32."""
 
-    def chunks(self, share: float = 1.0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def chunks(self, share: Share = ALL) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """All vectors of a share that are this process's, in order, as (positions (n,) int64, (n, D) float32)."""
 
-    def positions(self, share: float = 1.0) -> Iterator[np.ndarray]:
+    def positions(self, share: Share = ALL) -> Iterator[np.ndarray]:
         """The positions (n,) int64 of each chunk, without reading it."""
 
-    def over_chunks(self, work: Callable[[np.ndarray, np.ndarray], None], share: float = 1.0) -> None:
-        """Calls ``work`` with every chunk. What it raises on one process of a run is raised on all."""
+    def over_chunks(self, work: Work, share: Share = ALL) -> None:
+        """Does ``work`` with every chunk. What it raises on one process of a run is raised on all."""
 
     def gather(self, value: T) -> list[T]:
         """One value of each process that has a part of the source, in order, on every one of them."""
 
-    def accumulate(self, search: Search, share: float = 1.0) -> ClusterSums:
+    def accumulate(self, search: Search, share: Share = ALL) -> ClusterSums:
         """Assigns every vector of a share to its nearest centroid. All processes of the run call it together."""
 
-    def farthest(self, search: Search, share: float = 1.0) -> Farthest:
+    def farthest(self, search: Search, share: Share = ALL) -> Farthest:
         """The farthest vector of each cluster. All processes of the run call it together."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from vissl_clusterfit.clustering.protocol import ALL, Share
+
 # Rows that are drawn together, so that a share of a source is read from disk in runs.
 _RUN_ROWS = 16
 
 
-def in_share(positions: np.ndarray, share: float) -> np.ndarray:
-    """Which positions belong to a share: (n,) bool. A smaller share is part of a larger one."""
-    if share >= 1:
+def in_share(positions: np.ndarray, share: Share) -> np.ndarray:
+    """Which positions belong to a share: (n,) bool."""
+    if share == ALL:
         return np.ones(len(positions), dtype=bool)
-    return uniform(positions // _RUN_ROWS, stream=0) < share
+    low, high = share
+    number = uniform(positions // _RUN_ROWS, stream=0)
+    return (low <= number) & (number < high)
 
 
 def uniform(positions: np.ndarray, stream: int) -> np.ndarray:

@@ -1,35 +1,62 @@
-"""How much of the data each iteration sees: a sample that grows, and all of it at the end.
+"""How much of the data each iteration sees: a sample that grows, then one eighth after the other.
 
-The first iterations move centroids far, and a sample says where to nearly as well as all vectors. It is a heuristic:
-the last iterations, one in six, and the labels see every vector.
+The first iterations move centroids far, and a sample says where to nearly as well as all vectors. After them, an
+iteration assigns an eighth of the vectors anew, and each centroid becomes the mean of its vectors as they were last
+assigned: of all of them, none more than eight iterations ago. That is the incremental variant of expectation
+maximisation (Neal and Hinton, 1998, section 4), for k-means: it costs an eighth of an iteration over all vectors and
+brings nearly as much. It is a heuristic; labels are always those of the last centroids, for all vectors.
+
+Legend: N vectors, K clusters.
 """
 
 from __future__ import annotations
 
-# Fewer vectors per cluster say too little about its mean.
+import math
+
+from vissl_clusterfit.clustering.protocol import ALL, Share
+
+#: The vectors are seen in so many parts.
+NUM_PARTS = 8
+PARTS: tuple[Share, ...] = tuple((number / NUM_PARTS, (number + 1) / NUM_PARTS) for number in range(NUM_PARTS))
+#: The shares that one iteration sees, one after the other, with the same centroids.
+Step = tuple[Share, ...]
+
+# The sample that grows, smallest first.
+_SAMPLES: tuple[Step, ...] = (((0.0, 1 / 16),), PARTS[:1], PARTS[:2])
+# Fewer vectors per cluster say too little about its mean; half of them are enough to draw first centroids from.
 _VECTORS_PER_CLUSTER = 24
-_SMALLEST_SHARE = 1 / 16
-_FEWEST_ITERATIONS = 4
+# With fewer iterations or vectors than that, each iteration sees all vectors.
+_FEWEST_ITERATIONS, _FEWEST_VECTORS = 12, 2048
+# One in so many iterations sees the sample that grows.
+_EARLY = 6
 
 
-def shares(num_iter: int, num_vectors: int, num_clusters: int, *, growing: bool) -> list[float]:
-    """The share of all vectors that each iteration sees, never less than the one before; 1 for the last ones.
+def steps(num_iter: int, num_vectors: int, num_clusters: int, *, growing: bool) -> list[Step]:
+    """What each iteration sees.
 
     Args:
         num_iter: number of iterations.
         num_vectors: N.
         num_clusters: K.
-        growing: whether to begin with a sample; else each share is 1.
+        growing: whether to begin with a sample and go on by parts; else each iteration sees all vectors.
     """
-    smallest = 1.0
-    while smallest / 2 >= _SMALLEST_SHARE and num_vectors * smallest / 2 >= _VECTORS_PER_CLUSTER * num_clusters:
-        smallest /= 2
-    if not growing or smallest == 1 or num_iter < _FEWEST_ITERATIONS:
-        return [1.0] * num_iter
-    last = max(2, num_iter // 6)
-    steps = []  # those below 1, the smallest first
-    while smallest < 1:
-        steps.append(smallest)
-        smallest *= 2
-    early = num_iter - last
-    return [steps[number * len(steps) // early] for number in range(early)] + [1.0] * last
+    if not growing or num_iter < _FEWEST_ITERATIONS or num_vectors < _FEWEST_VECTORS:
+        return [(ALL,)] * num_iter
+    num_early = num_iter // _EARLY
+    samples = [sample for sample in _SAMPLES if num_vectors * width(sample) >= _VECTORS_PER_CLUSTER * num_clusters]
+    samples = samples[-num_early:]
+    early = [samples[number * len(samples) // num_early] for number in range(num_early)] if samples else [PARTS]
+    first = len(early[-1]) % NUM_PARTS  # of those that have not been seen, if there are any
+    return early + [(PARTS[(first + number) % NUM_PARTS],) for number in range(num_iter - len(early))]
+
+
+def start_share(plan: list[Step], num_vectors: int, num_clusters: int) -> Share:
+    """Where the first centroids are drawn from: half of what the first iteration sees, where that is enough."""
+    seen = width(plan[0]) if plan else 1.0
+    enough = num_vectors * seen / 2 >= _VECTORS_PER_CLUSTER * num_clusters / 8
+    return 0.0, seen / 2 if plan[:1] != [(ALL,)] and enough else seen
+
+
+def width(step: Step) -> float:
+    """The share of all vectors that it sees, up to 1."""
+    return math.fsum(high - low for low, high in step)

@@ -1,8 +1,8 @@
 """Several clusterings of the same vectors, which are read once for all of them.
 
 Each runs its own loop until it needs a pass over the vectors. When all that are still running need one, it is made for
-all together: over the largest share that one of them wants, of which the others see their own part. So each sees the
-very chunks that it sees alone, and has the very result. A pass takes the time of all assignments and of one reading.
+all together, and vectors are read once for those that want the same share of them. Each sees the very chunks that it
+sees alone, and has the very result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Generic, TypeVar
 
 import torch
 
-from vissl_clusterfit.clustering.sources import ChunkedSource, Work
+from vissl_clusterfit.clustering.protocol import Share, Work
+from vissl_clusterfit.clustering.sources import ChunkedSource
 
 Result = TypeVar("Result")
 
@@ -61,7 +62,7 @@ class _Turns(Generic[Result]):
 
     def __init__(self, job: Callable[[ChunkedSource], Result], source: ChunkedSource) -> None:
         #: The pass that it waits for, with the share; None when it has returned.
-        self.wanted: tuple[Work, float] | None = None
+        self.wanted: tuple[Work, Share] | None = None
         self._job = job
         self._source = source.with_passes_by(self._want)
         self._results: list[Result] = []
@@ -106,7 +107,7 @@ class _Turns(Generic[Result]):
         self.wanted = None
         self._my_turn.release()
 
-    def _want(self, work: Work, share: float) -> None:
+    def _want(self, work: Work, share: Share) -> None:
         self.wanted = work, share
         self._my_turn.release()
         self._its_turn.acquire()

@@ -10,25 +10,27 @@ import contextlib
 import copy
 import functools
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
+import torch
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.clustering.exact_sums import Accumulator, Extent, SquareSum
+from vissl_clusterfit.clustering.exact_sums import Accumulator, Extent, SquareSum, squared_norms
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
-from vissl_clusterfit.clustering.protocol import ClusterSums, Farthest, Search
+from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Search, Share, Work
 from vissl_clusterfit.clustering.sampling import in_share
+from vissl_clusterfit.clustering.threads import in_turns
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
 
 T = TypeVar("T")
 #: Positions (n,) int64 and their vectors (n, D) float32.
 Chunk = tuple[np.ndarray, np.ndarray]
-Piece = TypeVar("Piece", bound=tuple[np.ndarray, ...])
 
 _CHUNK_ROWS = 2048
 _CHUNK_VALUES = 1 << 22
@@ -36,8 +38,6 @@ _CHUNK_VALUES = 1 << 22
 #: Which part of a source a process reads, of how many: what it sums is then added up over the processes of the run.
 Part = tuple[int, int]
 WHOLE: Part = (0, 1)
-#: What is done with the positions (n,) int64 and the vectors (n, D) float32 of a chunk.
-Work = Callable[[np.ndarray, np.ndarray], None]
 
 
 def chunk_rows(dim: int) -> int:
@@ -54,8 +54,8 @@ class ChunkedSource(ABC):
     def __init__(self, num_vectors: int, raw_dim: int, preprocessing: Preprocessing, part: Part) -> None:
         self.num_vectors = num_vectors
         self._part = part
-        self._make_pass: Callable[[Work, float], None] | None = None
-        self._squares: dict[float, float] = {}
+        self._make_pass: Callable[[Work, Share], None] | None = None
+        self._squares: dict[Share, float] = {}
         self.dim = preprocessing.output_dim(raw_dim)
         self._raw_dim = raw_dim
         self.preprocessing = preprocessing
@@ -74,14 +74,11 @@ class ChunkedSource(ABC):
         Raises:
             DataError: one is NaN or infinite; the message counts them all.
         """
-        return self.preprocessing.apply(self._read_finite(positions))
-
-    def _read_finite(self, positions: np.ndarray) -> np.ndarray:
         rows = self._read(positions)
         # A NaN or an infinity shows in the sum, which is quicker to find than to test every value; so may finite ones.
         if not np.isfinite(rows.sum()) and not np.isfinite(rows).all():
             raise self._non_finite()
-        return rows
+        return self.preprocessing.apply(rows)
 
     def _ranges(self) -> Iterator[np.ndarray]:
         size = chunk_rows(self._raw_dim)
@@ -96,56 +93,54 @@ class ChunkedSource(ABC):
             if index * count // num_ranges == number:
                 yield positions
 
-    def _drawn(self, share: float) -> Iterator[np.ndarray]:
-        """The positions of a share in each range of this process."""
-        chosen = (positions[in_share(positions, share)] for positions in self._own_ranges())
-        return (positions for positions in chosen if len(positions))
-
-    def positions(self, share: float = 1.0) -> Iterator[np.ndarray]:
+    def positions(self, share: Share = ALL) -> Iterator[np.ndarray]:
         """The positions (n,) int64 of each chunk, without reading it."""
-        return (positions for (positions,) in self._joined((positions,) for positions in self._drawn(share)))
+        waiting: list[np.ndarray] = []
+        for positions in self._own_ranges():
+            # Small pieces of neighbouring ranges make one chunk: short products are slow.
+            waiting.append(positions[in_share(positions, share)])
+            if sum(map(len, waiting)) >= chunk_rows(self._raw_dim):
+                yield np.concatenate(waiting)
+                waiting = []
+        if any(map(len, waiting)):
+            yield np.concatenate(waiting)
 
-    def chunks(self, share: float = 1.0) -> Iterator[Chunk]:
+    def chunks(self, share: Share = ALL) -> Iterator[Chunk]:
         """All vectors of a share that are this process's, in order, as (positions (n,) int64, (n, D) float32)."""
-        return _read_ahead(self._joined((positions, self.take(positions)) for positions in self._drawn(share)))
+        return _read_ahead((positions, self.take(positions)) for positions in self.positions(share))
 
-    def _joined(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        joiner = _Joiner[Piece](chunk_rows(self._raw_dim))
-        for piece in pieces:
-            yield from joiner.push(piece)
-        yield from joiner.rest()
-
-    def over_chunks(self, work: Work, share: float = 1.0) -> None:
-        """Calls ``work`` with every chunk. What it raises on one process of a run is raised on all."""
+    def over_chunks(self, work: Work, share: Share = ALL) -> None:
+        """Does ``work`` with every chunk. What it raises on one process of a run is raised on all."""
         if self._make_pass is not None:
             self._make_pass(work, share)
         else:
             self.over_shares([(work, share)])
 
-    def over_shares(self, works: Sequence[tuple[Work, float]]) -> None:
-        """Calls each work with every chunk of its share, as ``over_chunks`` does, and reads vectors once for all."""
-        shares = sorted({share for _, share in works}, reverse=True)
+    def over_shares(self, works: Sequence[tuple[Work, Share]]) -> None:
+        """Does each work with every chunk of its share, and reads vectors once for all that want the same share."""
         with contextlib.nullcontext() if self._part == WHOLE else distributed.errors_shared():
-            for share, chunk in _read_ahead(self._chunks_of(shares)):
-                for work, seen in works:
-                    if seen == share:
-                        work(*chunk)
+            for share in dict.fromkeys(share for _, share in works):
+                self._pass_over(share, [work for work, wanted in works if wanted == share])
 
-    def _chunks_of(self, shares: Sequence[float]) -> Iterator[tuple[float, Chunk]]:
-        """The chunks of several shares, the largest one first, each as :meth:`chunks` has them; with their share."""
-        joiners = {share: _Joiner[Chunk](chunk_rows(self._raw_dim)) for share in shares}
-        for positions in self._drawn(shares[0]):
-            rows = self._read_finite(positions)
-            for share, joiner in joiners.items():
-                # Prepared anew: the last bits of a projection depend on the rows that are projected together.
-                if (chosen := in_share(positions, share)).any():
-                    some = slice(None) if chosen.all() else chosen
-                    full = joiner.push((positions[some], self.preprocessing.apply(rows[some])))
-                    yield from ((share, chunk) for chunk in full)
-        for share, joiner in joiners.items():
-            yield from ((share, chunk) for chunk in joiner.rest())
+    def _pass_over(self, share: Share, works: Sequence[Work]) -> None:
+        at_once = min(work.at_once for work in works)
+        # A search that takes one call at a time has a second thread read for it meanwhile.
+        gate = threading.BoundedSemaphore(at_once)
 
-    def with_passes_by(self: Source, make_pass: Callable[[Work, float], None]) -> Source:
+        def prepare(positions: np.ndarray) -> Callable[[], None]:
+            rows = self.take(positions)
+            with gate:
+                found = [work.find(rows) for work in works]
+
+            def keep() -> None:
+                for work, its in zip(works, found, strict=True):
+                    work.keep(positions, rows, its)
+
+            return keep
+
+        in_turns(self.positions(share), prepare, max(2, at_once))
+
+    def with_passes_by(self: Source, make_pass: Callable[[Work, Share], None]) -> Source:
         """The same source, whose ``over_chunks`` is ``make_pass``."""
         other = copy.copy(self)
         other._make_pass = make_pass
@@ -162,48 +157,55 @@ class ChunkedSource(ABC):
             return Extent(largest=1.0 + 1e-6, typical=1 / math.sqrt(self.dim))
         largest, squares = np.zeros(1), np.zeros(1)
 
-        def look(_: np.ndarray, rows: np.ndarray) -> None:
-            largest[0] = max(largest[0], float(np.abs(rows).max()))
-            squares[0] += np.einsum("nd,nd->", rows, rows, dtype=np.float64)
+        def look(rows: np.ndarray) -> tuple[float, float]:
+            return float(np.abs(rows).max()), float(squared_norms(rows).sum())
 
-        self.over_chunks(look)
+        def keep(_: np.ndarray, __: np.ndarray, found: tuple[float, float]) -> None:
+            largest[0] = max(largest[0], found[0])
+            squares[0] += found[1]
+
+        self.over_chunks(Work(keep, look, torch.get_num_threads()))
         if self._part != WHOLE:
             distributed.take_largest(largest)
             distributed.add_up(squares)
         return Extent(float(largest[0]), math.sqrt(squares[0] / max(1, self.num_vectors * self.dim)))
 
-    def accumulate(self, search: Search, share: float = 1.0) -> ClusterSums:
+    def accumulate(self, search: Search, share: Share = ALL) -> ClusterSums:
         """Assigns every vector of a share to its nearest centroid. All processes of the run call it together."""
-        result = Accumulator(search.num_clusters, self.dim, self.extent, self.num_vectors)
+        sums = Accumulator(search.num_clusters, self.dim, self.extent, self.num_vectors)
         # That of the squares is the same in every iteration.
         squares = SquareSum(self.dim, self.extent, self.num_vectors) if share not in self._squares else None
 
-        def add(_: np.ndarray, rows: np.ndarray) -> None:
-            result.add(rows, search.labels(rows))
-            if squares is not None:
-                squares.add(rows)
+        def find(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+            return search.labels(rows), None if squares is None else squared_norms(rows)
 
-        self.over_chunks(add, share)
-        for part in (result, squares):
+        def add(_: np.ndarray, rows: np.ndarray, found: tuple[np.ndarray, np.ndarray | None]) -> None:
+            labels, norms = found
+            sums.add(rows, labels)
+            if squares is not None and norms is not None:
+                squares.add(norms)
+
+        self.over_chunks(Work(add, find, search.at_once), share)
+        for part in (sums, squares):
             if part is not None and self._part != WHOLE:
                 part.add_up_over_processes()
         if squares is not None:
             self._squares[share] = squares.total()
-        return result.total(self._squares[share])
+        return sums.total(self._squares[share])
 
-    def farthest(self, search: Search, share: float = 1.0) -> Farthest:
+    def farthest(self, search: Search, share: Share = ALL) -> Farthest:
         """The farthest vector of each cluster. All processes of the run call it together."""
         distances = np.zeros(search.num_clusters, dtype=np.float32)
         farthest = np.full(search.num_clusters, -1, dtype=np.int64)
 
-        def look(positions: np.ndarray, rows: np.ndarray) -> None:
-            labels, near = (column[:, 0] for column in search.nearest(rows))
+        def look(positions: np.ndarray, _: np.ndarray, found: tuple[np.ndarray, np.ndarray]) -> None:
+            labels, near = (column[:, 0] for column in found)
             before = distances.copy()
             np.maximum.at(distances, labels, near)
             reached = np.flatnonzero((near == distances[labels]) & (near > before[labels]))[::-1]
             farthest[labels[reached]] = positions[reached]  # the last one written stays: the first of several
 
-        self.over_chunks(look, share)
+        self.over_chunks(Work(look, search.nearest, search.at_once), share)
         if self._part != WHOLE:
             own = distances.copy()
             distributed.take_largest(distances)
@@ -225,32 +227,6 @@ class ChunkedSource(ABC):
 
 def _are_neighbours(numbers: np.ndarray) -> bool:
     return len(numbers) > 0 and int(numbers[-1] - numbers[0]) + 1 == len(numbers)
-
-
-class _Joiner(Generic[Piece]):
-    """Makes chunks of the small pieces that a share leaves of each range: short products are slow.
-
-    Args:
-        size: the vectors of a chunk, at least.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._waiting: list[Piece] = []
-
-    def push(self, piece: Piece) -> Iterator[Piece]:
-        """Adds a piece, and gives the chunk that it completes, if it does."""
-        self._waiting.append(piece)
-        if sum(len(waiting[0]) for waiting in self._waiting) >= self._size:
-            yield from self.rest()
-
-    def rest(self) -> Iterator[Piece]:
-        """Gives what waits, if anything does."""
-        waiting, self._waiting = self._waiting, []
-        if len(waiting) == 1:
-            yield waiting[0]
-        elif waiting:
-            yield cast(Piece, tuple(map(np.concatenate, zip(*waiting, strict=True))))
 
 
 def _read_ahead(items: Iterable[T]) -> Iterator[T]:

@@ -12,7 +12,7 @@ import logging
 
 import numpy as np
 
-from vissl_clusterfit.clustering.protocol import Search, SearchFactory, VectorSource
+from vissl_clusterfit.clustering.protocol import ALL, Search, SearchFactory, Share, VectorSource, Work
 from vissl_clusterfit.clustering.sampling import uniform
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def random_start(source: VectorSource, num_clusters: int, seed: int) -> np.ndarr
 
 
 def spread_start(
-    source: VectorSource, num_clusters: int, seed: int, search_factory: SearchFactory, share: float = 1.0
+    source: VectorSource, num_clusters: int, seed: int, search_factory: SearchFactory, share: Share = ALL
 ) -> np.ndarray:
     """K vectors far from each other, as (K, D) float32. All processes of the run call it together.
 
@@ -53,17 +53,23 @@ def spread_start(
         new = source.take(fresh)
         centroids = np.concatenate([centroids, new])
         if len(drawn) < num_clusters:
-            search, remaining = search_factory(new), iter(distances)
-
-            def approach(
-                _: np.ndarray, rows: np.ndarray, search: Search = search, remaining=remaining, new=new
-            ) -> None:
-                before = next(remaining)
-                np.minimum(before, _squared_distances(rows, new, search.labels(rows)), out=before)
-
-            source.over_chunks(approach, share)
+            source.over_chunks(_approach(search_factory(new), new, distances), share)
     logger.info("k-means++ drew %d first centroids in %d rounds.", num_clusters, NUM_ROUNDS)
     return centroids
+
+
+def _approach(search: Search, centroids_KD: np.ndarray, distances: list[np.ndarray]) -> Work:
+    """Lowers the squared distances of each chunk to those from centroids that are nearer."""
+    remaining = iter(distances)
+
+    def find(rows_nD: np.ndarray) -> np.ndarray:
+        return _squared_distances(rows_nD, centroids_KD, search.labels(rows_nD))
+
+    def keep(_: np.ndarray, __: np.ndarray, found: np.ndarray) -> None:
+        before = next(remaining)
+        np.minimum(before, found, out=before)
+
+    return Work(keep, find, search.at_once)
 
 
 def _squared_distances(rows_nD: np.ndarray, centroids_KD: np.ndarray, labels_n: np.ndarray) -> np.ndarray:

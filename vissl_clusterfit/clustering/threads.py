@@ -1,4 +1,4 @@
-"""Work on parts of a chunk at the same time: one part per thread, each with PyTorch's operations on that thread alone.
+"""Work on chunks, or on parts of one, at the same time: PyTorch's operations each on one thread.
 
 PyTorch's own threads meet after every operation. Where a part takes dozens of short ones, that costs more than it
 brings as soon as something else runs on the machine; and while its pool waits for work, faiss's is many times slower.
@@ -8,24 +8,110 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# Just below the largest size for which glibc's allocator adapts; see ``_keep_freed_memory``.
+_LARGEST_ADAPTED_BYTES = (32 << 20) - (1 << 16)
+
 
 def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """``work`` of every item, in order, on as many threads as PyTorch has been given."""
     num_threads = torch.get_num_threads()
+    if num_threads == 1:
+        return [work(item) for item in items]
     with _one_thread():
-        if num_threads == 1:
-            return [work(item) for item in items]
         return list(_pool(num_threads, os.getpid()).map(work, items))
+
+
+def in_turns(items: Iterable[Item], work: Callable[[Item], Callable[[], None]], at_once: int) -> None:
+    """``work`` of several items at the same time; what each gives is called in the order of the items, one at a time.
+
+    Args:
+        items: made one at a time, on whichever thread is free.
+        work: called on threads where PyTorch's operations take one thread each.
+        at_once: how many threads.
+
+    Raises:
+        Exception: of the first item that fails; later ones have no turn.
+    """
+    _keep_freed_memory()
+    turns = _Turns(items, work)
+    with _one_thread(), ThreadPoolExecutor(at_once, "clustering", torch.set_num_threads, (1,)) as pool:
+        try:
+            for thread in [pool.submit(turns.take_part) for _ in range(at_once)]:
+                thread.result()
+        finally:
+            turns.stop()  # where this thread was interrupted
+    turns.raise_first_error()
+
+
+class _Turns(Generic[Item]):
+    """Items that several threads work on, and whose turn it is."""
+
+    def __init__(self, items: Iterable[Item], work: Callable[[Item], Callable[[], None]]) -> None:
+        self._items = enumerate(items)
+        self._work = work
+        self._pull = threading.Lock()
+        self._turn = threading.Condition()
+        self._next = 0
+        self._errors: dict[int, BaseException] = {}
+        self._stopped = False
+
+    def take_part(self) -> None:
+        """Works on items until there are no more."""
+        number = -1
+        try:
+            while not self._stopped:
+                with self._pull:
+                    found = next(self._items, None)
+                if found is None:
+                    return
+                number, item = found
+                keep = self._work(item)
+                with self._turn:
+                    self._turn.wait_for(functools.partial(self._may_go_on, number))
+                    if self._stopped:
+                        return
+                    keep()
+                    self._next += 1
+                    self._turn.notify_all()
+        except BaseException as error:  # raised where it is waited for
+            self._errors[number] = error
+            self.stop()
+
+    def _may_go_on(self, number: int) -> bool:
+        return self._stopped or self._next == number
+
+    def stop(self) -> None:
+        """No more items, and no more turns."""
+        with self._turn:
+            self._stopped = True
+            self._turn.notify_all()
+
+    def raise_first_error(self) -> None:
+        """Raises the error of the first item that failed, if one did."""
+        if self._errors:
+            raise self._errors[min(self._errors)]
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep memory of a few MiB that is freed, for the next chunk.
+
+    Else every temporary of a chunk is given back to the system and its pages are cleared again for the next: a quarter
+    of the time of a search. The allocator adapts when a larger block than before is freed (mallopt(3),
+    M_MMAP_THRESHOLD); this one is never touched. Elsewhere it has no effect.
+    """
+    np.empty(_LARGEST_ADAPTED_BYTES, dtype=np.uint8)
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ _WIDTH_MULTIPLE = 8
 # Values of one block of scores: a few MiB on a processor, so that they stay in its cache.
 _BLOCK_SCORES = {"cpu": 1 << 22, "cuda": 1 << 28}
 _BLOCK_ROWS = {"cpu": (64, 2048), "cuda": (256, 1 << 16)}
-_PAIR_VALUES = {"cpu": 1 << 18, "cuda": 1 << 26}
+_PAIR_VALUES = {"cpu": 1 << 17, "cuda": 1 << 26}
 # More candidates than this per uncertain row are narrowed down by a product in float32 first.
 _MANY_CANDIDATES = 16
 # Centroids of one product; more are searched part by part.
@@ -50,9 +51,12 @@ class TorchSearch:
     """
 
     def __init__(self, centroids: np.ndarray, device: str = "cpu", product_type: torch.dtype | None = None) -> None:
-        self._device = "cuda" if device == "gpu" else device
+        on_card = device != "cpu"
+        # A thread of its own would take the first one.
+        self._device = torch.device("cuda", torch.cuda.current_device()) if on_card else torch.device("cpu")
         self.num_clusters = len(centroids)
-        dtype = product_type or fast_product_type(self._device)
+        self.at_once = 1 if on_card else torch.get_num_threads()
+        dtype = product_type or fast_product_type(self._device.type)
         rows = torch.from_numpy(np.ascontiguousarray(centroids, dtype=np.float32)).to(self._device)
         self._tiles = [(low, _Tile(rows[low : low + _TILE], dtype)) for low in range(0, self.num_clusters, _TILE)]
 
@@ -92,11 +96,11 @@ class TorchSearch:
 
     def _of_blocks(self, work: Callable[[torch.Tensor], Result], rows_nD: np.ndarray) -> list[Result]:
         """``work`` of the rows, block by block, on the device and back."""
-        least, _ = _BLOCK_ROWS[self._device]
-        size = block_rows(self.num_clusters, self._device)
+        least, _ = _BLOCK_ROWS[self._device.type]
+        size = block_rows(self.num_clusters, self._device.type)
         rows = torch.from_numpy(np.ascontiguousarray(rows_nD, dtype=np.float32))
         with _full_precision():
-            if self._device == "cpu":
+            if self._device.type == "cpu":
                 size = max(least, min(size, -(-len(rows) // torch.get_num_threads())))
                 return in_parallel(work, rows.split(size))
             found = [work(block.to(self._device)) for block in rows.split(size)]
@@ -213,7 +217,7 @@ class _Tile:
 
     def _are_many(self, row: torch.Tensor, wanted: torch.Tensor, count: int) -> bool:
         """Whether a product in float32 is the quicker way to fewer pairs."""
-        return self._finer is not self and len(row) > _MANY_CANDIDATES * count * int(wanted.sum())
+        return len(row) > _MANY_CANDIDATES * count * int(wanted.sum()) and self._finer is not self
 
     def _narrowed(self, rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         found = [self._finer.nearest(part, count) for part in rows.split(max(1, (1 << 20) // self.num_clusters))]
@@ -248,20 +252,36 @@ def _up_to(number: int, multiple: int) -> int:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Products that keep the bound, whatever the user allows others: float32 in float32, and sums in float32."""
-    cuda = torch.backends.cuda.matmul
-    matmuls: tuple[Any, ...] = (torch.backends.mkldnn.matmul, cuda)  # type: ignore[attr-defined]
-    before = [matmul.fp32_precision for matmul in matmuls]
-    reduced = cuda.allow_bf16_reduced_precision_reduction
-    for matmul in matmuls:
-        matmul.fp32_precision = "ieee"
-    cuda.allow_bf16_reduced_precision_reduction = False
+    """Products that keep the bound, whatever the user allows others: float32 in float32, and sums in float32.
+
+    The settings are those of the whole process: the first search that begins sets them, the last that ends restores.
+    """
+    with _searching:
+        _under_way.append(None)
+        if len(_under_way) == 1:
+            _allowed[:] = _set_precision(*_IN_FULL)
     try:
         yield
     finally:
-        for matmul, precision in zip(matmuls, before, strict=True):
-            matmul.fp32_precision = precision
-        cuda.allow_bf16_reduced_precision_reduction = reduced
+        with _searching:
+            _under_way.pop()
+            if not _under_way:
+                _set_precision(*_allowed)
+
+
+_IN_FULL = ("ieee", "ieee", False)
+_searching = threading.Lock()
+_under_way: list[None] = []
+_allowed: list[Any] = []
+
+
+def _set_precision(processor: str, card: str, reduced: bool) -> list[Any]:
+    """Sets what may be rounded on a processor and on a GPU, and gives what it was before."""
+    cuda, mkldnn = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = [mkldnn.fp32_precision, cuda.fp32_precision, cuda.allow_bf16_reduced_precision_reduction]
+    mkldnn.fp32_precision, cuda.fp32_precision = processor, card
+    cuda.allow_bf16_reduced_precision_reduction = reduced
+    return before
 
 
 @functools.lru_cache

@@ -10,7 +10,7 @@ import numpy as np
 
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.kmeans import KMeansResult
-from vissl_clusterfit.clustering.protocol import Search
+from vissl_clusterfit.clustering.protocol import Search, Work
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.storage.whole_files import write_file
@@ -32,8 +32,11 @@ def write_coarse_labels(source: StoreSource, search: Search, folder: Path, rank:
     def write(file: BinaryIO) -> None:
         header = {"descr": "<i4", "fortran_order": False, "shape": (num_own,)}
         np.lib.format.write_array_header_1_0(file, header)
-        for _, rows in source.chunks():
-            file.write(search.labels(rows).astype("<i4").tobytes())
+
+        def keep(_: np.ndarray, __: np.ndarray, labels: np.ndarray) -> None:
+            file.write(labels.astype("<i4").tobytes())
+
+        source.over_chunks(Work(keep, search.labels, search.at_once))
 
     write_file(_labels_file(folder, rank), write)
 
@@ -103,6 +106,7 @@ class FineFiles:
             "objective": state.objective,
             "shares": state.shares,
             "repaired": state.repaired,
+            "num_still": state.num_still,
             "converged": state.converged,
         }
         artifacts.write_json(self._done(index), done)
@@ -124,12 +128,12 @@ class FineFiles:
                     return None
             centroids, counts = (artifacts.read_array(self._array(index, name)) for name in ("centroids", "counts"))
             objective, shares, repaired = (tuple(done[name]) for name in ("objective", "shares", "repaired"))
-            converged = bool(done["converged"])
+            num_still, converged = int(done["num_still"]), bool(done["converged"])
         except (ArtifactError, KeyError, TypeError, AttributeError):
             return None
         if len(centroids) != num_clusters:
             return None
-        return KMeansResult(centroids, objective, shares, repaired, counts, num_points, converged)
+        return KMeansResult(centroids, objective, shares, repaired, counts, num_points, num_still, converged)
 
     def _array(self, index: int, name: str) -> Path:
         return self._folder / f"fine-{index:06d}-{name}.npy"

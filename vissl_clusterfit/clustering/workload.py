@@ -9,7 +9,7 @@ import numpy as np
 from vissl_clusterfit.clustering.backends import FAISS, TORCH
 from vissl_clusterfit.clustering.exact_sums import Extent, Grid
 from vissl_clusterfit.clustering.kmeans import SPREAD
-from vissl_clusterfit.clustering.schedule import shares
+from vissl_clusterfit.clustering.schedule import PARTS, Step, start_share, steps, width
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 
@@ -161,6 +161,21 @@ class Workload:
         return Grid(self.extent, self.num_vectors).num_bins
 
     @property
+    def steps(self) -> list[Step]:
+        """What each iteration sees."""
+        return steps(self.num_iter, self.num_vectors, self.num_clusters, growing=self.growing)
+
+    @property
     def shares(self) -> list[float]:
         """The share of the vectors that each iteration that is still to come sees."""
-        return shares(self.num_iter, self.num_vectors, self.num_clusters, growing=self.growing)[self.num_done :]
+        return [width(step) for step in self.steps[self.num_done :]]
+
+    @property
+    def start_share(self) -> float:
+        """Of the vectors that first centroids are drawn from."""
+        return start_share(self.steps, self.num_vectors, self.num_clusters)[1]
+
+    @property
+    def num_sums(self) -> int:
+        """Of how many parts the sums are kept in float32."""
+        return len({share for step in self.steps for share in step if share in PARTS})

@@ -165,5 +165,9 @@ class FeatureStore:
         stops = np.cumsum(counts)
         for number, low, high in zip(numbers, stops - counts, stops, strict=True):
             shard = self._shards[number]
-            out[low:high] = self._rows(shard)[indices[low:high] - shard.start]
+            rows, wanted = self._rows(shard), indices[low:high] - shard.start
+            if rows.dtype == out.dtype:
+                np.take(rows, wanted, axis=0, out=out[low:high], mode="clip")  # without a copy between
+            else:
+                out[low:high] = rows[wanted]
         return out
