@@ -60,7 +60,7 @@ MISTAKES = {
     ),
     "an unknown override": (
         ["config.CLUSTERFIT.NUM_CLUSTER=4"],
-        ["The config cannot be composed: Could not override 'config.CLUSTERFIT.NUM_CLUSTER'"],
+        ["config.CLUSTERFIT.NUM_CLUSTER, a key that does not exist", "Did you mean config.CLUSTERFIT.NUM_CLUSTERS"],
     ),
     "an override of another form": (
         ["config.SEED_VALUE"],

@@ -20,7 +20,7 @@ from vissl_clusterfit.errors import ClusterFitError, ConfigError, problem
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``config=<name> [overrides …]`` and returns the exit code."""
+    """Runs ``config=<name> [overrides …]``, a sweep (``a=1,2``) run by run, and returns the exit code."""
     overrides = list(sys.argv[1:] if argv is None else argv)
     try:
         dependencies.require("torch", "vissl")
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     allowed="config=<name>, for example config=clusterfit/quickstart/teacher",
                 )
             )
-        _run(overrides)
+        return _run(overrides)
     except ClusterFitError as error:
         print(f"error: {plain(error)}", file=sys.stderr)  # noqa: T201  (this is the command line)
         return USER_ERROR
@@ -42,43 +42,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return FAILED
-    return DONE
 
 
-def _run(overrides: list[str]) -> None:
+def _run(overrides: list[str]) -> int:
     # After the check that VISSL is there, and in every process before VISSL.
     from vissl_clusterfit.adapters import bootstrap
 
     bootstrap.cover_children()
+    from vissl_clusterfit.adapters.finished import results
     from vissl_clusterfit.adapters.ranks import launch
+    from vissl_clusterfit.adapters.sweep import run_sweep, sweep_runs
 
+    if runs := sweep_runs(overrides):
+        return run_sweep(runs)
     engine, node_id, config = compose(overrides)
     launch(engine, node_id, config)
+    print(results(engine, config))  # noqa: T201
+    return DONE
 
 
 def compose(overrides: list[str]) -> tuple[str, int, Any]:
     """The engine, the number of this node, and VISSL's ``config``, from overrides as on the command line.
 
     Raises:
-        ConfigError: a config that does not exist or is no YAML, a key that is unknown, an interpolation that leads
-            nowhere, a bad value under ``config.CLUSTERFIT``, a GPU where there is none, or what VISSL refuses.
+        ConfigError: as :func:`vissl_clusterfit.adapters.overrides.compose_overrides`; or a bad value under
+            ``config.CLUSTERFIT``, a GPU where there is none, or what VISSL refuses.
     """
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
     from vissl.config import AttrDict
-    from vissl.utils.hydra_config import compose_hydra_configuration, convert_to_attrdict
-    from yaml import YAMLError
+    from vissl.utils.hydra_config import convert_to_attrdict
 
     from vissl_clusterfit.adapters.composition import complete_config
+    from vissl_clusterfit.adapters.overrides import compose_overrides
     from vissl_clusterfit.adapters.stages import require_device
 
-    try:
-        composed = compose_hydra_configuration(overrides)
-        OmegaConf.resolve(composed)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"The config cannot be composed: {error}") from None
-    plain = OmegaConf.to_container(composed)
+    plain = compose_overrides(overrides)
     require_device(AttrDict(plain["config"]))
     changes = complete_config(plain["config"])
     if plain["config"]["SLURM"]["USE_SLURM"]:

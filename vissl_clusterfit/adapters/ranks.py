@@ -14,7 +14,7 @@ from vissl_clusterfit.storage.places import artifact_path
 
 
 def launch(engine: str, node_id: int, config: Any) -> None:
-    """Runs an engine in all processes of this node, and returns when the last has finished.
+    """Runs an engine in all processes of this node, and returns when the last has finished; what is done is not redone.
 
     Raises:
         ClusterFitError: the user's mistake that a process met.
@@ -26,6 +26,7 @@ def launch(engine: str, node_id: int, config: Any) -> None:
     from vissl.utils.misc import get_dist_run_id
     from vissl.utils.slurm import get_node_id
 
+    from vissl_clusterfit.adapters.finished import interrupted_test
     from vissl_clusterfit.adapters.label_source import require_data_paths
     from vissl_clusterfit.adapters.stages import Stages
 
@@ -33,12 +34,12 @@ def launch(engine: str, node_id: int, config: Any) -> None:
     folder = get_checkpoint_folder(config)
     checkpoint = None
     if engine == "train":
-        if is_training_finished(config, checkpoint_folder=folder):
+        checkpoint = interrupted_test(config, folder)
+        if not checkpoint and is_training_finished(config, checkpoint_folder=folder):
             if config.LOSS.name == "clusterfit_loss":
                 Stages(config).check_labels()
-            print(f"This training is finished; its checkpoints and figures are in {folder}.")  # noqa: T201
             return
-        checkpoint = _checkpoint_to_resume(config, folder)
+        checkpoint = checkpoint or _checkpoint_to_resume(config, folder)
     _require_gpus_and_weights(config, resuming=checkpoint is not None)
     require_data_paths(config)
     run_id = get_dist_run_id(config, config.DISTRIBUTED.NUM_NODES)
