@@ -97,7 +97,7 @@ def test_configs_of_a_folder_that_is_named_are_found_and_proposed(own_configs, t
 
 def test_a_misspelt_key_in_a_file_is_refused(own_configs):
     own_configs("recipe", "config:\n  OPTIMIZER:\n    num_epoch: 3\n")
-    with pytest.raises(ConfigError, match="config.OPTIMIZER.num_epoch, which nothing reads; allowed: .*num_epochs"):
+    with pytest.raises(ConfigError, match=r"config.OPTIMIZER.num_epoch, which nothing reads; allowed: .*num_epochs"):
         compose_overrides([SIMCLR, "+config/mine=recipe"])
     config = compose_overrides([SIMCLR, "+config/mine=recipe", "++config.OPTIMIZER.num_epoch=4"])["config"]
     assert config["OPTIMIZER"]["num_epoch"] == 4
@@ -105,7 +105,7 @@ def test_a_misspelt_key_in_a_file_is_refused(own_configs):
 
 def test_a_missing_config_that_a_file_inherits_is_named(own_configs):
     own_configs("recipe", "defaults:\n  - /config/clusterfit/studnet\n  - _self_\n")
-    with pytest.raises(ConfigError, match="'config/clusterfit/studnet'. Did you mean config/clusterfit/student"):
+    with pytest.raises(ConfigError, match=r"'config/clusterfit/studnet'. Did you mean config/clusterfit/student"):
         compose_overrides([SIMCLR, "+config/mine=recipe"])
 
 

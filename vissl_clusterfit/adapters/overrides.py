@@ -70,8 +70,7 @@ def compose_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _compose(parsed: Sequence[Override]) -> DictConfig:
     overrides = [override.input_line for override in parsed]
-    # The version is the one whose rules Hydra takes where VISSL, which wants 1.0, names none.
-    with initialize_config_module(config_module=vissl.config.__name__, version_base="1.1"):
+    with initialize_config_module(config_module=vissl.config.__name__, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         # Hydra's own, which knows the places of hydra.searchpath, too; there is no public way to it.
         _, repository = loader._parse_overrides_and_create_caching_repo("defaults", overrides)

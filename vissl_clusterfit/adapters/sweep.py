@@ -150,7 +150,7 @@ def main_of_run() -> int:
     """What a process of a sweep runs; it is interrupted when the sweep dies, as nobody can any more."""
 
     def interrupt_when_alone() -> None:
-        sys.stdin.buffer.read()
+        os.read(sys.stdin.fileno(), 1)  # there is nothing to read but the end; no lock is held meanwhile
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt_when_alone, daemon=True).start()
