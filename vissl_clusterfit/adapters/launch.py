@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vissl_clusterfit import dependencies
-from vissl_clusterfit.adapters.exits import DONE, FAILED, INTERRUPTED, USER_ERROR, plain
+from vissl_clusterfit.adapters.exits import DONE, FAILED, INTERRUPTED, USER_ERROR, RankFailed, plain
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, problem
 
 
@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClusterFitError as error:
         print(f"error: {plain(error)}", file=sys.stderr)  # noqa: T201  (this is the command line)
         return USER_ERROR
+    except RankFailed as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return FAILED
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
@@ -51,8 +54,10 @@ def _run(overrides: list[str]) -> None:
 
     bootstrap.cover_children()
     from vissl_clusterfit.adapters.ranks import launch
+    from vissl_clusterfit.adapters.torchrun import once_per_node, with_torchrun
 
-    engine, node_id, config = compose(overrides)
+    with once_per_node():
+        engine, node_id, config = compose(with_torchrun(overrides))
     launch(engine, node_id, config)
 
 
