@@ -14,11 +14,7 @@ from vissl_clusterfit.adapters import launch
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "settings", "num_processes", "to_all"),
-    [
-        ("clusterfit_extract", "config.CLUSTERFIT", 1, True),
-        ("clusterfit_label", "config.CLUSTERFIT", 2, False),
-        ("clusterfit_transfer", "config.TRANSFER", 2, True),
-    ],
+    [("clusterfit_label", "config.CLUSTERFIT", 1, False), ("clusterfit_transfer", "config.TRANSFER", 2, True)],
 )
 def test_ctrl_c_in_a_stage_ends_all_processes(
     start_script, student_overrides, tmp_path, engine, settings, num_processes, to_all

@@ -7,6 +7,10 @@ import re
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
+class RankFailed(RuntimeError):
+    """A process of the run failed; the text, with its traceback, is all that there is to say."""
+
+
 def plain(error: BaseException) -> str:
     """The text of an error without the traceback that a data worker puts around it."""
     wrapped = re.fullmatch(r"Caught (\w+) in .*\n[\w.]*\1: (.*)", str(error), flags=re.DOTALL)

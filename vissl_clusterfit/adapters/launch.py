@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vissl_clusterfit import dependencies
-from vissl_clusterfit.adapters.exits import DONE, FAILED, INTERRUPTED, USER_ERROR, plain
+from vissl_clusterfit.adapters.exits import DONE, FAILED, INTERRUPTED, USER_ERROR, RankFailed, plain
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, problem
 
 
@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClusterFitError as error:
         print(f"error: {plain(error)}", file=sys.stderr)  # noqa: T201  (this is the command line)
         return USER_ERROR
+    except RankFailed as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return FAILED
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
@@ -52,12 +55,16 @@ def _run(overrides: list[str]) -> int:
     from vissl_clusterfit.adapters.finished import results
     from vissl_clusterfit.adapters.ranks import launch
     from vissl_clusterfit.adapters.sweep import run_sweep, sweep_runs
+    from vissl_clusterfit.adapters.torchrun import is_first_of_run, once_per_node, with_torchrun
 
-    if runs := sweep_runs(overrides):
-        return run_sweep(runs)
-    engine, node_id, config = compose(overrides)
+    with once_per_node():
+        if runs := sweep_runs(overrides):
+            return run_sweep(runs)
+        engine, node_id, config = compose(with_torchrun(overrides))
+    is_first = is_first_of_run(node_id)
     launch(engine, node_id, config)
-    print(results(engine, config))  # noqa: T201
+    if is_first:
+        print(results(engine, config))  # noqa: T201
     return DONE
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.adapters.exits import DONE, FAILED, INTERRUPTED, USER_ERROR
 from vissl_clusterfit.adapters.overrides import compose_overrides, parse_overrides
+from vissl_clusterfit.adapters.torchrun import is_torchrun
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.storage.places import artifact_path
 
@@ -66,6 +67,9 @@ def sweep_runs(overrides: Sequence[str]) -> list[SweepRun]:
     parsed = parse_overrides(overrides)
     if not any(override.is_sweep_override() for override in parsed):
         return []
+    if is_torchrun():
+        allowed = "one value for each key under torchrun, which has started the processes of one run already"
+        raise ConfigError(problem("The command", found="a sweep", allowed=allowed))
     choices = []
     for override in parsed:
         if not override.is_sweep_override():
