@@ -58,6 +58,11 @@ def test_a_sweep_without_an_end_is_refused():
         sweep_runs([SIMCLR, "config.SEED_VALUE=interval(0,1)"])
 
 
+def test_runs_that_are_submitted_as_jobs_are_not_taken_for_finished():
+    runs = sweep_runs([SIMCLR, "config.SEED_VALUE=1,2", "config.SLURM.USE_SLURM=true"])
+    assert [run.submits for run in runs] == [True, True]
+
+
 def test_names_of_folders_are_safe_and_differ_where_the_texts_do():
     assert safe_name("config.A=0.1,config.B=-x") == "config.A=0.1,config.B=-x"
     texts = ["+config/a=../b", "+config/a=...b", "+config/a=.. b", "a" * 300, "a" * 301, "a='ä ö'"]

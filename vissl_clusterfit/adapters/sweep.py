@@ -43,6 +43,8 @@ class SweepRun:
     name: str
     overrides: tuple[str, ...]
     folder: str
+    #: It ends when its job is submitted, and is not finished then.
+    submits: bool = False
 
     @property
     def is_finished(self) -> bool:
@@ -84,10 +86,11 @@ def sweep_runs(overrides: Sequence[str]) -> list[SweepRun]:
     for chosen in itertools.product(*choices):
         lines = [line for line, _ in chosen]
         name = ",".join(swept for _, swept in chosen if swept)
-        folder = f"{compose_overrides(lines)['config']['CHECKPOINT']['DIR']}/{safe_name(name)}"
+        config = compose_overrides(lines)["config"]
+        folder = f"{config['CHECKPOINT']['DIR']}/{safe_name(name)}"
         folder = folder if "://" in folder else os.path.abspath(folder)
         quoted = "'" + folder.replace("\\", "\\\\").replace("'", "\\'") + "'"
-        runs.append(SweepRun(name, (*lines, f"{_FOLDER}={quoted}"), folder))
+        runs.append(SweepRun(name, (*lines, f"{_FOLDER}={quoted}"), folder, config["SLURM"]["USE_SLURM"]))
     return runs
 
 
@@ -115,7 +118,8 @@ def run_sweep(runs: Sequence[SweepRun]) -> int:
                 if code == INTERRUPTED:
                     raise KeyboardInterrupt
                 codes.append(code)
-                outcomes[run] = "finished" if code == DONE else f"FAILED with exit code {code}"
+                done = "submitted" if run.submits else "finished"
+                outcomes[run] = done if code == DONE else f"FAILED with exit code {code}"
     finally:
         lines = [f"{len(runs)} runs:", *(f"  {outcomes[run]}: {run.name} in {run.folder}" for run in runs)]
         print("\n".join(lines), flush=True)  # noqa: T201
@@ -145,7 +149,7 @@ def _run(run: SweepRun) -> int:
                 os.killpg(process.pid, signal.SIGKILL)
         process.stdin.close()
         process.wait()
-    if code == DONE:
+    if code == DONE and not run.submits:
         run.finish()
     return code
 
