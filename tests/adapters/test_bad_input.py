@@ -60,7 +60,7 @@ MISTAKES = {
     ),
     "an unknown override": (
         ["config.CLUSTERFIT.NUM_CLUSTER=4"],
-        ["The config cannot be composed: Could not override 'config.CLUSTERFIT.NUM_CLUSTER'"],
+        ["config.CLUSTERFIT.NUM_CLUSTER, a key that does not exist", "Did you mean config.CLUSTERFIT.NUM_CLUSTERS"],
     ),
     "an override of another form": (
         ["config.SEED_VALUE"],
@@ -128,8 +128,8 @@ def test_a_mistake_gets_one_message(refuse, tmp_path, overrides, fragments):
     "command, fragment",
     [
         ([], "The command: found no config; allowed: config=<name>"),
-        (["config=clusterfit/no_such_config"], "Could not find 'config/clusterfit/no_such_config'"),
-        (["config=clusterfit/student", "+config/clusterfit=no_such"], "Could not find 'config/clusterfit/no_such'"),
+        (["config=clusterfit/no_such_config"], "config=clusterfit/no_such_config: found no such config"),
+        (["config=clusterfit/student", "+config/clusterfit=no_such"], "+config/clusterfit=no_such: found no such config"),
     ],
 )
 def test_a_command_without_a_config_gets_one_message(run_command, tmp_path, command, fragment):

@@ -44,10 +44,23 @@ class CommandServer:
             texts = {name: file.read_text("utf-8", "replace") for name, file in said.items()}
         return subprocess.CompletedProcess(list(overrides), json.loads(answer), **texts)
 
+    def ranks(self) -> list[int]:
+        """The processes that the command which runs now has started for its ranks, by their numbers."""
+        return [
+            rank
+            for launcher in _children(self._process.pid)
+            for rank in _children(launcher)
+            if b"multiprocessing.spawn" in Path(f"/proc/{rank}/cmdline").read_bytes()
+        ]
+
     def stop(self) -> None:
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def _children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def serve() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vissl.config import AttrDict
@@ -54,6 +55,11 @@ class AssignEngine(StageEngine):
                 labels.folder,
                 100 * labels.manifest["drift"],
             )
+
+    def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
+        """The labels of each split."""
+        settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
+        return {f"labels of {split}": settings.paths.labels(split) for split in settings.splits}
 
 
 def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split: str) -> PseudoLabels:

@@ -6,6 +6,7 @@ import logging
 import os
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from vissl.utils.logger import setup_logging, shutdown_logging
 from vissl.utils.misc import set_seeds, setup_multiprocessing_method
 
 from vissl_clusterfit.adapters.stages import Stages
+from vissl_clusterfit.config import ClusterFitConfig
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,10 @@ class StageEngine(Engine):
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """The work of this engine, called by every process of the run."""
 
+    def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
+        """What the user may look for when the run is finished: files and artefacts, each with a word that says what."""
+        return {}
+
 
 class ExtractEngine(StageEngine):
     """Features of the clustered split and of the held-out one."""
@@ -70,6 +76,11 @@ class ExtractEngine(StageEngine):
             store = stages.features(split)
             logger.info("Features of %s: %d x %d in %s.", split, store.num_samples, store.dim, store.folder)
 
+    def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
+        """The features of each split."""
+        settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
+        return {f"features of {split}": settings.paths.features(split) for split in settings.splits}
+
 
 class ClusterEngine(StageEngine):
     """The codebook, from features that are there or are extracted first."""
@@ -78,6 +89,11 @@ class ClusterEngine(StageEngine):
         """Makes the codebook if it is missing."""
         for codebook in Stages(cfg).codebooks():
             logger.info("Codebook of %d centroids in %s.", codebook.num_clusters, codebook.folder)
+
+    def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
+        """The codebook of each number of clusters."""
+        settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
+        return {f"codebook of {each.num_clusters}": each.paths.codebook for each in (settings, *settings.also)}
 
 
 class LabelEngine(StageEngine):
@@ -88,3 +104,12 @@ class LabelEngine(StageEngine):
         stages = Stages(cfg)
         for labels in [stages.all_labels(), *stages.also_labels()]:
             logger.info("Labels of %d samples in %s.", labels.num_samples, labels.folder)
+
+    def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
+        """The labels of each split and number of clusters."""
+        settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
+        return {
+            f"labels of {split}, {each.num_clusters} clusters": each.paths.labels(split)
+            for each in (settings, *settings.also)
+            for split in each.splits
+        }

@@ -21,7 +21,7 @@ from vissl_clusterfit.adapters.stages import run_device
 from vissl_clusterfit.config import EncodingSettings
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
-from vissl_clusterfit.report.results import ResultRow, append_results
+from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
 from vissl_clusterfit.settings import read_settings, setting
 from vissl_clusterfit.storage.places import artifact_path
 from vissl_clusterfit.transfer.knn import KnnSettings, knn_accuracy
@@ -80,6 +80,12 @@ class TransferEngine(StageEngine):
         settings = TransferSettings.from_config(cfg.get("TRANSFER"))
         train, test = (_labelled_features(cfg, split, settings.features) for split in ("TRAIN", "TEST"))
         distributed.on_primary(lambda: _score(train, test, settings, artifact_path(checkpoint_folder), cfg))
+
+    def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
+        """The figures, and the features that they are of."""
+        features = artifact_path(TransferSettings.from_config(cfg.get("TRANSFER")).features.path)
+        folders = {f"features of {split}": features / split.lower() for split in ("TRAIN", "TEST")}
+        return {"figures": artifact_path(checkpoint_folder) / RESULTS_NAME, **folders}
 
 
 def _labelled_features(cfg: AttrDict, split: str, settings: EncodingSettings) -> _Split:

@@ -1,0 +1,125 @@
+"""A process of a run on two nodes dies or fails in the middle: all end soon and say why, and the next start goes on.
+
+Both nodes are on this machine, and each has one process.
+"""
+
+import os
+import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from command import CommandServer
+from hosts import free_port
+
+
+@pytest.fixture(scope="module")
+def servers():
+    """What starts the commands of two nodes."""
+    pair = CommandServer(), CommandServer()
+    yield pair
+    for server in pair:
+        server.stop()
+
+
+@pytest.fixture
+def start_nodes(servers, tmp_path):
+    """``start_nodes(*overrides)`` begins a run on two nodes; it gives what becomes the result of each."""
+    with ThreadPoolExecutor(2) as pool:
+
+        def start(*overrides: str, each: tuple = ((), ())) -> list:
+            address = f"config.DISTRIBUTED.RUN_ID=127.0.0.1:{free_port()}"
+            common = ["config.DISTRIBUTED.NUM_NODES=2", "config.DISTRIBUTED.NUM_PROC_PER_NODE=1", address]
+            return [
+                pool.submit(server.run, *overrides, *each[node], *common, f"node_id={node}", cwd=tmp_path)
+                for node, server in enumerate(servers)
+            ]
+
+        yield start
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+STAGES = {
+    # Which artefacts are there before, and what shows that the stage has begun.
+    "extraction": ([], "clusterfit/features/train/rows-*.npy"),
+    "clustering": (["features"], "clusterfit/codebook*/**/*"),
+    "training": (["features", "codebook", "labels"], "model_phase0.torch"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage, node", [("extraction", 1), ("clustering", 0), ("training", 1)])
+def test_a_rank_that_is_killed(
+    servers, start_nodes, student_run, student_overrides, run_command, tmp_path, stage, node
+):
+    folder = tmp_path / "run"
+    before, sign = STAGES[stage]
+    for name in before:
+        shutil.copytree(student_run / "clusterfit" / name, folder / "clusterfit" / name)
+    command = [*student_overrides, f"config.CHECKPOINT.DIR={folder}"]
+    running = start_nodes(*command, "config.OPTIMIZER.num_epochs=100000")
+    while not any(folder.glob(sign)):
+        assert not any(result.done() for result in running), [result.result() for result in running if result.done()]
+        time.sleep(0.001)
+    (rank,) = servers[node].ranks()
+    os.kill(rank, signal.SIGKILL)
+    begin = time.monotonic()
+    results = [result.result(timeout=100) for result in running]
+    assert time.monotonic() - begin < 60
+    for result in results:
+        assert result.returncode == 1
+        cause = f"Rank {node} (node {node}, {os.uname().nodename}): it was ended by SIGKILL."
+        assert result.stderr.splitlines()[-1].startswith(cause), result.stderr
+        assert "Traceback" not in result.stderr
+    done = [int(file.stem.removeprefix("model_phase")) for file in folder.glob("model_phase*.torch")]
+    last = max(done, default=-1) + 1
+    again = run_command(*command, f"config.OPTIMIZER.num_epochs={last + 1}", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert contents(folder / "clusterfit") == contents(student_run / "clusterfit")
+    assert (folder / f"model_final_checkpoint_phase{last}.torch").is_file()
+    assert ("Starting phase 0 " in again.stdout) == (not done)
+    assert stage != "training" or done
+
+
+@pytest.mark.slow
+def test_the_cause_is_the_last_thing_on_both_screens(start_nodes, student_run, student_overrides, tmp_path):
+    """One rank of the two cannot go on; the other then notices that its connection is closed."""
+    folder = tmp_path / "run"
+    shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
+    results = [
+        result.result(timeout=100)
+        for result in start_nodes(
+            *student_overrides,
+            f"config.CHECKPOINT.DIR={folder}",
+            each=((), ("config.DATA.TRAIN.TRANSFORMS=[{name:RandomCrop,size:4000},{name:ToTensor}]",)),
+        )
+    ]
+    for result in results:
+        assert result.returncode == 1
+        said = f"Rank 1 (node 1, {os.uname().nodename}) failed:\nTraceback (most recent call last):"
+        assert result.stderr.count("Traceback (most recent call last)") == result.stderr.count(said) == 1
+        assert "Required crop size (4000, 4000) is larger" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_folders_that_are_not_shared_are_refused(start_nodes, student_overrides, tmp_path):
+    results = [
+        result.result(timeout=100)
+        for result in start_nodes(
+            *student_overrides,
+            each=tuple((f"config.CHECKPOINT.DIR={tmp_path / str(node)}",) for node in range(2)),
+        )
+    ]
+    for result in results:
+        assert result.returncode == 2
+        assert result.stderr.startswith(
+            f"error: config.CLUSTERFIT.OUTPUT_DIR: found {tmp_path}/1/clusterfit, which on "
+        )
+        assert "(This was found by node 1, " in result.stderr
+        assert "Traceback" not in result.stderr
+    assert not [file for file in tmp_path.rglob("clusterfit/**/*") if file.is_file()]

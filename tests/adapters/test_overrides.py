@@ -1,0 +1,114 @@
+"""What is misspelt on the command line or in a config is refused with the name that was meant."""
+
+import pytest
+
+from vissl_clusterfit.adapters.overrides import compose_overrides
+from vissl_clusterfit.errors import ConfigError
+
+SIMCLR = "config=test/cpu_test/test_cpu_resnet_simclr"
+STUDENT = (SIMCLR, "+config/clusterfit=student")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["config=clusterfit/quickstrt/teacher"],
+            r"no such config; .* Did you mean config=clusterfit/quickstart/teacher",
+        ),
+        (
+            ["config=pretrain/simclr/simclr_8node_resnt"],
+            r"no such config; .* Did you mean config=pretrain/simclr/simclr_8node_resnet",
+        ),
+        (["config=simclr_8node_resnet"], r"Did you mean config=pretrain/simclr/simclr_8node_resnet"),
+        ([SIMCLR, "+config/clusterfit=studnet"], r"no such config; .* Did you mean \+config/clusterfit=student"),
+        ([SIMCLR, "+config/clusterfti=student"], r"the group config/clusterfti, .* Did you mean \+config/clusterfit=…"),
+        ([SIMCLR, "+config/typo=x"], r"\+config/typo=x: found the group config/typo, which does not exist"),
+        ([SIMCLR, "config.OPTIMIZER.num_epoch=3"], r"does not exist; .* Did you mean config.OPTIMIZER.num_epochs\?"),
+        ([SIMCLR, "config.OPTIMIZER={num_epoch:3}"], r"does not exist; .* Did you mean config.OPTIMIZER.num_epochs\?"),
+        ([SIMCLR, "config.COLLATE_FUNCTION=x"], r"Did you mean config.DATA.TRAIN.COLLATE_FUNCTION or"),
+        ([SIMCLR, "~config.SEED_VALU"], r"Did you mean config.SEED_VALUE\?"),
+        ([SIMCLR, "+config.OPTIMIZER.num_epoch=3"], r"which nothing reads; allowed: config.OPTIMIZER.num_epochs\."),
+        ([SIMCLR, "+config.OPTIMIZR.num_epochs=3"], r"config.OPTIMIZR, which nothing reads; allowed: config.OPTIMIZER"),
+        (
+            [SIMCLR, "+config.optimizer.num_epochs=3"],
+            r"allowed: config.OPTIMIZER\. .* insist with \+\+config.optimizer=",
+        ),
+        ([*STUDENT, "+config.CLUSTERFIT.NUM_CLUSTER=5"], r"allowed: config.CLUSTERFIT.NUM_CLUSTERS"),
+        ([SIMCLR, "+confg.SEED_VALUE=3"], r"confg, which nothing reads; allowed: config\."),
+        ([SIMCLR, "+engine_nam=x"], r"engine_nam, which nothing reads; allowed: engine_name\."),
+        ([SIMCLR, "+config.X=???"], r"Missing mandatory value: X"),
+        ([SIMCLR, "+config.X=[[{a: '${config.SEED_VALU}'}]]"], r"Interpolation key 'config.SEED_VALU' not found"),
+        ([SIMCLR, "=3"], r"'=3': found no key"),
+    ],
+)
+def test_what_is_misspelt_is_refused_with_the_nearest_name(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        compose_overrides(overrides)
+
+
+def test_a_key_of_ones_own_is_taken():
+    config = compose_overrides([SIMCLR, "+config.MINE={a:1}", "config.MINE.a=2", "+config.OPTIMIZER.warm_restarts=3"])
+    assert config["config"]["MINE"] == {"a": 2}
+    assert config["config"]["OPTIMIZER"]["warm_restarts"] == 3
+
+
+def test_a_key_beside_a_very_similar_one_is_taken_from_one_who_insists():
+    config = compose_overrides([SIMCLR, "++config.OPTIMIZER.num_epoch=3"])["config"]
+    assert config["OPTIMIZER"]["num_epoch"] == 3
+
+
+def test_interpolations_in_overrides_and_in_lists_are_resolved():
+    overrides = ["config.SEED_VALUE=7", "+config.X=['${config.SEED_VALUE}',[{a: '${config.SEED_VALUE}'}]]"]
+    config = compose_overrides([SIMCLR, *overrides, "config.LOG_FREQUENCY=${config.SEED_VALUE}"])["config"]
+    assert config["X"] == [7, [{"a": 7}]]
+    assert config["LOG_FREQUENCY"] == 7
+
+
+@pytest.fixture
+def own_configs(tmp_path, monkeypatch):
+    """Writes a config of the user's into ``./configs/config/mine/``, where VISSL has Hydra look, too."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "configs/config/mine"
+    folder.mkdir(parents=True)
+
+    def write(name: str, text: str) -> None:
+        (folder / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+
+    return write
+
+
+def test_configs_of_the_working_directory_are_found_and_proposed(own_configs):
+    own_configs("recipe", "config:\n  OPTIMIZER:\n    num_epochs: 3\n  MINE: 4\n")
+    config = compose_overrides([SIMCLR, "+config/mine=recipe"])["config"]
+    assert (config["OPTIMIZER"]["num_epochs"], config["MINE"]) == (3, 4)
+    with pytest.raises(ConfigError, match=r"Did you mean \+config/mine=recipe\?"):
+        compose_overrides([SIMCLR, "+config/mine=recpie"])
+
+
+def test_configs_of_a_folder_that_is_named_are_found_and_proposed(own_configs, tmp_path, monkeypatch):
+    own_configs("recipe", "config:\n  MINE: 4\n")
+    place = f"hydra.searchpath=[file://{tmp_path}/configs]"
+    monkeypatch.chdir("/")
+    assert compose_overrides([SIMCLR, place, "+config/mine=recipe"])["config"]["MINE"] == 4
+    with pytest.raises(ConfigError, match=r"Did you mean \+config/mine=recipe\?"):
+        compose_overrides([SIMCLR, place, "+config/mine=recpie"])
+
+
+def test_a_misspelt_key_in_a_file_is_refused(own_configs):
+    own_configs("recipe", "config:\n  OPTIMIZER:\n    num_epoch: 3\n")
+    with pytest.raises(ConfigError, match=r"config.OPTIMIZER.num_epoch, which nothing reads; allowed: .*num_epochs"):
+        compose_overrides([SIMCLR, "+config/mine=recipe"])
+    config = compose_overrides([SIMCLR, "+config/mine=recipe", "++config.OPTIMIZER.num_epoch=4"])["config"]
+    assert config["OPTIMIZER"]["num_epoch"] == 4
+
+
+def test_a_missing_config_that_a_file_inherits_is_named(own_configs):
+    own_configs("recipe", "defaults:\n  - /config/clusterfit/studnet\n  - _self_\n")
+    with pytest.raises(ConfigError, match=r"'config/clusterfit/studnet'. Did you mean config/clusterfit/student"):
+        compose_overrides([SIMCLR, "+config/mine=recipe"])
+
+
+def test_the_block_of_a_loss_of_ones_own_may_be_named_like_vissls(own_configs):
+    own_configs("loss", "config:\n  LOSS:\n    name: simclr_info_nce_loss_2\n    simclr_info_nce_loss_2:\n      a: 1\n")
+    assert compose_overrides([SIMCLR, "+config/mine=loss"])["config"]["LOSS"]["simclr_info_nce_loss_2"] == {"a": 1}
