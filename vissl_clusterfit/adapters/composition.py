@@ -41,6 +41,7 @@ def complete_config(config: dict[str, Any]) -> list[str]:
     if config["MACHINE"]["DEVICE"] == "cpu":
         _fit_to_cpu(config, changes)
     if config["LOSS"]["name"] == "clusterfit_loss":
+        _drop_what_has_no_part(config, changes)
         _pair_with_labels(config, settings, changes)
         _count_labelled_samples_only(config["METERS"], changes)
     _fit_heads_to_trunk(config["MODEL"], changes)
@@ -80,6 +81,21 @@ def _fit_to_cpu(config: dict[str, Any], changes: list[str]) -> None:
         "as VISSL's mixed precision needs GPUs",
         changes,
     )
+
+
+def _drop_what_has_no_part(config: dict[str, Any], changes: list[str]) -> None:
+    """What an overlay cannot take out of the config below it: Hydra merges mappings, and none loses a key."""
+    train, schedules = config["DATA"]["TRAIN"], config["OPTIMIZER"]["param_schedulers"]
+    if train["COLLATE_FUNCTION"] == "default_collate":
+        name, reason = "config.DATA.TRAIN.COLLATE_FUNCTION_PARAMS", "as default_collate takes none"
+        _set(train, "COLLATE_FUNCTION_PARAMS", {}, name, reason, changes)
+    for name in [name for name, schedule in schedules.items() if schedule is None]:
+        del schedules[name]
+    sharded = "as VISSL shards none of the heads that it does not know"
+    model = config["MODEL"]
+    _set(model["FSDP_CONFIG"], "AUTO_SETUP_FSDP", False, "config.MODEL.FSDP_CONFIG.AUTO_SETUP_FSDP", sharded, changes)
+    if model["TRUNK"]["NAME"] == "regnet_fsdp":
+        _set(model["TRUNK"], "NAME", "regnet_v2", "config.MODEL.TRUNK.NAME", "the same network, not sharded", changes)
 
 
 def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> None:
