@@ -64,8 +64,10 @@ def check_and_describe(overrides: Sequence[str], config: Mapping[str, Any]) -> l
     _require_training(below[0], overlay, before)
     _require_trunk(overrides, below, overlay)
     _require_data(below[0], overlay, config)
-    ours_last = _leaves(compose_hydra_configuration([*below, *filter(_is_ours, groups)]).config)
-    _require_nothing_undone(overlay, groups, ours_last, _leaves(compose_hydra_configuration(groups).config))
+    in_order = [*below, *filter(_is_ours, groups)]
+    ours_last = _leaves(compose_hydra_configuration(in_order).config)
+    if groups != in_order:
+        _require_nothing_undone(overlay, in_order, ours_last, _leaves(compose_hydra_configuration(groups).config))
     return list(_replaced(_leaves(before.config), ours_last, _leaves(config)))
 
 
@@ -141,7 +143,7 @@ def _require_data(base: str, overlay: str, config: Mapping[str, Any]) -> None:
 
 
 def _require_nothing_undone(
-    overlay: str, groups: Sequence[str], ours_last: Mapping[str, Any], as_given: Mapping[str, Any]
+    overlay: str, in_order: Sequence[str], ours_last: Mapping[str, Any], as_given: Mapping[str, Any]
 ) -> None:
     for name in _ESSENTIAL:
         if as_given[name] != ours_last[name]:
@@ -150,7 +152,7 @@ def _require_nothing_undone(
                     f"config.{name}",
                     found=f"{_brief(name, as_given[name])}, which a group after {overlay} brings",
                     allowed=f"{_brief(name, ours_last[name])}, by the overlay",
-                    remedy=f"Name the overlay last: {' '.join([*(g for g in groups if not _is_ours(g)), overlay])}",
+                    remedy=f"Name the overlay last: {' '.join(in_order)}",
                 )
             )
 
