@@ -84,6 +84,8 @@ def test_a_step_of_its_trunk(run_command, tmp_path, eight_images, name):
     assert result.returncode == 0, result.stderr
     [loss] = re.findall(r"iter: 0; lr: [\d.]+; loss: ([\d.]+);", result.stdout)
     assert float(loss) == pytest.approx(math.log(4), abs=0.7)
-    states = [torch.load(file)["classy_state_dict"]["base_model"]["model"] for file in (
-        teacher, tmp_path / "run/model_final_checkpoint_phase0.torch")]
+    states = [
+        torch.load(file)["classy_state_dict"]["base_model"]["model"]
+        for file in (teacher, tmp_path / "run/model_final_checkpoint_phase0.torch")
+    ]
     assert states[0]["trunk"].keys() == states[1]["trunk"].keys()

@@ -5,6 +5,7 @@ Nothing is trained here; what VISSL builds of the config before it trains is bui
 
 import copy
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,7 @@ def stands_alone(name: str) -> bool:
 
 ALL = sorted(str(file.relative_to(VISSLS).with_suffix("")) for file in VISSLS.glob("pretrain/**/*.yaml"))
 WHOLE = [name for name in ALL if stands_alone(name)]
-#: A part goes over the whole configs of its family; those for all families go over one.
-PARTS = [
-    (whole, part)
-    for part in ALL
-    if part not in WHOLE
-    for whole in [name for name in WHOLE if name.split("/")[:2] == part.split("/")[:2]] or [SIMCLR]
-]
+PARTS = [name for name in ALL if name not in WHOLE]
 ONE_EACH = list({name.split("/")[1]: name for name in WHOLE}.values())
 
 
@@ -122,32 +117,49 @@ def test_of_every_other_config(composed):
             require_of_a_config(composed, name)
 
 
-def require_of_a_part(composed, whole: str, part: str) -> None:
-    group, _, option = part.rpartition("/")
+def stacks() -> Iterator[tuple[str, list[str]]]:
+    """Whole configs with parts over them, one from each folder of the family, as VISSL's users stack them: all parts."""
+    for family in sorted({part.split("/")[1] for part in PARTS}):
+        wholes = [name for name in WHOLE if name.split("/")[1] == family] or [SIMCLR]
+        folders: dict[str, list[str]] = {}
+        for part in PARTS:
+            if part.split("/")[1] == family:
+                folders.setdefault(part.rpartition("/")[0], []).append(part)
+        for number in range(max(map(len, folders.values()))):
+            parts = [of_folder[number % len(of_folder)] for of_folder in folders.values()]
+            yield wholes[number % len(wholes)], parts
+
+
+def require_of_a_stack(composed, whole: str, parts: list[str]) -> None:
+    overrides = [f"+config/{group}={name}" for group, _, name in (part.rpartition("/") for part in parts)]
     # VISSL's data sets have an empty MACHINE block.
-    device = "+config.MACHINE.DEVICE=cpu" if group == "pretrain/datasets" else "config.MACHINE.DEVICE=cpu"
-    engine, _, config = composed(f"config={whole}", f"+config/{group}={option}", STUDENT, device=device)
-    trunk = content(part).get("MODEL", {}).get("TRUNK", {}).get("NAME")
-    require_clusterfit(engine, config, width_of_the_trunk(part if trunk else whole))
-    assert config.MODEL.TRUNK.NAME == (trunk or content(whole)["MODEL"]["TRUNK"]["NAME"])
+    device = f"{'+' * (parts[0].split('/')[1] == 'datasets')}config.MACHINE.DEVICE=cpu"
+    engine, _, config = composed(f"config={whole}", *overrides, STUDENT, device=device)
+    trunks = {name: content(name).get("MODEL", {}).get("TRUNK", {}).get("NAME") for name in [whole, *parts]}
+    last = [name for name, trunk in trunks.items() if trunk][-1]
+    require_clusterfit(engine, config, width_of_the_trunk(last))
+    assert trunks[last] == config.MODEL.TRUNK.NAME
 
 
-@pytest.mark.parametrize("whole, part", [pair for pair in PARTS if "multicrop_2x160" in pair[1] or "w5" in pair[1]])
-def test_of_a_config_with_a_part_over_it(composed, whole, part):
-    require_of_a_part(composed, whole, part)
+def test_of_a_config_with_parts_over_it(composed):
+    model, transforms = "pretrain/swav/models/regnet400mf", "pretrain/swav/transforms/multicrop_6crop_2x160_4x96"
+    require_of_a_stack(composed, "pretrain/swav/swav_8node_resnet", [model, transforms])
 
 
 @pytest.mark.slow
-def test_of_every_config_with_every_part_of_its_family(composed):
-    assert len(PARTS) > 60
-    for whole, part in PARTS:
-        require_of_a_part(composed, whole, part)
+def test_of_every_part(composed):
+    assert {part for _, parts in stacks() for part in parts} == set(PARTS)
+    for whole, parts in stacks():
+        require_of_a_stack(composed, whole, parts)
 
 
 @pytest.mark.parametrize(
     "name, what",
     [
-        ("benchmark/linear_image_classification/imagenet1k/eval_resnet_8gpu_transfer_in1k_linear", "evaluates a network"),
+        (
+            "benchmark/linear_image_classification/imagenet1k/eval_resnet_8gpu_transfer_in1k_linear",
+            "evaluates a network",
+        ),
         ("benchmark/fulltune/imagenet1k/eval_resnet_8gpu_transfer_in1k_fulltune", "evaluates a network"),
         ("feature_extraction/extract_resnet_in1k_8gpu", "whose engine is extract_features"),
     ],
@@ -157,9 +169,15 @@ def test_what_does_not_train_is_refused(composed, name, what):
         composed(f"config={name}", STUDENT)
 
 
-def test_ones_own_evaluation_is_refused(composed):
-    """A config that freezes the trunk, wherever it lies."""
-    pass
+def test_ones_own_evaluation_is_refused(composed, tmp_path):
+    """A config that freezes the trunk, wherever it lies: here in a folder that Hydra is told of."""
+    linear = "benchmark/linear_image_classification/imagenet1k/eval_resnet_8gpu_transfer_in1k_linear"
+    (tmp_path / "config/own").mkdir(parents=True)
+    (tmp_path / "config/own/probe.yaml").write_text(
+        f"# @package _global_\ndefaults:\n  - /config/{linear}\n  - _self_\n"
+    )
+    with pytest.raises(ConfigError, match=r"config: found own/probe, which evaluates a network"):
+        composed("config=own/probe", STUDENT, f"hydra.searchpath=[file://{tmp_path}]")
 
 
 @pytest.mark.parametrize("part", ["jigsaw/permutations/perm100", "simclr/optimization/bs64_8nodes"])
@@ -174,7 +192,9 @@ def test_a_trunk_on_the_command_line_will_do(composed):
 
 
 def test_a_config_without_data_is_refused(composed):
-    with pytest.raises(ConfigError, match=r"config.DATA.TRAIN.DATA_SOURCES: found \[\] in pretrain/simclr/models/resnext50"):
+    with pytest.raises(
+        ConfigError, match=r"config.DATA.TRAIN.DATA_SOURCES: found \[\] in pretrain/simclr/models/resnext50"
+    ):
         composed("config=pretrain/simclr/models/resnext50", STUDENT)
 
 

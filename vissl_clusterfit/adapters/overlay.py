@@ -1,7 +1,7 @@
 """ClusterFit laid over a config (``config=<x> +config/clusterfit=student``): whether it fits, and what it replaces.
 
-Hydra lays one group over another without a word, in the order of the command line. Here the groups are composed with and
-without those of ours, and what differs is said.
+Hydra lays one group over another without a word, in the order of the command line. Here the groups are composed with
+and without those of ours, and what differs is said.
 """
 
 from __future__ import annotations
@@ -56,18 +56,20 @@ def check_and_describe(overrides: Sequence[str], config: Mapping[str, Any]) -> l
     from vissl.utils.hydra_config import compose_hydra_configuration
 
     groups = [override for override in overrides if _options(override)]
-    below = [group for group in groups if not _is_ours(group)]
-    if len(below) == len(groups) or not below[0].startswith("config="):
+    below, ours = [group for group in groups if not _is_ours(group)], [group for group in groups if _is_ours(group)]
+    base = next((group for group in below if group.startswith("config=")), "")
+    if not (base and ours):
         return []
-    overlay = next(filter(_is_ours, groups))
-    before = compose_hydra_configuration(below)
-    _require_training(below[0], overlay, before)
+    overlay, places = " ".join(ours), [override for override in overrides if override.startswith("hydra.")]
+    before = compose_hydra_configuration([*below, *places])
+    _require_training(base, overlay, before)
     _require_trunk(overrides, below, overlay)
-    _require_data(below[0], overlay, config)
-    in_order = [*below, *filter(_is_ours, groups)]
-    ours_last = _leaves(compose_hydra_configuration(in_order).config)
+    _require_data(base, overlay, config)
+    in_order = [*below, *ours]
+    ours_last = _leaves(compose_hydra_configuration([*in_order, *places]).config)
     if groups != in_order:
-        _require_nothing_undone(overlay, in_order, ours_last, _leaves(compose_hydra_configuration(groups).config))
+        as_given = _leaves(compose_hydra_configuration([*groups, *places]).config)
+        _require_nothing_undone(overlay, in_order, ours_last, as_given)
     return list(_replaced(_leaves(before.config), ours_last, _leaves(config)))
 
 
@@ -111,7 +113,8 @@ def _require_trunk(overrides: Sequence[str], below: Sequence[str], overlay: str)
     if any(override.lstrip("+").startswith(f"{setting}=") for override in overrides):
         return
     # VISSL's defaults name one, so it has to be looked for in the files themselves.
-    if not any(_names_trunk(option) for group in below for option in _options(group)):
+    places = [override for override in overrides if override.startswith("hydra.")]
+    if not any(_names_trunk(option, places) for group in below for option in _options(group)):
         raise ConfigError(
             problem(
                 setting,
@@ -123,11 +126,11 @@ def _require_trunk(overrides: Sequence[str], below: Sequence[str], overlay: str)
         )
 
 
-def _names_trunk(option: str) -> bool:
+def _names_trunk(option: str, places: list[str]) -> bool:
     from hydra import compose, initialize_config_module
 
     with initialize_config_module(config_module="vissl.config", version_base="1.1"):  # as VISSL
-        alone = compose(option)
+        alone = compose(option, overrides=places)
     return bool(((alone.get("config", {}).get("MODEL") or {}).get("TRUNK") or {}).get("NAME"))
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's ``SyncBatchNorm`` on the CPU, where it trains on GPUs only. VISSL's XCiT is built of it whatever the config."""
+"""PyTorch's ``SyncBatchNorm``, which trains on GPUs only, on the CPU: VISSL's XCiT is built of it in any config."""
 
 from __future__ import annotations
 
