@@ -56,14 +56,12 @@ def test_what_follows_from_a_config_is_filled_in_and_told(composed, capsys):
     )[2]
     frozen = yaml.safe_load((VISSLS / "pretrain/swav/swav_8node_resnet.yaml").read_text())
     frozen = frozen["config"]["MODEL"]["TEMP_FROZEN_PARAMS_ITER_MAP"]
-    crops = (
-        "ImgPilToMultiCrop + RandomHorizontalFlip + ImgPilColorDistortion + ImgPilGaussianBlur + ToTensor + Normalize"
-    )
+    crops = "ImgPilToMultiCrop + RandomHorizontalFlip + ImgPilColorDistortion + ImgPilGaussianBlur"
     assert capsys.readouterr().out.splitlines() == [
         # What the overlay replaces,
         "config.DATA.TRAIN.LABEL_TYPE: 'sample_index' becomes 'standard', as a sample is an image and its cluster.",
-        f"config.DATA.TRAIN.TRANSFORMS: {crops} becomes RandomResizedCrop + ColorJitter + RandomHorizontalFlip + "
-        "ToTensor + Normalize, one view per image.",
+        f"config.DATA.TRAIN.TRANSFORMS: {crops} + ToTensor + Normalize becomes RandomResizedCrop + ColorJitter + "
+        "RandomHorizontalFlip + ToTensor + Normalize, one view per image.",
         "config.DATA.TRAIN.COLLATE_FUNCTION: 'multicrop_collator' becomes 'default_collate', as there is one view per "
         "image.",
         f"config.MODEL.TEMP_FROZEN_PARAMS_ITER_MAP: {frozen} becomes [], as the whole network is trained.",

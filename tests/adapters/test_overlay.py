@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import vissl
 import yaml
 from PIL import Image
+from vissl.config import AttrDict
+from vissl.models import build_model
 
 from vissl_clusterfit.adapters.launch import compose
 from vissl_clusterfit.errors import ConfigError
@@ -82,9 +85,10 @@ def require_clusterfit(engine: str, config, widths: list[str]) -> None:
     assert (name, head["num_clusters"]) == ("clusterfit_head", 16000)
     # VISSL's heads start with the width of the trunk.
     assert {head["in_features"]} == {int(width) for width in widths} or not widths
-    evaluation = model.FEATURE_EVAL_SETTINGS
-    assert not (evaluation.EVAL_MODE_ON or evaluation.FREEZE_TRUNK_ONLY or evaluation.FREEZE_TRUNK_AND_HEAD)
-    assert not (model.TEMP_FROZEN_PARAMS_ITER_MAP or model.NON_TRAINABLE_PARAMS or model.MULTI_INPUT_HEAD_MAPPING)
+    frozen = ("EVAL_MODE_ON", "FREEZE_TRUNK_ONLY", "FREEZE_TRUNK_AND_HEAD", "EXTRACT_TRUNK_FEATURES_ONLY")
+    assert not any(model.FEATURE_EVAL_SETTINGS[key] for key in frozen)
+    assert not any(model[key] for key in ("TEMP_FROZEN_PARAMS_ITER_MAP", "NON_TRAINABLE_PARAMS"))
+    assert (model.MULTI_INPUT_HEAD_MAPPING, model.SINGLE_PASS_EVERY_CROP) == ([], False)
     assert model.WEIGHTS_INIT.PARAMS_FILE == ""
 
     assert (model.AMP_PARAMS.USE_AMP, model.SYNC_BN_CONFIG.SYNC_BN_TYPE) == (False, "pytorch")
@@ -118,7 +122,7 @@ def test_of_every_other_config(composed):
 
 
 def stacks() -> Iterator[tuple[str, list[str]]]:
-    """Whole configs with parts over them, one from each folder of the family, as VISSL's users stack them: all parts."""
+    """Whole configs with parts over them, one from each folder of the family, as VISSL's users stack them."""
     for family in sorted({part.split("/")[1] for part in PARTS}):
         wholes = [name for name in WHOLE if name.split("/")[1] == family] or [SIMCLR]
         folders: dict[str, list[str]] = {}
@@ -216,3 +220,51 @@ def test_what_leaves_it_be_may_come_after(composed, capsys):
     engine, _, config = composed(f"config={SIMCLR}", STUDENT, "+config/pretrain/simclr/optimization=bs32_2nodes")
     require_clusterfit(engine, config, ["2048"])
     assert (config.DATA.TRAIN.BATCHSIZE_PER_REPLICA, config.DISTRIBUTED.NUM_NODES) == (32, 2)
+
+
+def test_a_sharded_training_becomes_a_plain_one(composed, capsys):
+    """VISSL's overrides for its large RegNets."""
+    engine, _, config = composed(
+        "config=pretrain/swav/swav_8node_resnet",
+        "+config/pretrain/swav/models=regnet16Gf",
+        STUDENT,
+        "config.MODEL.TRUNK.NAME=regnet_fsdp",
+        "config.MODEL.FSDP_CONFIG.AUTO_SETUP_FSDP=true",
+        "config.MODEL.SHARDED_DDP_SETUP.USE_SDP=true",
+    )
+    require_clusterfit(engine, config, ["3024"])
+    assert config.MODEL.TRUNK.NAME == "regnet"
+    said = capsys.readouterr().out
+    assert "config.MODEL.TRUNK.NAME: 'regnet_fsdp' becomes 'regnet', the same network, not sharded." in said
+    assert "AUTO_SETUP_FSDP: True becomes False, as VISSL shards only heads that it knows." in said
+
+
+ROTNET = ("config=pretrain/rotnet/rotnet_8gpu_resnet", STUDENT)
+
+
+@pytest.mark.parametrize("name", ["alexnet_deepcluster", "alexnet_jigsaw", "alexnet_rotnet", "alexnet_colorization"])
+def test_trunks_whose_output_is_a_map(composed, name):
+    """Those of VISSL that no config of its pre-training names. The head takes all of the map."""
+    colours = {"alexnet_jigsaw": "bgr", "alexnet_colorization": "lab"}.get(name, "rgb")
+    lab = ["config.DATA.TRAIN.TRANSFORMS=[{name: ImgPil2LabTensor, indices: []}]"] if colours == "lab" else []
+    trunk = [
+        f"config.MODEL.TRUNK.NAME={name}",
+        f"config.MODEL.INPUT_TYPE={colours}",
+        "config.CLUSTERFIT.NUM_CLUSTERS=7",
+    ]
+    model = build_model(composed(*ROTNET, *trunk, *lab)[2].MODEL, AttrDict({}))
+    [logits] = model(torch.rand(2, 3, 224, 224))
+    assert logits.shape == (2, 7)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_a_trunk_of_lightness_wants_images_of_it(composed):
+    with pytest.raises(ConfigError, match=r"DATA.TRAIN.TRANSFORMS: found .* would take red for lightness; .*OpenCV"):
+        composed(*ROTNET, "config.MODEL.TRUNK.NAME=alexnet_colorization", "config.MODEL.INPUT_TYPE=lab")
+
+
+def test_the_trunk_that_does_not_run_in_vissl(composed):
+    """It calls a function of VISSL's with an argument that this one does not have."""
+    with pytest.raises(ConfigError, match=r"trunk alexnet_bvlc, which has no dry run \(.*'use_checkpointing'\)"):
+        composed(*ROTNET, "config.MODEL.TRUNK.NAME=alexnet_bvlc")
