@@ -17,12 +17,14 @@ def register() -> None:
     | trunks | ``raw_pixels``, the baseline of transfer benchmarks |
     | data sources | ``clusterfit_<source>`` for every VISSL source, with support for ``DATA_LIMIT`` |
     | subsets | balanced ones leave out samples without a label |
+    | batch norm | PyTorch's synchronous one trains on the CPU, too, for VISSL's XCiT |
     | data loaders | the processes that read images end with the one that they read for |
     | hooks | the extract-then-cluster hook, wherever the loss is ``clusterfit_loss`` |
     | engines | ``clusterfit_extract``, ``_cluster``, ``_label``, ``_assign``, ``_transfer`` |
 
     Our configs are found through the Hydra plugin ``hydra_plugins/vissl_clusterfit_plugin``.
     """
+    import torch
     import vissl.data
     import vissl.hooks
     from classy_vision.losses import register_loss
@@ -44,6 +46,7 @@ def register() -> None:
         raw_pixels,
         readers,
         subsets,
+        sync_batch_norm,
         transfer,
     )
 
@@ -69,3 +72,5 @@ def register() -> None:
     ssl_dataset.balanced_sub_sampling = subsets.of_labelled_samples(ssl_dataset.balanced_sub_sampling)
     # Nor for what a process does that begins to read images.
     train_task.build_dataloader = functools.partial(train_task.build_dataloader, worker_init_fn=readers.begin_to_read)
+    # XCiT is built of these whatever the config.
+    torch.nn.SyncBatchNorm.forward = sync_batch_norm.local_on_cpu(torch.nn.SyncBatchNorm.forward)

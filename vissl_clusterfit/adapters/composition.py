@@ -16,11 +16,13 @@ from vissl_clusterfit.adapters.head import trunk_width
 from vissl_clusterfit.adapters.label_source import paired_paths, paired_source, unused_label_paths
 from vissl_clusterfit.adapters.meter import METER
 from vissl_clusterfit.config import ClusterFitConfig
+from vissl_clusterfit.errors import ConfigError, problem
 
 #: VISSL's label source that asks the data source itself, whatever that is.
 _ASK_THE_DATA_SOURCE = "torchvision_dataset"
 _ONE_BATCH = "simclr_collator"
 _VISSLS_METER = "accuracy_list_meter"
+_LAB = "ImgPil2LabTensor"
 
 
 def complete_config(config: dict[str, Any]) -> list[str]:
@@ -33,7 +35,8 @@ def complete_config(config: dict[str, Any]) -> list[str]:
         What was changed, one sentence each, for the log.
 
     Raises:
-        ConfigError: something under ``config.CLUSTERFIT`` is unknown or wrong, or the trunk's width cannot be found.
+        ConfigError: something under ``config.CLUSTERFIT`` is unknown or wrong, the trunk's width cannot be found, or
+            its images are of another kind than the transforms give.
     """
     settings = ClusterFitConfig.from_config(config["CLUSTERFIT"])
     changes: list[str] = []
@@ -41,9 +44,14 @@ def complete_config(config: dict[str, Any]) -> list[str]:
     if config["MACHINE"]["DEVICE"] == "cpu":
         _fit_to_cpu(config, changes)
     if config["LOSS"]["name"] == "clusterfit_loss":
+        _drop_what_has_no_part(config, changes)
         _pair_with_labels(config, settings, changes)
         _count_labelled_samples_only(config["METERS"], changes)
-    _fit_heads_to_trunk(config["MODEL"], changes)
+        _require_lab_images(config)
+    _fit_heads_to_trunk(config["MODEL"], config["SEED_VALUE"], changes)
+    schedules = config["OPTIMIZER"]["param_schedulers"]
+    for name in [name for name, schedule in schedules.items() if schedule is None]:
+        del schedules[name]  # Hydra merges mappings: an overlay can empty a key, and not take it away
     for split in ("TRAIN", "TEST"):
         _fill_label_paths(config["DATA"][split])
     return changes
@@ -80,6 +88,20 @@ def _fit_to_cpu(config: dict[str, Any], changes: list[str]) -> None:
         "as VISSL's mixed precision needs GPUs",
         changes,
     )
+    name, sharded = "config.MODEL.SHARDED_DDP_SETUP.USE_SDP", config["MODEL"]["SHARDED_DDP_SETUP"]
+    _set(sharded, "USE_SDP", False, name, "as sharded training needs GPUs", changes)
+
+
+def _drop_what_has_no_part(config: dict[str, Any], changes: list[str]) -> None:
+    """What has an effect only with the losses and heads of VISSL."""
+    train, model = config["DATA"]["TRAIN"], config["MODEL"]
+    if train["COLLATE_FUNCTION"] == "default_collate":
+        name, reason = "config.DATA.TRAIN.COLLATE_FUNCTION_PARAMS", "as default_collate takes none"
+        _set(train, "COLLATE_FUNCTION_PARAMS", {}, name, reason, changes)
+    sharded = "as VISSL shards only heads that it knows"
+    _set(model["FSDP_CONFIG"], "AUTO_SETUP_FSDP", False, "config.MODEL.FSDP_CONFIG.AUTO_SETUP_FSDP", sharded, changes)
+    if model["TRUNK"]["NAME"] == "regnet_fsdp":
+        _set(model["TRUNK"], "NAME", "regnet", "config.MODEL.TRUNK.NAME", "the same network, not sharded", changes)
 
 
 def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> None:
@@ -100,10 +122,27 @@ def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, change
         _set(config, "TEST_MODEL", False, "config.TEST_MODEL", reason, changes)
 
 
-def _fit_heads_to_trunk(model: dict[str, Any], changes: list[str]) -> None:
+def _require_lab_images(config: dict[str, Any]) -> None:
+    if config["MODEL"]["INPUT_TYPE"] != "lab":
+        return
+    setting = "config.DATA.TRAIN.TRANSFORMS"
+    names = [transform["name"] for transform in config["DATA"]["TRAIN"]["TRANSFORMS"]]
+    if _LAB not in names:
+        raise ConfigError(
+            problem(
+                setting,
+                found=f"{' + '.join(names)} for MODEL.INPUT_TYPE=lab, whose trunk would take red for lightness",
+                allowed=f"transforms with {_LAB} (it needs OpenCV) in the place of ToTensor and Normalize",
+                remedy="Where the teacher is of this kind, set config.CLUSTERFIT.FEATURES.TRANSFORMS as well.",
+            )
+        )
+
+
+def _fit_heads_to_trunk(model: dict[str, Any], seed: int, changes: list[str]) -> None:
     for head in model["HEAD"]["PARAMS"]:
         if head[0] == "clusterfit_head" and not head[1].get("in_features"):
-            width = trunk_width(AttrDict(copy.deepcopy(model)))
+            # VISSL adds the seed later, and some of its trunks want it.
+            width = trunk_width(AttrDict({**copy.deepcopy(model), "_MODEL_INIT_SEED": seed}))
             name = "config.MODEL.HEAD.PARAMS: in_features of clusterfit_head"
             reason = f"the width of the trunk {model['TRUNK']['NAME']}"
             _set(head[1], "in_features", width, name, reason, changes)

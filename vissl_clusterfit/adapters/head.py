@@ -30,8 +30,8 @@ class ClusterFitHead(nn.Module):
         self.classifiers = nn.ModuleList(MLP(model_config, dims=[in_features, width]) for width in widths)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Logits (B, K) for features (B, D) or (B, D, 1, 1); a list of them with several codebooks."""
-        logits = [classifier(features) for classifier in self.classifiers]
+        """Logits (B, K) for features (B, D), or maps (B, C, H, W), all of them; a list with several codebooks."""
+        logits = [classifier(features.flatten(1)) for classifier in self.classifiers]
         return logits[0] if len(logits) == 1 else logits
 
 
@@ -48,7 +48,7 @@ def trunk_width(model_config: AttrDict) -> int:
             trunk = get_model_trunk(name)(model_config, name).eval()
             features = trunk(torch.empty(2, 3, size, size), [])[-1]
         return features.flatten(1).shape[1]
-    except (AssertionError, RuntimeError, NotImplementedError, TypeError) as error:
+    except (AssertionError, AttributeError, KeyError, RuntimeError, NotImplementedError, TypeError) as error:
         raise ConfigError(
             problem(
                 "config.MODEL.HEAD.PARAMS",
