@@ -80,6 +80,9 @@ def _fit_to_cpu(config: dict[str, Any], changes: list[str]) -> None:
         "as VISSL's mixed precision needs GPUs",
         changes,
     )
+    name, reason = "CONVERT_BN_TO_SYNC_BN", "as synchronised batch normalisation needs GPUs"
+    sync = config["MODEL"]["SYNC_BN_CONFIG"]
+    _set(sync, name, False, f"config.MODEL.SYNC_BN_CONFIG.{name}", reason, changes)
 
 
 def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> None:

@@ -83,6 +83,7 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
     from vissl.utils.hydra_config import compose_hydra_configuration, convert_to_attrdict
     from yaml import YAMLError
 
+    from vissl_clusterfit.adapters.benchmarks.choice import choose_benchmark_engine
     from vissl_clusterfit.adapters.composition import complete_config
     from vissl_clusterfit.adapters.stages import require_device
 
@@ -93,7 +94,7 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
         raise ConfigError(f"The config cannot be composed: {error}") from None
     plain = OmegaConf.to_container(composed)
     require_device(AttrDict(plain["config"]))
-    changes = complete_config(plain["config"])
+    changes = [*choose_benchmark_engine(overrides, plain), *complete_config(plain["config"])]
     if plain["config"]["SLURM"]["USE_SLURM"]:
         raise ConfigError(problem("config.SLURM.USE_SLURM", found="true", allowed="false, in this version"))
     try:
