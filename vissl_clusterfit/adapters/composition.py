@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from typing import Any
 
 from vissl.config import AttrDict
@@ -45,6 +46,9 @@ def complete_config(config: dict[str, Any]) -> list[str]:
         _count_labelled_samples_only(config["METERS"], changes)
     _fit_heads_to_trunk(config["MODEL"], changes)
     for split in ("TRAIN", "TEST"):
+        if not shutil.which("rsync"):
+            name, reason = "COPY_TO_LOCAL_DISK", "as VISSL copies with rsync, which is not installed"
+            _set(config["DATA"][split], name, False, f"config.DATA.{split}.{name}", reason, changes)
         _fill_label_paths(config["DATA"][split])
     return changes
 
