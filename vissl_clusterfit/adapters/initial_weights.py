@@ -44,6 +44,10 @@ def of_the_whole_trunk(load: Callable[..., Any]) -> Callable[..., Any]:
             raise TeacherError(f"{path} does not fit config.MODEL: {error}. {_REMEDY}") from None
         except KeyError as error:
             raise TeacherError(f"{path} is no checkpoint of VISSL's: it has no {error}. {_REMEDY}") from None
+        except Exception as error:
+            if type(error) is not Exception:  # VISSL raises this one where the names do not fit
+                raise
+            raise TeacherError(f"{path} does not fit config.MODEL: {error} {_REMEDY}") from None
         without = [
             name
             for name, tensor in model.state_dict().items()

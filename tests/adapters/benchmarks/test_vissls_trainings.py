@@ -6,7 +6,13 @@ import pytest
 import torch
 from benchmark_data import ON_THIS_MACHINE, write_classes
 
-ONE_EPOCH = ("config.OPTIMIZER.num_epochs=1", "config.OPTIMIZER.param_schedulers.lr.name=constant")
+# With a rate of zero.
+ONE_EPOCH = (
+    "config.OPTIMIZER.num_epochs=1",
+    "config.OPTIMIZER.param_schedulers.lr.name=constant",
+    "config.OPTIMIZER.param_schedulers.lr.value=0.0",
+    "config.OPTIMIZER.param_schedulers.lr.auto_lr_scaling.auto_scale=false",
+)
 SMALL = tuple(
     f"config.DATA.{split}.TRANSFORMS=[{{name:Resize,size:[32,32]}},{{name:ToTensor}}]" for split in ("TRAIN", "TEST")
 )
@@ -34,7 +40,8 @@ def training(run_command, images, teacher, tmp_path):
                     ("DATA_SOURCES", "[disk_folder]"),
                     ("LABEL_SOURCES", "[disk_folder]"),
                     ("DATA_PATHS", f"[{images}]"),
-                    ("BATCHSIZE_PER_REPLICA", "8"),
+                    ("BATCHSIZE_PER_REPLICA", "4"),
+                    ("DATA_LIMIT", "4"),
                 )
             ],
             f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={weights}",
@@ -48,7 +55,7 @@ def training(run_command, images, teacher, tmp_path):
 
 @pytest.mark.parametrize("config", [FULL_TUNING, SEMI_SUPERVISED, LOW_TUNING])
 def test_a_training_starts_with_the_whole_trunk(training, tmp_path, config, teacher):
-    result = training(config, *SMALL, "config.OPTIMIZER.param_schedulers.lr.value=0.0")
+    result = training(config, *SMALL)
     said = result.stdout + result.stderr
     assert result.returncode == 0, result.stderr
     assert f"The whole trunk has the weights of {teacher}." in said
@@ -89,6 +96,7 @@ def test_a_partial_load_is_refused(training, teacher, tmp_path):
     "overrides, message",
     [
         (["config.MODEL.TRUNK.RESNETS.WIDTH_PER_GROUP=8"], "have different shapes"),
+        (["config.MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME=''"], "is not compatible with VISSL"),
         (["config.MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME=weights"], "Unknown state dict key: weights"),
     ],
 )
