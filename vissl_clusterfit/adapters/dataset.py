@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -160,6 +161,9 @@ def true_labels(cfg: AttrDict, split: str) -> np.ndarray:
         raise DataError(
             problem(f"config.DATA.{split}.LABEL_PATHS", found=found, allowed="an .npy file with the labels")
         )
-    with data_errors(split):
-        dataset.load_labels()
-    return np.asarray(dataset.label_objs[0], dtype=np.int64)
+    try:
+        with data_errors(split):
+            dataset.load_labels()
+        return np.asarray(dataset.label_objs[0], dtype=np.int64)
+    except (ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(f"config.DATA.{split}: the labels cannot be read: {error}. Check LABEL_PATHS.") from None

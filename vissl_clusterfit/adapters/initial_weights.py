@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from vissl_clusterfit.errors import TeacherError
@@ -60,9 +60,16 @@ def of_the_whole_trunk(load: Callable[..., Any]) -> Callable[..., Any]:
             raise TeacherError(
                 f"{path} has no weights for {len(trunk)} of {of_all} tensors of the trunk: {shown}. {_REMEDY}"
             )
-        logger.info("The whole trunk has the weights of %s.", path)
-        if without:
-            logger.info("These start at random: %s.", ", ".join(without))
+        left_out = [name for name in before if name.startswith("trunk.") and name not in _counters(before)]
+        left_out = [name for name in left_out if any(skipped in name for skipped in skip_layers)]
+        logger.info("The %s trunk has the weights of %s.", "rest of the" if left_out else "whole", path)
+        if left_out or without:
+            logger.info("These start at random: %s.", ", ".join(left_out + without))
         return loaded
 
     return load_all
+
+
+def _counters(names: Iterable[str]) -> set[str]:
+    """How many batches a normalisation has seen, which VISSL leaves out of its own accord; it decides nothing."""
+    return {name for name in names if name.endswith("num_batches_tracked")}

@@ -204,6 +204,7 @@ def test_the_mistake_of_all_processes_is_told_once(benchmark):
     "config, overrides, message",
     [
         (SVM, ["config.DATA.TEST.LABEL_PATHS=[missing.npy]"], "config.DATA.TEST.LABEL_PATHS: found ['missing.npy']"),
+        (SVM, ["config.DATA.TEST.LABEL_PATHS=[damaged.npy]"], "config.DATA.TEST: the labels cannot be read: "),
         (SVM, ["config.SVM.loss=log"], "config.SVM: penalty, loss, dual: found ('l2', 'log', False)"),
         (SVM, ["config.SVM.cls_list=[5]"], "config.SVM.cls_list: found [5]; allowed: 0 to 2"),
         (SVM, ["config.SVM.cross_val_folds=40"], "The training split: found"),
@@ -212,6 +213,7 @@ def test_the_mistake_of_all_processes_is_told_once(benchmark):
 )
 def test_mistakes_are_told_in_one_message(benchmark, tmp_path, config, overrides, message):
     """VISSL's script ends with exit code 0 and an average precision of -1 where the work of its children fails."""
+    (tmp_path / "damaged.npy").write_bytes(b"no array")
     result = benchmark(*config, *overrides)
     assert result.returncode == 2
     assert message in result.stderr

@@ -90,6 +90,7 @@ def test_a_partial_load_is_refused(training, teacher, tmp_path):
         weights=tmp_path / "part.torch",
     )
     assert skipping.returncode == 0, skipping.stderr
+    assert "The rest of the trunk has the weights of" in skipping.stdout + skipping.stderr
 
 
 @pytest.mark.parametrize(
