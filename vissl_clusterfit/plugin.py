@@ -21,6 +21,8 @@ def register() -> None:
     | data loaders | the processes that read images end with the one that they read for |
     | hooks | the extract-then-cluster hook, wherever the loss is ``clusterfit_loss`` |
     | engines | ``clusterfit_extract``, ``_cluster``, ``_label``, ``_assign``, ``_transfer`` |
+    | engines | ``clusterfit_nearest_neighbor``, ``_svm``, ``_low_shot_svm``, ``_retrieval``, for VISSL's benchmarks |
+    | weights | a trunk that ``WEIGHTS_INIT`` gives weights to in part is refused |
 
     Our configs are found through the Hydra plugin ``hydra_plugins/vissl_clusterfit_plugin``.
     """
@@ -31,6 +33,7 @@ def register() -> None:
     from classy_vision.meters import register_meter
     from vissl.data import ssl_dataset
     from vissl.engines.engine_registry import register_engine
+    from vissl.models import base_ssl_model
     from vissl.models.heads import register_model_head
     from vissl.models.trunks import register_model_trunk
     from vissl.trainer import train_task
@@ -40,6 +43,7 @@ def register() -> None:
         engines,
         head,
         hook,
+        initial_weights,
         label_source,
         loss,
         meter,
@@ -49,6 +53,7 @@ def register() -> None:
         sync_batch_norm,
         transfer,
     )
+    from vissl_clusterfit.adapters.benchmarks import nearest_neighbor, retrieval, svm
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
     register_model_head("clusterfit_head")(head.ClusterFitHead)
@@ -59,6 +64,10 @@ def register() -> None:
     register_engine("clusterfit_label")(engines.LabelEngine)
     register_engine("clusterfit_assign")(assign.AssignEngine)
     register_engine("clusterfit_transfer")(transfer.TransferEngine)
+    register_engine("clusterfit_nearest_neighbor")(nearest_neighbor.NearestNeighborEngine)
+    register_engine("clusterfit_svm")(svm.SvmEngine)
+    register_engine("clusterfit_low_shot_svm")(svm.LowShotSvmEngine)
+    register_engine("clusterfit_retrieval")(retrieval.RetrievalEngine)
 
     for source in list(vissl.data.DATASET_SOURCE_MAP):
         paired = label_source.paired_source(source)
@@ -70,6 +79,10 @@ def register() -> None:
     vissl.hooks.add_loss_hooks = hook.with_clusterfit_hook(vissl.hooks.add_loss_hooks)
     # Nor for the samples that DATA_LIMIT takes.
     ssl_dataset.balanced_sub_sampling = subsets.of_labelled_samples(ssl_dataset.balanced_sub_sampling)
+    # Nor for the loading of weights.
+    base_ssl_model.init_model_from_consolidated_weights = initial_weights.of_the_whole_trunk(
+        base_ssl_model.init_model_from_consolidated_weights
+    )
     # Nor for what a process does that begins to read images.
     train_task.build_dataloader = functools.partial(train_task.build_dataloader, worker_init_fn=readers.begin_to_read)
     # XCiT is built of these whatever the config.

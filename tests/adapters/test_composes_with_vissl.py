@@ -31,7 +31,6 @@ def test_vissls_linear_evaluation_takes_the_student(run_command, tmp_path, image
         *ON_THIS_MACHINE,
         *ONE_EPOCH,
         NARROW,
-        "config.MODEL.SYNC_BN_CONFIG.SYNC_BN_TYPE=pytorch",
         f"config.DATA.TRAIN.DATA_PATHS=[{images}]",
         f"config.DATA.TEST.DATA_PATHS=[{images}]",
         f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={student}",

@@ -79,6 +79,8 @@ def test_what_follows_from_a_config_is_filled_in_and_told(composed, capsys):
         # and what follows from the rest.
         "config.DISTRIBUTED.BACKEND: 'nccl' becomes 'gloo', as NCCL needs GPUs.",
         "config.MODEL.AMP_PARAMS.USE_AMP: True becomes False, as VISSL's mixed precision needs GPUs.",
+        "config.MODEL.SYNC_BN_CONFIG.CONVERT_BN_TO_SYNC_BN: True becomes False, as synchronised batch normalisation "
+        "needs GPUs.",
         "config.DATA.TRAIN.DATA_SOURCES: ['disk_folder'] becomes ['clusterfit_disk_folder'], "
         "paired with the pseudo-labels.",
         "config.DATA.TRAIN.LABEL_SOURCES: [] becomes ['torchvision_dataset'], which asks the paired source.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from typing import Any
 
 from vissl.config import AttrDict
@@ -53,6 +54,9 @@ def complete_config(config: dict[str, Any]) -> list[str]:
     for name in [name for name, schedule in schedules.items() if schedule is None]:
         del schedules[name]  # Hydra merges mappings: an overlay can empty a key, and not take it away
     for split in ("TRAIN", "TEST"):
+        if not shutil.which("rsync"):
+            name, reason = "COPY_TO_LOCAL_DISK", "as VISSL copies with rsync, which is not installed"
+            _set(config["DATA"][split], name, False, f"config.DATA.{split}.{name}", reason, changes)
         _fill_label_paths(config["DATA"][split])
     return changes
 
@@ -90,6 +94,9 @@ def _fit_to_cpu(config: dict[str, Any], changes: list[str]) -> None:
     )
     name, sharded = "config.MODEL.SHARDED_DDP_SETUP.USE_SDP", config["MODEL"]["SHARDED_DDP_SETUP"]
     _set(sharded, "USE_SDP", False, name, "as sharded training needs GPUs", changes)
+    name, reason = "CONVERT_BN_TO_SYNC_BN", "as synchronised batch normalisation needs GPUs"
+    sync = config["MODEL"]["SYNC_BN_CONFIG"]
+    _set(sync, name, False, f"config.MODEL.SYNC_BN_CONFIG.{name}", reason, changes)
 
 
 def _drop_what_has_no_part(config: dict[str, Any], changes: list[str]) -> None:

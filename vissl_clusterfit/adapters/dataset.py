@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -147,6 +148,7 @@ def true_labels(cfg: AttrDict, split: str) -> np.ndarray:
 
     Raises:
         ConfigError: the split names no labels.
+        DataError: a file of labels is missing, which VISSL would pass over, or is none.
     """
     with data_errors(split):
         dataset = build_dataset(cfg=cfg, split=split)
@@ -154,5 +156,14 @@ def true_labels(cfg: AttrDict, split: str) -> np.ndarray:
         raise ConfigError(
             problem(f"config.DATA.{split}.LABEL_SOURCES", found="none", allowed="one label source, for evaluation")
         )
-    dataset.load_labels()
-    return np.asarray(dataset.label_objs[0], dtype=np.int64)
+    if "disk_filelist" in dataset.label_sources and len(dataset.label_paths) < len(dataset.label_sources):
+        found = f"{list(cfg.DATA[split].LABEL_PATHS) or 'no path'}, where there is no file"
+        raise DataError(
+            problem(f"config.DATA.{split}.LABEL_PATHS", found=found, allowed="an .npy file with the labels")
+        )
+    try:
+        with data_errors(split):
+            dataset.load_labels()
+        return np.asarray(dataset.label_objs[0], dtype=np.int64)
+    except (ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(f"config.DATA.{split}: the labels cannot be read: {error}. Check LABEL_PATHS.") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 from vissl.config import AttrDict
 from vissl.models import build_model
 
-from vissl_clusterfit.adapters.weights import load_state_dict, load_weights
+from vissl_clusterfit.adapters.weights import WeightsSettings, load_state_dict, load_weights
 from vissl_clusterfit.artifacts import file_sha256
 from vissl_clusterfit.config import FeatureSettings, TeacherSettings
 from vissl_clusterfit.errors import ConfigError, TeacherError, problem
@@ -42,6 +42,7 @@ class EncoderSpec:
         layer: a layer of the trunk, "heads", or "" for the trunk's own output.
         pooling: how a feature map (C, H, W) becomes a vector: avg, max or flatten.
         seed: of the random start.
+        settings: what messages call the settings.
     """
 
     model: Mapping[str, Any]
@@ -51,6 +52,7 @@ class EncoderSpec:
     layer: str
     pooling: str
     seed: int = 0
+    settings: WeightsSettings = field(default_factory=WeightsSettings)
 
     def inputs(self) -> dict[str, Any]:
         """What decides the features, for the manifest of a feature store."""
@@ -116,14 +118,8 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> Callable[[torch.Te
     Raises:
         TeacherError: the weights do not fit, or the layer does not exist (the message lists those that do).
     """
-    network = _build_network(spec)
+    network = load_network(spec, device)
     _require_layer(network.trunk, spec.layer)
-    if spec.weights:
-        state = load_state_dict(spec.weights, key=spec.state_dict_key, trusted=spec.trust_weights)
-        load_weights(network.trunk, state, "trunk", spec.weights)
-        if spec.layer == HEAD_LAYER:
-            load_weights(network.heads, state, "head", spec.weights)
-    network.eval().requires_grad_(False).to(device)
 
     def encode(images: torch.Tensor) -> torch.Tensor:
         images = images.to(device, non_blocking=True)
@@ -134,6 +130,22 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> Callable[[torch.Te
         return (_POOLINGS[spec.pooling](features) if features.ndim > 2 else features).float()
 
     return encode
+
+
+def load_network(spec: EncoderSpec, device: torch.device) -> nn.Module:
+    """Builds the network for inference, with all of its weights, the head's only where ``spec.layer`` asks for it.
+
+    Raises:
+        TeacherError: the weights do not fit.
+    """
+    network = _build_network(spec)
+    if spec.weights:
+        names = spec.settings
+        state = load_state_dict(spec.weights, key=spec.state_dict_key, trusted=spec.trust_weights, settings=names)
+        load_weights(network.trunk, state, "trunk", spec.weights, names)
+        if spec.layer == HEAD_LAYER:
+            load_weights(network.heads, state, "head", spec.weights, names)
+    return network.eval().requires_grad_(False).to(device)
 
 
 def _build_network(spec: EncoderSpec) -> nn.Module:

@@ -80,13 +80,18 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
     from vissl.utils.hydra_config import convert_to_attrdict
 
     from vissl_clusterfit.adapters import overlay
+    from vissl_clusterfit.adapters.benchmarks.choice import choose_benchmark_engine
     from vissl_clusterfit.adapters.composition import complete_config
     from vissl_clusterfit.adapters.overrides import compose_overrides
     from vissl_clusterfit.adapters.stages import require_device
 
     plain = compose_overrides(overrides)
     require_device(AttrDict(plain["config"]))
-    changes = overlay.check_and_describe(overrides, plain["config"]) + complete_config(plain["config"])
+    changes = [
+        *overlay.check_and_describe(overrides, plain["config"]),
+        *choose_benchmark_engine(overrides, plain),
+        *complete_config(plain["config"]),
+    ]
     if plain["config"]["SLURM"]["USE_SLURM"]:
         raise ConfigError(problem("config.SLURM.USE_SLURM", found="true", allowed="false, in this version"))
     try:

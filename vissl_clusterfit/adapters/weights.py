@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,13 +29,29 @@ _SHOWN = 5
 _PROBES = 8
 
 
-def load_state_dict(path: str, *, key: str = "", trusted: bool = False) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True)
+class WeightsSettings:
+    """What the settings are called that a message about weights names; as they are, those of the teacher."""
+
+    weights: str = "config.CLUSTERFIT.TEACHER.WEIGHTS"
+    key: str = "config.CLUSTERFIT.TEACHER.STATE_DICT_KEY"
+    trust: str = "config.CLUSTERFIT.TEACHER.TRUST_WEIGHTS=true"
+    model: str = "config.CLUSTERFIT.TEACHER.MODEL"
+
+
+_OF_THE_TEACHER = WeightsSettings()
+
+
+def load_state_dict(
+    path: str, *, key: str = "", trusted: bool = False, settings: WeightsSettings = _OF_THE_TEACHER
+) -> dict[str, torch.Tensor]:
     """Reads the tensors of a checkpoint, under dotted names.
 
     Args:
         path: a VISSL checkpoint, or a torchvision or plain state dict.
         key: where the state dict lies in the file, dotted; the usual places are tried when it is empty.
         trusted: whether the file may run code when it is opened (Python's pickle).
+        settings: what to call the settings.
 
     Raises:
         TeacherError: there is no such file, it is no checkpoint, it needs pickle, or it holds no tensors under ``key``.
@@ -42,9 +59,7 @@ def load_state_dict(path: str, *, key: str = "", trusted: bool = False) -> dict[
     setting = "The weights file"
     place = artifact_path(path, setting)
     if not place.is_file():
-        raise TeacherError(
-            f"{setting} {path} is missing. Give the path of a checkpoint (config.CLUSTERFIT.TEACHER.WEIGHTS)."
-        )
+        raise TeacherError(f"{setting} {path} is missing. Give the path of a checkpoint ({settings.weights}).")
     try:
         with place.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=not trusted)
@@ -52,7 +67,7 @@ def load_state_dict(path: str, *, key: str = "", trusted: bool = False) -> dict[
         reason = str(error).strip().splitlines()[0]
         raise TeacherError(
             f"{setting} {path} is no checkpoint, or one that runs code when it is opened: {reason} "
-            "If you made it or trust it, set config.CLUSTERFIT.TEACHER.TRUST_WEIGHTS=true."
+            f"If you made it or trust it, set {settings.trust}."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise TeacherError(f"{setting} {path} is no checkpoint: {error}") from None
@@ -63,8 +78,7 @@ def load_state_dict(path: str, *, key: str = "", trusted: bool = False) -> dict[
             return tensors
     where = f"under {key!r}" if key else "in any of the usual places"
     raise TeacherError(
-        f"{setting} {path} holds no tensors {where}; it holds {_kinds(content)}. "
-        "Name the place with config.CLUSTERFIT.TEACHER.STATE_DICT_KEY."
+        f"{setting} {path} holds no tensors {where}; it holds {_kinds(content)}. Name the place with {settings.key}."
     )
 
 
@@ -90,7 +104,13 @@ def _kinds(content: Any) -> str:
     return f"a {type(content).__name__}"
 
 
-def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], what: str, path: str) -> None:
+def load_weights(
+    module: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    what: str,
+    path: str,
+    settings: WeightsSettings = _OF_THE_TEACHER,
+) -> None:
     """Loads ``state`` into ``module``, all of it or nothing.
 
     Names need not be equal: one prefix of the file's names is exchanged for one of the module's
@@ -106,7 +126,7 @@ def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], what: str
     if not found:
         raise TeacherError(
             f"{path} holds no tensor of the {what}. The {what} has {_some(needed)}; the file has {_some(list(state))}. "
-            "Check config.CLUSTERFIT.TEACHER.MODEL and STATE_DICT_KEY."
+            f"Check {settings.model} and {settings.key}."
         )
     missing = [name for name in needed if name not in found]
     shapes = [
@@ -119,7 +139,7 @@ def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], what: str
             f"{path} fits the {what} only in part: {len(found) - len(shapes)} of {len(needed)} tensors"
             + (f"; missing {_some(missing)}" if missing else "")
             + (f"; of another shape {_some(shapes)}" if shapes else "")
-            + ". Make config.CLUSTERFIT.TEACHER.MODEL the network that was trained."
+            + f". Make {settings.model} the network that was trained."
         )
     module.load_state_dict({**target, **found})
     logger.info("Loaded %d tensors of the %s from %s.", len(found), what, path)

@@ -1,11 +1,12 @@
-"""Exact nearest neighbours by cosine similarity, in bounded memory, on CPU or GPU.
+"""Exact nearest neighbours by cosine similarity or dot product, in bounded memory, on CPU or GPU.
 
 Shapes in names: Q queries of one chunk, G gallery samples of one chunk, K neighbours, D feature dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,32 +25,50 @@ _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
 
 
+class Rows(Protocol):
+    """Features ``(num_samples, dim)``: an array, a tensor, or what reads a slice of rows as an array when asked."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Samples and dimensions."""
+
+    @property
+    def ndim(self) -> int:
+        """Two."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> Any: ...
+
+
 def nearest_neighbors(
-    queries: np.ndarray | Tensor,
-    gallery: np.ndarray | Tensor,
+    queries: Rows,
+    gallery: Rows,
     num_neighbors: int,
     *,
+    similarity: str = "cosine",
     device: str | torch.device = "cpu",
     query_chunk: int = 1024,
     gallery_chunk: int = 8192,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Finds the gallery samples with the greatest cosine similarity to each query, comparing it with all.
+    """Finds the gallery samples with the greatest similarity to each query, comparing it with all.
 
-    Similarities are computed in float64 and rounded to about 1e-9; of equally similar samples the one with
-    the smaller index comes first. So the result depends neither on chunk sizes nor on the device. A feature
-    of norm zero has cosine 0 with everything.
+    Similarities are computed in float64 and rounded to about 1e-9 (dot products: of the query's norm times the
+    greatest norm in the gallery); of equally similar samples the one with the smaller index comes first. So the
+    result depends neither on chunk sizes nor on the device. A feature of norm zero has cosine 0 with everything.
 
     Args:
         queries: ``(num_queries, dim)``, any float dtype; may be memory-mapped.
         gallery: ``(num_gallery, dim)``, likewise.
         num_neighbors: At most ``num_gallery``.
+        similarity: "cosine" or "dot".
         device: Where the similarities are computed. Chunks are moved there one by one.
         query_chunk: Queries per block.
         gallery_chunk: Gallery samples per block. Memory is proportional to
             ``query_chunk * (gallery_chunk + dim) + gallery_chunk * dim``.
 
     Yields:
-        For one chunk of queries after the other: cosines ``(Q, num_neighbors)`` float64 in descending order,
+        For one chunk of queries after the other: similarities ``(Q, num_neighbors)`` float64 in descending order,
         and gallery indices of the same shape, int64; both on ``device``.
 
     Raises:
@@ -57,6 +76,9 @@ def nearest_neighbors(
         DataError: features that are empty, not 2-dimensional, of different dimensions, or not finite.
     """
     _check(queries, gallery, num_neighbors, device)
+    assert similarity in ("cosine", "dot"), similarity
+    # Dot products are brought between -1 and 1, as cosines are, and back.
+    largest = _largest_norm(gallery, gallery_chunk, device) if similarity == "dot" else None
     gallery_chunk = min(gallery_chunk, _LOCAL_RANGE, len(gallery))
     # One block for all products: fresh memory for each would cost more than what is done in it.
     memory = torch.empty(min(query_chunk, len(queries)) * gallery_chunk, dtype=torch.float64, device=device)
@@ -64,12 +86,26 @@ def nearest_neighbors(
         queries_QD = _unit_rows(queries, query_start, query_start + query_chunk, device, "queries")
         best_QK = torch.empty((len(queries_QD), 0), dtype=torch.int64, device=device)
         for start in range(0, len(gallery), gallery_chunk):
-            gallery_GD = _unit_rows(gallery, start, start + gallery_chunk, device, "gallery")
+            gallery_GD = (
+                _unit_rows(gallery, start, start + gallery_chunk, device, "gallery")
+                if largest is None
+                else _rows(gallery, start, start + gallery_chunk, device, "gallery") / largest
+            )
             block_QG = memory[: len(queries_QD) * len(gallery_GD)].view(len(queries_QD), len(gallery_GD))
             torch.mm(queries_QD, gallery_GD.T, out=block_QG)
             candidates = torch.cat([best_QK, _best_keys(block_QG, start, num_neighbors)], dim=1)
             best_QK = candidates.topk(min(num_neighbors, candidates.shape[1]), dim=1).values
-        yield (best_QK >> _INDEX_BITS).double() / _COSINE_GRID, _INDEX_MASK - (best_QK & _INDEX_MASK)
+        similarities_QK = (best_QK >> _INDEX_BITS).double() / _COSINE_GRID
+        if largest is not None:
+            norms_Q = _rows(queries, query_start, query_start + query_chunk, device, "queries").norm(dim=1)
+            similarities_QK *= largest * norms_Q[:, None]
+        yield similarities_QK, _INDEX_MASK - (best_QK & _INDEX_MASK)
+
+
+def _largest_norm(features: Rows, chunk: int, device: str | torch.device) -> float:
+    starts = range(0, len(features), chunk)
+    norms = (float(_rows(features, start, start + chunk, device, "gallery").norm(dim=1).max()) for start in starts)
+    return max(norms) or 1.0
 
 
 def _best_keys(cosines_QG: Tensor, start: int, num_neighbors: int) -> Tensor:
@@ -88,7 +124,11 @@ def _best_keys(cosines_QG: Tensor, start: int, num_neighbors: int) -> Tensor:
     return (grid_QK.long() << _INDEX_BITS) + (_INDEX_MASK - indices_QK)
 
 
-def _unit_rows(features: np.ndarray | Tensor, start: int, stop: int, device: str | torch.device, name: str) -> Tensor:
+def _unit_rows(features: Rows, start: int, stop: int, device: str | torch.device, name: str) -> Tensor:
+    return normalize(_rows(features, start, stop, device, name), dim=1)
+
+
+def _rows(features: Rows, start: int, stop: int, device: str | torch.device, name: str) -> Tensor:
     block = features[start:stop]
     # A memory-mapped array is read-only, which torch wraps only with a warning: copy the block.
     rows = torch.from_numpy(np.array(block)) if isinstance(block, np.ndarray) else block
@@ -97,12 +137,10 @@ def _unit_rows(features: np.ndarray | Tensor, start: int, stop: int, device: str
     if not finite.all():
         row = start + int(finite.logical_not().nonzero()[0, 0])
         raise DataError(problem(name, found=f"NaN or infinity in row {row}", allowed="finite features"))
-    return normalize(rows, dim=1)
+    return rows
 
 
-def _check(
-    queries: np.ndarray | Tensor, gallery: np.ndarray | Tensor, num_neighbors: int, device: str | torch.device
-) -> None:
+def _check(queries: Rows, gallery: Rows, num_neighbors: int, device: str | torch.device) -> None:
     check_features(gallery, "gallery", queries, "queries")
     if not 1 <= num_neighbors <= len(gallery):
         allowed = f"1 to {len(gallery)}, the number of gallery samples"

@@ -1,0 +1,1 @@
+"""VISSL's benchmarks that VISSL runs outside its engines, or on GPUs only, as engines."""

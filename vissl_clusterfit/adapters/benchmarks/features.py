@@ -1,0 +1,262 @@
+"""What the benchmarks on features share: the layers that a config evaluates, both splits' features, rows of results."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from vissl.config import AttrDict
+from vissl.models.model_helpers import get_trunk_output_feature_names
+from vissl.models.trunks.feature_extractor import POOL_OPS
+
+from vissl_clusterfit import distributed
+from vissl_clusterfit.adapters.dataset import SplitImages, true_labels
+from vissl_clusterfit.adapters.encoder import HEAD_LAYER, EncoderSpec, build_encoder, load_network, trunk_layers
+from vissl_clusterfit.adapters.stages import run_device
+from vissl_clusterfit.adapters.weights import WeightsSettings, load_state_dict
+from vissl_clusterfit.compat import TRUST_VARIABLE
+from vissl_clusterfit.config import EncodingSettings
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.features.extract import ImageSource, extract_features
+from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.report.results import ResultRow, append_results
+from vissl_clusterfit.settings import read_settings, setting
+from vissl_clusterfit.storage.places import artifact_path
+
+logger = logging.getLogger(__name__)
+
+#: The name that stands for the output of the trunk, where a config asks for a head that was trained on pseudo-labels.
+TRUNK = "trunk"
+
+_WEIGHTS = WeightsSettings(
+    weights="config.MODEL.WEIGHTS_INIT.PARAMS_FILE",
+    key="config.MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME",
+    trust=f"the environment variable {TRUST_VARIABLE}=1",
+    model="config.MODEL",
+)
+# Where VISSL's own checkpoints and those of its predecessor have the state dict; both are found without a name.
+_USUAL_KEYS = ("", "classy_state_dict", "model_state_dict")
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """The block ``config.BENCHMARK``, which VISSL's configs lack: every key is optional (``+config.BENCHMARK.X=…``)."""
+
+    #: The name of the network in the results; its file if empty.
+    model_name: str = setting("")
+    #: The name of the data in the results; DATASET_NAMES of the test split if empty.
+    dataset_name: str = setting("")
+    #: Rows per shard of the features.
+    shard_size: int = setting(4096, at_least=1)
+    #: The share of samples that may be unreadable before the run stops.
+    max_unreadable: float = setting(0.05, at_least=0.0, at_most=1.0)
+
+
+@dataclass(frozen=True)
+class LayerRows:
+    """The features of one layer, of the samples that could be read; a slice of rows is read from disk when asked for.
+
+    Attributes:
+        store: of all layers side by side.
+        samples: the rows of the store that could be read, ascending.
+        columns: those of this layer.
+    """
+
+    store: FeatureStore
+    samples: np.ndarray
+    columns: slice
+
+    @property
+    def ndim(self) -> int:
+        """Two."""
+        return 2
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples and dimensions."""
+        return len(self.samples), self.columns.stop - self.columns.start
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self.store.take(self.samples[rows])[:, self.columns]
+
+
+class BenchmarkRun:
+    """The network of ``config.MODEL`` and what the benchmark engines do with it.
+
+    Every method is called by all processes together.
+    """
+
+    def __init__(self, cfg: AttrDict, checkpoint_folder: str) -> None:
+        self.cfg = cfg
+        self.settings = read_settings(BenchmarkSettings, cfg.get("BENCHMARK") or {}, "config.BENCHMARK")
+        self.folder: Path = artifact_path(checkpoint_folder)
+        self.device = run_device(cfg)
+        self.layers: list[str] = list(get_trunk_output_feature_names(cfg.MODEL)) or [HEAD_LAYER]
+        weights, key = cfg.MODEL.WEIGHTS_INIT.PARAMS_FILE, cfg.MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME
+        self.spec = EncoderSpec(
+            model=cfg.MODEL,
+            weights=weights or None,
+            state_dict_key="" if key in _USUAL_KEYS else key,
+            trust_weights=os.environ.get(TRUST_VARIABLE) == "1",
+            layer=HEAD_LAYER if self.layers == [HEAD_LAYER] else "",
+            pooling="avg",
+            seed=cfg.SEED_VALUE,
+            settings=_WEIGHTS,
+        )
+        if self.spec.layer == HEAD_LAYER and distributed.on_primary(self._has_cluster_head):
+            self.layers = [TRUNK]
+            self.spec = EncoderSpec(**{**vars(self.spec), "layer": ""})
+            if distributed.is_primary():
+                logger.warning(
+                    "%s has no projection head, only the classifier of pseudo-labels: the features are the output of "
+                    "its trunk.",
+                    weights,
+                )
+
+    def _has_cluster_head(self) -> bool:
+        """Whether all heads in the file are those of a ClusterFit student."""
+        if not self.spec.weights:
+            return False
+        spec = self.spec
+        state = load_state_dict(spec.weights, key=spec.state_dict_key, trusted=spec.trust_weights, settings=_WEIGHTS)
+        heads = [name for name in state if name.startswith("heads.")]
+        return bool(heads) and all(".classifiers." in name for name in heads)
+
+    def labels(self, split: str) -> np.ndarray:
+        """The labels of a split, int64: one class per sample (N,), or one target per sample and class (N, C).
+
+        Raises:
+            ConfigError: the split names no labels, or DATA_LIMIT asks for a part of it.
+            DataError: the label file is missing, is none, or is of another length than the split.
+        """
+        data, name = self.cfg.DATA[split], f"config.DATA.{split}"
+        if data.DATA_LIMIT >= 0:
+            remedy = "Name a smaller data set, with DATA_PATHS and LABEL_PATHS."
+            found = f"{data.DATA_LIMIT}, for an engine that takes the whole split"
+            raise ConfigError(problem(f"{name}.DATA_LIMIT", found=found, allowed="-1", remedy=remedy))
+        return true_labels(self.cfg, split)
+
+    def images(self, split: str) -> SplitImages:
+        """The images of a split, with the transforms that the config names for it."""
+        return SplitImages(self.cfg, split, self._transforms(split))
+
+    def _transforms(self, split: str) -> list:
+        return [AttrDict(transform).to_dict() for transform in self.cfg.DATA[split].TRANSFORMS]
+
+    def features(self, split: str, images: SplitImages, *, name: str = "", of: ImageSource | None = None) -> dict:
+        """The features of all samples of a split, layer by layer: a mapping from layers to :class:`LayerRows`.
+
+        Args:
+            split: TRAIN or TEST.
+            images: the whole split.
+            name: of the store, that of the split if empty.
+            of: some of the images, all if None.
+        """
+        source: ImageSource = images if of is None else of
+        transforms = self._transforms(split)
+        encoding = EncodingSettings(
+            path=str(self.folder / "features"),
+            transforms=transforms,
+            batch_size=self.cfg.DATA[split].BATCHSIZE_PER_REPLICA,
+            shard_size=self.settings.shard_size,
+            max_unreadable=self.settings.max_unreadable,
+        )
+        inputs = distributed.on_primary(
+            lambda: {
+                "dataset": images.inputs(),
+                "encoder": {**self.spec.inputs(), "layers": self._layer_operations()},
+                "transforms": transforms,
+                "dtype": encoding.dtype,
+            }
+        )
+        folder = self.folder / "features" / (name or split.lower())
+        store = extract_features(
+            source, self._encoder, folder, inputs, encoding, num_workers=self.cfg.DATA.NUM_DATALOADER_WORKERS
+        )
+        widths = distributed.on_primary(lambda: self._widths(source, store))
+        readable = np.setdiff1d(np.arange(store.num_samples), store.unreadable)
+        stops = np.cumsum(widths)
+        return {
+            layer: LayerRows(store, readable, slice(int(stop - width), int(stop)))
+            for layer, width, stop in zip(self.layers, widths, stops, strict=True)
+        }
+
+    def _layer_operations(self) -> list:
+        if self.layers in ([HEAD_LAYER], [TRUNK]):
+            return list(self.layers)
+        return copy.deepcopy(list(self.cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP))
+
+    def _encoder(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        if self.layers in ([HEAD_LAYER], [TRUNK]):
+            return build_encoder(self.spec, self.device)
+        encode = self.layer_maps()
+        return lambda images: torch.cat([found.flatten(1) for found in encode(images)], dim=1)
+
+    def layer_maps(self) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        """A function from images to the pooled layers, as VISSL's feature extractor gives them before it flattens."""
+        trunk = load_network(self.spec, self.device).trunk
+        known = trunk_layers(trunk)
+        unknown = [layer for layer in self.layers if known and layer not in known]
+        if unknown:
+            setting_name = "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP"
+            raise ConfigError(problem(setting_name, found=unknown, allowed=", ".join(known)))
+        operations = [POOL_OPS[name](*arguments).eval() for _, (name, arguments) in self._layer_operations()]
+
+        def encode(images: torch.Tensor) -> list[torch.Tensor]:
+            maps = trunk(images.to(self.device, non_blocking=True), self.layers)
+            return [pool(found).float() for pool, found in zip(operations, maps, strict=True)]
+
+        return encode
+
+    def _widths(self, images: ImageSource, store: FeatureStore) -> list[int]:
+        """How many columns of the store belong to each layer."""
+        if len(self.layers) == 1:
+            return [store.dim]
+        image, _ = images[0]
+        with torch.inference_mode():
+            widths = [found.numel() for found in self.layer_maps()(image.unsqueeze(0))]
+        assert sum(widths) == store.dim, (widths, store.dim)
+        return widths
+
+    def append(self, rows: list[Mapping[str, Any]], dataset: str = "") -> None:
+        """Adds figures to ``results.json``; each gives benchmark, metric, value and protocol.
+
+        Args:
+            rows: the figures.
+            dataset: the name of the data where no setting gives one; DATASET_NAMES of the test split if empty.
+        """
+        weights, dataset = self.spec.weights, dataset or ", ".join(self.cfg.DATA.TEST.DATASET_NAMES) or "dataset"
+        common = {
+            "model": self.settings.model_name or ("/".join(Path(weights).parts[-2:]) if weights else "untrained"),
+            "dataset": self.settings.dataset_name or dataset,
+            "split": "test",
+            "seed": self.cfg.SEED_VALUE,
+        }
+        complete = [ResultRow(**{**common, **row}) for row in rows]
+        append_results(self.folder, complete)
+        for row in complete:
+            logger.info(
+                "%s of %s on %s: %s %.2f %%.", row.benchmark, row.model, row.dataset, row.metric, 100 * row.value
+            )
+
+    def what_is_evaluated(self, layer: str, *stores: FeatureStore) -> str:
+        """The beginning of a protocol: where the features come from, and how many samples could not be read."""
+        if layer == HEAD_LAYER:
+            where = "output of the head"
+        elif layer == TRUNK:
+            where = "output of the trunk"
+        else:
+            operation = next(what for name, what in self._layer_operations() if name == layer)
+            where = f"layer {layer}, {operation[0]}({', '.join(map(str, operation[1]))}), flattened"
+        unreadable = sum(len(store.unreadable) for store in stores)
+        return f"{where}; " + (f"{unreadable} unreadable samples left out; " if unreadable else "")

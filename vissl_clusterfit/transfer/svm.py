@@ -1,0 +1,219 @@
+"""One linear SVM per class on frozen features, scored by mean average precision: the benchmark on VOC07.
+
+The protocol is that of Goyal et al., "Scaling and Benchmarking Self-Supervised Visual Representation Learning", ICCV
+2019, as VISSL has it in ``SVMTrainer``.
+
+Shapes in names: N samples, C classes, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import cross_val_score
+from sklearn.svm import LinearSVC
+
+from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.transfer.average_precision import average_precision
+from vissl_clusterfit.transfer.checks import check_features
+
+#: What a target says of a sample and a class.
+PRESENT, ABSENT, IGNORED = 1, 0, -1
+
+
+@dataclass(frozen=True)
+class SvmSettings:
+    """What defines the figure.
+
+    Attributes:
+        costs: The values of C to choose from.
+        normalize: Divide every feature by its L2 norm (plus 1e-5).
+        loss: "hinge" or "squared_hinge".
+        penalty: "l1" or "l2".
+        dual: Which form of the problem is solved.
+        max_iter: Iterations of liblinear, at most.
+        folds: Of the cross-validation that chooses the cost.
+    """
+
+    costs: tuple[float, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
+    normalize: bool = True
+    loss: str = "squared_hinge"
+    penalty: str = "l2"
+    dual: bool = True
+    max_iter: int = 2000
+    folds: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        if not self.costs or not all(0 < cost < math.inf for cost in self.costs):
+            raise ConfigError(problem("costs", found=list(self.costs), allowed="one or more numbers above 0"))
+        if self.folds < 2:
+            raise ConfigError(problem("cross_val_folds", found=self.folds, allowed="at least 2"))
+        if self.max_iter < 1:
+            raise ConfigError(problem("max_iter", found=self.max_iter, allowed="at least 1"))
+        allowed = {("l2", "squared_hinge", True), ("l2", "squared_hinge", False), ("l2", "hinge", True)}
+        allowed.add(("l1", "squared_hinge", False))
+        if (self.penalty, self.loss, self.dual) not in allowed:
+            raise ConfigError(
+                problem(
+                    "penalty, loss, dual",
+                    found=(self.penalty, self.loss, self.dual),
+                    allowed="what liblinear solves: " + ", ".join(map(str, sorted(allowed))),
+                )
+            )
+
+    def svm(self, cost: float) -> LinearSVC:
+        """The classifier for one cost, as VISSL sets it up, but with a seed of its own."""
+        return LinearSVC(
+            C=cost,
+            penalty=self.penalty,
+            loss=self.loss,
+            dual=self.dual,
+            tol=1e-4,
+            intercept_scaling=1.0,
+            class_weight={1: 2, -1: 1},
+            max_iter=self.max_iter,
+            random_state=0,
+        )
+
+    def describe_svm(self) -> str:
+        """The part of a protocol that says what is fitted."""
+        scaling = "divided by their L2 norm + 1e-5" if self.normalize else "as they are"
+        return (
+            f"one linear SVM per class on frozen features, {scaling} (scikit-learn LinearSVC: {self.penalty} penalty, "
+            f"{self.loss} loss, dual={self.dual}, tol 1e-4, max_iter {self.max_iter}, positives weigh 2)"
+        )
+
+    def protocol(self) -> str:
+        """The text by which someone else can compute the same number."""
+        costs = ", ".join(f"{cost:g}" for cost in self.costs)
+        return (
+            f"{self.describe_svm()}; C of {{{costs}}}, of equal ones the first, for each class by the mean average "
+            f"precision of {self.folds}-fold cross-validation on the training split, where targets -1 count as "
+            "negatives; VOC average precision (all points) on the test split without its targets -1; mean over classes"
+        )
+
+
+@dataclass(frozen=True)
+class SvmClassResult:
+    """What came out for one class.
+
+    Attributes:
+        average_precision: On the test split, between 0 and 1.
+        chosen_cost: The cost with the best cross-validation.
+        validation: Mean average precision in cross-validation for each cost, in their order.
+        converged: Whether liblinear reached its tolerance within ``max_iter``, with the chosen cost.
+    """
+
+    average_precision: float
+    chosen_cost: float
+    validation: tuple[float, ...]
+    converged: bool
+
+
+def score_svm_class(
+    train_ND: np.ndarray,
+    train_targets_N: np.ndarray,
+    test_ND: np.ndarray,
+    test_targets_N: np.ndarray,
+    settings: SvmSettings,
+) -> SvmClassResult:
+    """Chooses the cost of one class by cross-validation, fits with it, and scores the test split once.
+
+    As in VISSL, a training target of -1 counts as a negative here, and one of the test split is left out.
+
+    Args:
+        train_ND: Features, scaled by :func:`scaled` already.
+        train_targets_N: 1 present, 0 absent, -1 ignored.
+        test_ND: Features, scaled likewise.
+        test_targets_N: As those of the training split.
+        settings: What defines the figure.
+    """
+    labels_N = np.where(train_targets_N == PRESENT, 1, -1)
+    validation = [
+        float(
+            cross_val_score(
+                settings.svm(cost), train_ND, labels_N, cv=settings.folds, scoring="average_precision"
+            ).mean()
+        )
+        for cost in settings.costs
+    ]
+    cost = settings.costs[int(np.argmax(validation))]
+    svm = settings.svm(cost).fit(train_ND, labels_N)
+    scored = test_targets_N != IGNORED
+    found = average_precision(test_targets_N[scored] == PRESENT, svm.decision_function(test_ND)[scored])
+    return SvmClassResult(found, cost, tuple(validation), bool(svm.n_iter_ < settings.max_iter))
+
+
+def scaled(features: np.ndarray, settings: SvmSettings) -> np.ndarray:
+    """Features as the SVM takes them, ``(num_samples, dim)``.
+
+    Raises:
+        DataError: one is not finite.
+    """
+    norms = np.linalg.norm(features, axis=1)
+    if not np.isfinite(norms).all():
+        row = int(np.argmin(np.isfinite(norms)))
+        raise DataError(problem("features", found=f"NaN or infinity in row {row}", allowed="finite features"))
+    return features / (norms + 1e-5)[:, np.newaxis] if settings.normalize else features
+
+
+def check_targets(
+    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], classes: Sequence[int], at_least: int
+) -> None:
+    """Refuses targets that give no figure.
+
+    Args:
+        train: features ``(N, D)`` and targets ``(N, C)``.
+        test: likewise.
+        classes: that are to be scored.
+        at_least: positives, and as many negatives, that a class needs in the training split.
+
+    Raises:
+        DataError: naming the split and the class.
+    """
+    check_features(train[0], "train features", test[0], "test features")
+    for split, (features, targets) in (("training", train), ("test", test)):
+        if targets.ndim != 2 or len(targets) != len(features):
+            found = f"shape {targets.shape} for {len(features)} samples"
+            raise DataError(problem(f"The targets of the {split} split", found=found, allowed="(samples, classes)"))
+        unknown = sorted(set(np.unique(targets).tolist()) - {PRESENT, ABSENT, IGNORED})
+        if unknown:
+            allowed = "1 (present), 0 (absent), -1 (ignored)"
+            raise DataError(problem(f"The targets of the {split} split", found=unknown, allowed=allowed))
+    if train[1].shape[1] != test[1].shape[1]:
+        found = f"{train[1].shape[1]} and {test[1].shape[1]} classes"
+        raise DataError(problem("The targets", found=found, allowed="as many classes in both splits"))
+    for number in classes:
+        positives = int((train[1][:, number] == PRESENT).sum())
+        found = f"{positives} positives and {len(train[1]) - positives} others for class {number}"
+        if min(positives, len(train[1]) - positives) < at_least:
+            raise DataError(problem("The training split", found=found, allowed=f"at least {at_least} of each"))
+        if not (test[1][:, number] == PRESENT).any():
+            found = f"no positive of class {number}"
+            raise DataError(problem("The test split", found=found, allowed="one positive of each class, or more"))
+
+
+def in_threads(work: Sequence[Callable[[], Any]], num_threads: int) -> Iterator[Any]:
+    """The results of ``work``, in its order; liblinear lets other threads run. What one raises is raised here."""
+    with _unconverged_fits_are_in_the_results(), ThreadPoolExecutor(num_threads) as pool:
+        yield from pool.map(lambda call: call(), work)
+
+
+@contextmanager
+def _unconverged_fits_are_in_the_results() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
