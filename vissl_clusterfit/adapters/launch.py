@@ -66,7 +66,12 @@ def _run(overrides: list[str]) -> None:
 
     bootstrap.cover_children()
     engine, node_id, config = compose(overrides)
-    launch(engine, node_id, config)
+    if config.SLURM.USE_SLURM:
+        from vissl_clusterfit.adapters import slurm
+
+        slurm.submit(overrides, engine, config)
+    else:
+        launch(engine, node_id, config)
 
 
 def compose(overrides: list[str]) -> tuple[str, int, Any]:
@@ -85,17 +90,16 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
 
     from vissl_clusterfit.adapters.composition import complete_config
     from vissl_clusterfit.adapters.stages import require_device
+    from vissl_clusterfit.slurm_settings import with_our_keys
 
     try:
-        composed = compose_hydra_configuration(overrides)
+        composed = compose_hydra_configuration(with_our_keys(overrides))
         OmegaConf.resolve(composed)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"The config cannot be composed: {error}") from None
     plain = OmegaConf.to_container(composed)
-    require_device(AttrDict(plain["config"]))
+    require_device(AttrDict(plain["config"]), here=not plain["config"]["SLURM"]["USE_SLURM"])
     changes = complete_config(plain["config"])
-    if plain["config"]["SLURM"]["USE_SLURM"]:
-        raise ConfigError(problem("config.SLURM.USE_SLURM", found="true", allowed="false, in this version"))
     try:
         args, config = convert_to_attrdict(OmegaConf.create(plain))
     except AssertionError as error:
@@ -107,8 +111,14 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
     return args.engine_name, args.node_id, config
 
 
-def launch(engine: str, node_id: int, config: Any) -> None:
+def launch(engine: str, node_id: int, config: Any, *, apart: bool = False) -> None:
     """Runs an engine in all processes of this node, and returns when the last has finished.
+
+    Args:
+        engine: its name in VISSL.
+        node_id: the number of this node.
+        config: VISSL's.
+        apart: start a process even for a run of one, instead of doing its work in this one.
 
     Raises:
         ClusterFitError: the user's mistake that a process met.
@@ -139,7 +149,7 @@ def launch(engine: str, node_id: int, config: Any) -> None:
     distributed_launcher._copy_to_local(config)
     try:
         num_processes = config.DISTRIBUTED.NUM_PROC_PER_NODE
-        if config.DISTRIBUTED.NUM_NODES * num_processes == 1:
+        if config.DISTRIBUTED.NUM_NODES * num_processes == 1 and not apart:
             _work(0, None, config, node_id, run_id, engine, checkpoint, folder)
             return
         with tempfile.TemporaryDirectory() as messages:
