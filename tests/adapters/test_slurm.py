@@ -94,7 +94,8 @@ def test_a_stage_that_fails_keeps_the_later_ones_from_running(submit, cluster, t
     jobs = submit("config.CLUSTERFIT.SLURM.STAGES=[extract,train]", "config.DATA.TRAIN.DATA_PATHS=[/no/such/images]")
     assert cluster.wait_for_end(*jobs) == ["FAILED", "CANCELLED"]
     errors = log(tmp_path, jobs[0], "err")
-    assert "error: config.DATA.TRAIN.DATA_PATHS: found /no/such/images" in errors
+    assert "error: config.DATA.TRAIN: the data set cannot be opened" in errors
+    assert "/no/such/images" in errors
     assert "Traceback" not in errors
     assert cluster.starts(jobs[1]) == 0
 

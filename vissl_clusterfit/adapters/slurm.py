@@ -53,10 +53,12 @@ def submit(overrides: Sequence[str], engine: str, config: AttrDict) -> None:
     _refuse_inside_a_job()
     settings = read_settings(SlurmSettings, config.SLURM, "config.SLURM")
     plans = _plan(overrides, engine, config, settings)
-    missing = [plan for plan in plans if not _is_done(plan.run)]
+    missing = []
     for plan in plans:
-        if plan not in missing:
+        if _is_done(plan.run):
             print(f"{plan.run.name}: is there already; not submitted.")  # noqa: T201
+        else:
+            missing.append(plan)
     if not missing:
         return
     _warn_of_what_begins_anew(missing)
@@ -106,21 +108,18 @@ def _plan(overrides: Sequence[str], engine: str, config: AttrDict, settings: Slu
 
 def _is_done(run: StageRun) -> bool:
     """Whether all that the stage would make is on disk. Whether it is of this run, the stages after it check."""
+    if run.engine == "train":
+        return bool(is_training_finished(run.config, checkpoint_folder=get_checkpoint_folder(run.config)))
     if run.engine not in _ENGINES.values():
         return False
     settings = ClusterFitConfig.from_config(run.config.CLUSTERFIT)
     of_all = [settings, *settings.also]
-    folders = {
+    labels = [each.paths.labels(split) for each in of_all for split in settings.splits]
+    own = {
         "clusterfit_extract": [settings.paths.features(split) for split in settings.splits],
         "clusterfit_cluster": [each.paths.codebook for each in of_all],
-        "train": [],
-    }
-    labels = [each.paths.labels(split) for each in of_all for split in settings.splits]
-    if run.engine == "train":
-        return bool(is_training_finished(run.config, checkpoint_folder=get_checkpoint_folder(run.config)))
-    return any(
-        all(artifacts.has_manifest(folder) for folder in needed) for needed in (labels, folders.get(run.engine, labels))
-    )
+    }.get(run.engine, labels)
+    return any(all(artifacts.has_manifest(folder) for folder in needed) for needed in (labels, own))
 
 
 def _resources(plan: _Plan) -> Resources:
