@@ -14,6 +14,7 @@ from typing import Any
 from vissl_clusterfit.artifacts import ArtifactPaths, also_output_dir
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.settings import read_settings, setting
+from vissl_clusterfit.slurm_settings import ChainSettings
 from vissl_clusterfit.storage.places import artifact_path
 
 
@@ -129,6 +130,7 @@ class ClusterFitConfig:
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)
+    slurm: ChainSettings = field(default_factory=ChainSettings)
 
     @classmethod
     def from_config(cls, block: Mapping[str, Any]) -> ClusterFitConfig:
@@ -216,7 +218,7 @@ class ClusterFitConfig:
                     remedy='Set it to "" if nothing is held out.',
                 )
             )
-        return [*found, *self._unreachable()]
+        return [*found, *self._unreachable(), *self.slurm.problems()]
 
     def _wrong_further_clusters(self) -> Iterator[str]:
         numbers, name = self.also_num_clusters, "config.CLUSTERFIT.ALSO_NUM_CLUSTERS"

@@ -129,7 +129,10 @@ def test_a_mistake_gets_one_message(refuse, tmp_path, overrides, fragments):
     [
         ([], "The command: found no config; allowed: config=<name>"),
         (["config=clusterfit/no_such_config"], "config=clusterfit/no_such_config: found no such config"),
-        (["config=clusterfit/student", "+config/clusterfit=no_such"], "+config/clusterfit=no_such: found no such config"),
+        (
+            ["config=clusterfit/student", "+config/clusterfit=no_such"],
+            "+config/clusterfit=no_such: found no such config",
+        ),
     ],
 )
 def test_a_command_without_a_config_gets_one_message(run_command, tmp_path, command, fragment):

@@ -61,6 +61,11 @@ def _run(overrides: list[str]) -> int:
         if runs := sweep_runs(overrides):
             return run_sweep(runs)
         engine, node_id, config = compose(with_torchrun(overrides))
+    if config.SLURM.USE_SLURM:
+        from vissl_clusterfit.adapters.slurm import submit
+
+        submit(overrides, engine, config)
+        return DONE
     is_first = is_first_of_run(node_id)
     launch(engine, node_id, config)
     if is_first:
@@ -84,16 +89,15 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
     from vissl_clusterfit.adapters.composition import complete_config
     from vissl_clusterfit.adapters.overrides import compose_overrides
     from vissl_clusterfit.adapters.stages import require_device
+    from vissl_clusterfit.slurm_settings import with_our_keys
 
-    plain = compose_overrides(overrides)
-    require_device(AttrDict(plain["config"]))
+    plain = compose_overrides(with_our_keys(overrides))
+    require_device(AttrDict(plain["config"]), here=not plain["config"]["SLURM"]["USE_SLURM"])
     changes = [
         *overlay.check_and_describe(overrides, plain["config"]),
         *choose_benchmark_engine(overrides, plain),
         *complete_config(plain["config"]),
     ]
-    if plain["config"]["SLURM"]["USE_SLURM"]:
-        raise ConfigError(problem("config.SLURM.USE_SLURM", found="true", allowed="false, in this version"))
     try:
         args, config = convert_to_attrdict(OmegaConf.create(plain))
     except AssertionError as error:

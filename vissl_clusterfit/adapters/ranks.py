@@ -25,8 +25,14 @@ from vissl_clusterfit.adapters.shared_folders import folders_to_share, require_s
 from vissl_clusterfit.errors import ConfigError, problem
 
 
-def launch(engine: str, node_id: int, config: Any) -> None:
+def launch(engine: str, node_id: int, config: Any, *, apart: bool = False) -> None:
     """Runs an engine in all processes of this node, and returns when the last of the run has finished.
+
+    Args:
+        engine: its name in VISSL.
+        node_id: the number of this node.
+        config: VISSL's.
+        apart: start a process even for a run of one, instead of doing its work in this one.
 
     Raises:
         ClusterFitError: the user's mistake that a process met.
@@ -37,7 +43,7 @@ def launch(engine: str, node_id: int, config: Any) -> None:
     by_torchrun = torchrun.take_over()
     node_id = node_id if by_torchrun else get_node_id(node_id)
     _require_sense(config, node_id, by_torchrun=by_torchrun)
-    if run.NUM_NODES * run.NUM_PROC_PER_NODE == 1:
+    if run.NUM_NODES * run.NUM_PROC_PER_NODE == 1 and not apart:
         work = prepare_job(engine, config, 0, get_dist_run_id(config, 1), lambda _name, decide: decide())
         if work:
             with local_copies(config):
@@ -62,7 +68,7 @@ def launch(engine: str, node_id: int, config: Any) -> None:
             cause = meeting.fail(failed.failure, posted=failed.posted)
         except BaseException as error:
             cause = meeting.fail(failures.of_exception(error, **member.place()))
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt | SystemExit):  # the latter where a job is to be queued again
                 raise
     _end_with(cause, member)
 

@@ -214,8 +214,8 @@ def _max_cluster_size(split: str, settings: ClusterFitConfig) -> float:
     return settings.max_cluster_size if split == settings.features.data_partition else 0.0
 
 
-def require_device(cfg: AttrDict) -> None:
-    """Checks ``MACHINE.DEVICE``, without touching a GPU.
+def require_device(cfg: AttrDict, *, here: bool = True) -> None:
+    """Checks ``MACHINE.DEVICE``, without touching a GPU. ``here`` is false where another machine will do the work.
 
     Raises:
         ConfigError: it is neither cpu nor gpu, or a GPU is asked for where there is none.
@@ -223,7 +223,7 @@ def require_device(cfg: AttrDict) -> None:
     device = (cfg.MACHINE or {}).get("DEVICE")
     if device not in ("cpu", "gpu"):
         raise ConfigError(problem("config.MACHINE.DEVICE", found=repr(device), allowed="cpu | gpu"))
-    if device == "gpu" and not torch.cuda.is_available():
+    if here and device == "gpu" and not torch.cuda.is_available():
         raise ConfigError(
             problem(
                 "config.MACHINE.DEVICE",

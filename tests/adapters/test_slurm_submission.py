@@ -1,0 +1,196 @@
+"""What is submitted, and what is refused instead. The jobs of this file never start."""
+
+import os
+import re
+
+import pytest
+from command import CommandServer
+from fake_slurm import FakeSlurm
+
+from vissl_clusterfit.adapters.slurm_job import job_port
+
+CHAIN = (
+    "config.CLUSTERFIT.SLURM.STAGES=[train,extract,cluster]",  # in any order
+    "config.CLUSTERFIT.SLURM.EXTRACT.NUM_NODES=16",
+    "config.CLUSTERFIT.SLURM.EXTRACT.PARTITION=cheap",
+    "config.CLUSTERFIT.SLURM.EXTRACT.TIME_HOURS=4",
+    "config.CLUSTERFIT.SLURM.CLUSTER.NUM_CPU_PER_PROC=32",
+    "config.CLUSTERFIT.SLURM.CLUSTER.ADDITIONAL_PARAMETERS={qos:low}",
+    "config.CLUSTERFIT.SLURM.TRAIN.DEVICE=gpu",
+    "config.CLUSTERFIT.SLURM.TRAIN.NUM_NODES=2",
+    "config.CLUSTERFIT.SLURM.TRAIN.NUM_PROC_PER_NODE=8",
+    "config.CLUSTERFIT.SLURM.TRAIN.CONSTRAINT='a100&ib'",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    slurm = FakeSlurm(tmp_path_factory.mktemp("slurm"))
+    slurm.hold.touch()
+    return slurm
+
+
+@pytest.fixture(scope="module")
+def command(cluster):
+    """The command where SLURM is on the PATH; its environment is that of its first run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{cluster.bin}:{os.environ['PATH']}")
+        server = CommandServer()
+        server.run("config=no_such_config", cwd=cluster.folder)
+    yield server.run
+    server.stop()
+
+
+@pytest.fixture
+def submit(command, cluster, student_overrides, tmp_path):
+    """Submits a run; what the command said, and the options of its jobs."""
+
+    def run(*overrides: str):
+        before = cluster.jobs()
+        result = command(
+            *student_overrides,
+            "config.SLURM.USE_SLURM=true",
+            f"config.CHECKPOINT.DIR={tmp_path / 'run'}",
+            f"config.SLURM.LOG_FOLDER={tmp_path / 'logs'}",
+            *overrides,
+            cwd=tmp_path,
+        )
+        return result, {job: cluster.options(job) for job in cluster.jobs() if job not in before}
+
+    return run
+
+
+def test_a_run_is_one_job_that_asks_for_nothing_that_it_does_not_need(submit, tmp_path):
+    result, jobs = submit(
+        "config.DISTRIBUTED.NUM_PROC_PER_NODE=2",
+        "config.SLURM.NAME=mine",
+        "config.SLURM.TIME_HOURS=1",
+        "config.SLURM.TIME_MINUTES=30",
+        "config.SLURM.MEM_GB=16",
+        "config.SLURM.NUM_CPU_PER_PROC=3",
+        "+config.SLURM.ADDITIONAL_PARAMETERS.account=vision",
+    )
+    assert result.returncode == 0, result.stderr
+    ((job, options),) = jobs.items()
+    assert not {"constraint", "partition", "gpus-per-node", "gres", "dependency"} & options.keys()
+    asked = ("job-name", "time", "nodes", "ntasks-per-node", "cpus-per-task", "mem", "account", "comment", "signal")
+    assert [options[name] for name in asked] == [
+        "mine",
+        "90",
+        "1",
+        "1",
+        "6",
+        "16GB",
+        "vision",
+        "vissl job",
+        "USR2@90",
+    ]
+    assert f"Follow: squeue --jobs={job}; tail -F {tmp_path / 'logs'}/{job}_0_log.out" in result.stdout
+    assert f"Cancel: scancel {job}" in result.stdout
+    assert f"logs are in {tmp_path / 'logs'}." in result.stdout
+
+
+def test_a_chain_has_one_job_per_stage_each_with_what_it_asks_for(submit):
+    result, jobs = submit("config.SLURM.PARTITION=fast", *CHAIN)
+    assert result.returncode == 0, result.stderr
+    (first, extract), (second, cluster), (_, train) = jobs.items()
+    assert [options["job-name"] for options in jobs.values()] == ["vissl-extract", "vissl-cluster", "vissl-train"]
+    assert [options.get("dependency") for options in jobs.values()] == [None, f"afterok:{first}", f"afterok:{second}"]
+    assert [options["partition"] for options in jobs.values()] == ["cheap", "fast", "fast"]
+    assert [options["nodes"] for options in jobs.values()] == ["16", "1", "2"]
+    assert [options["time"] for options in jobs.values()] == [str(4 * 60), str(72 * 60), str(72 * 60)]
+    assert [options.get("gpus-per-node") for options in jobs.values()] == [None, None, "8"]
+    assert (extract["cpus-per-task"], cluster["cpus-per-task"], train["cpus-per-task"]) == ("8", "32", "64")
+    assert (cluster["qos"], train["constraint"]) == ("low", "a100&ib")
+    assert "constraint" not in extract
+
+
+def test_what_is_there_is_not_submitted(submit, student_run):
+    overrides = (f"config.CLUSTERFIT.OUTPUT_DIR={student_run / 'clusterfit'}", *CHAIN)
+    result, jobs = submit(*overrides)
+    assert [options["job-name"] for options in jobs.values()] == ["vissl-train"]
+    assert "dependency" not in next(iter(jobs.values()))
+    assert "extract: is there already; not submitted." in result.stdout
+    result, jobs = submit(*overrides, f"config.CHECKPOINT.DIR={student_run}")
+    assert (result.returncode, jobs) == (0, {})
+    assert "train: is there already; not submitted." in result.stdout
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["config.CLUSTERFIT.SLURM.STAGES=[extrct]"], r"SLURM\.STAGES: found the unknown stage 'extrct'.*mean extract"),
+        (["config.CLUSTERFIT.SLURM.STAGES=[label]", "engine_name=clusterfit_label"], "STAGES: found .* engine_name"),
+        (["config.CLUSTERFIT.SLURM.TRAIN.NUM_NODES=0"], r"SLURM\.TRAIN\.NUM_NODES: found 0; allowed: at least 1"),
+        (["config.SLURM.TIME_HOURS=0"], r"SLURM\.TIME_HOURS: found no time at all"),
+        (["config.SLURM.LOG_FOLDER=/proc/logs"], r"SLURM\.LOG_FOLDER: found /proc/logs \(.*\); allowed: a folder"),
+        (["config.SLURM.LOG_FOLDER=s3://logs"], r"SLURM\.LOG_FOLDER: found s3://logs; allowed: a folder"),
+        (["config.SLURM.CLUSTER=pbs"], r"SLURM\.CLUSTER: found 'pbs'; allowed: 'slurm' \| 'local'"),
+        (["config.SLURM.CLUSTER=local", "config.DISTRIBUTED.NUM_NODES=2"], "NUM_NODES: found 2 with .*=local"),
+        (["config.MACHINE.DEVICE=tpu"], r"MACHINE\.DEVICE: found 'tpu'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_no_job(submit, overrides, message):
+    result, jobs = submit(*overrides)
+    assert (result.returncode, jobs) == (2, {})
+    assert re.search(message, result.stderr), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_slurm_refuses_is_said_and_what_went_before_is_cancelled(submit, cluster):
+    result, jobs = submit(*CHAIN, "config.CLUSTERFIT.SLURM.TRAIN.PARTITION=nowhere")
+    assert result.returncode == 2
+    assert result.stderr.count("invalid partition specified: nowhere") == 1
+    assert "Traceback" not in result.stderr
+    assert [cluster.state(job) for job in jobs] == ["CANCELLED", "CANCELLED"]
+    assert all(f"Job {job} is cancelled again." in result.stderr for job in jobs)
+
+
+def test_without_slurm_the_message_says_what_to_do(run_command, student_overrides, tmp_path):
+    """Where SLURM is not on the PATH, as on this machine without the stand-in."""
+    result = run_command(
+        *student_overrides,
+        "config.SLURM.USE_SLURM=true",
+        f"config.CHECKPOINT.DIR={tmp_path}",
+        f"config.SLURM.LOG_FOLDER={tmp_path}",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 2
+    assert "no sbatch and no srun on the PATH" in result.stderr
+    assert "config.SLURM.CLUSTER=local" in result.stderr
+
+
+def test_nothing_is_submitted_inside_a_job(student_overrides, cluster, tmp_path, monkeypatch, capfd):
+    from vissl_clusterfit.adapters import launch
+
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("PATH", f"{cluster.bin}:{os.environ['PATH']}")
+    before = cluster.jobs()
+    code = launch.main(
+        [*student_overrides, "config.SLURM.USE_SLURM=true", f"config.CHECKPOINT.DIR={tmp_path}"],
+    )
+    assert (code, cluster.jobs()) == (2, before)
+    assert "found true inside job 77 (SLURM_JOB_ID is set)" in capfd.readouterr().err
+
+
+def test_our_keys_are_there_with_any_config_of_vissl(command, cluster, tmp_path):
+    before = cluster.jobs()
+    result = command(
+        "config=test/cpu_test/test_cpu_resnet_simclr",
+        "config.SLURM.USE_SLURM=true",
+        "config.SLURM.CLUSTER=slurm",
+        f"config.CHECKPOINT.DIR={tmp_path}",
+        f"config.SLURM.LOG_FOLDER={tmp_path}",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(cluster.jobs()) == len(before) + 1
+    assert "OVERWRITE_EXISTING=True" in result.stdout  # as that config wants it
+
+
+def test_jobs_of_several_nodes_have_ports_of_their_own():
+    ports = [job_port(str(job)) for job in range(4_000_000, 4_020_000)]
+    assert len(set(ports)) == len(ports)
+    assert min(ports) > 1023
+    assert max(ports) < 32768
+    assert job_port("123_4") == job_port("123")
