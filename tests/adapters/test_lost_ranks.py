@@ -117,7 +117,9 @@ def test_folders_that_are_not_shared_are_refused(start_nodes, student_overrides,
     ]
     for result in results:
         assert result.returncode == 2
-        assert result.stderr.startswith(f"error: config.CLUSTERFIT.OUTPUT_DIR: found {tmp_path}/1/clusterfit, which on ")
+        assert result.stderr.startswith(
+            f"error: config.CLUSTERFIT.OUTPUT_DIR: found {tmp_path}/1/clusterfit, which on "
+        )
         assert "(This was found by node 1, " in result.stderr
         assert "Traceback" not in result.stderr
     assert not [file for file in tmp_path.rglob("clusterfit/**/*") if file.is_file()]

@@ -14,6 +14,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -113,13 +114,13 @@ class Meeting:
         return dist.PrefixStore(self._prefix, store)
 
     def __enter__(self) -> Meeting:
-        number, mine = self.member.number, f"{socket.gethostname()}, process {os.getpid()}"
+        number, mine = self.member.number, f"{socket.gethostname()}, process {os.getpid()}\n{uuid.uuid4()}"
         there = self._store.compare_set(f"here/{number}", "", mine).decode()
         if there != mine:
             raise ConfigError(
                 problem(
                     "node_id",
-                    found=f"{self.member.node} here, and {there} has it already",
+                    found=f"{self.member.node} here, and {there.splitlines()[0]} has it already",
                     allowed=f"another one of 0 to {self.member.nodes - 1} on each node",
                 )
             )
