@@ -11,7 +11,8 @@ from meeting_work import fail_after, meet
 from processes import context, running
 
 from vissl_clusterfit.adapters.failures import KILLED, LOST, Failure, of_exception, of_exit_code, root_cause
-from vissl_clusterfit.adapters.meeting import LIMIT_VARIABLE, Failed, Meeting, Member
+from vissl_clusterfit.adapters.meeting import Failed, Meeting
+from vissl_clusterfit.adapters.watch import LIMIT_VARIABLE, Member
 from vissl_clusterfit.errors import ClusterFitError, ConfigError
 
 PLACE = {"node": 1, "host": "b", "rank": 3, "nodes": 2}

@@ -4,7 +4,8 @@ import os
 import time
 
 from vissl_clusterfit.adapters.failures import of_exception
-from vissl_clusterfit.adapters.meeting import LIMIT_VARIABLE, Failed, Meeting, Member
+from vissl_clusterfit.adapters.meeting import Failed, Meeting
+from vissl_clusterfit.adapters.watch import LIMIT_VARIABLE, Member
 
 
 def meet(number: int, count: int, port: int, limit_s: float, answers) -> None:

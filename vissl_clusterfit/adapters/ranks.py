@@ -19,9 +19,10 @@ from vissl_clusterfit.adapters.children import run_children
 from vissl_clusterfit.adapters.exits import FAILED, USER_ERROR
 from vissl_clusterfit.adapters.failures import Failure
 from vissl_clusterfit.adapters.job import local_copies, prepare_job
-from vissl_clusterfit.adapters.meeting import Failed, Meeting, Member
+from vissl_clusterfit.adapters.meeting import Failed, Meeting
 from vissl_clusterfit.adapters.network import choose_interface, meeting_point
 from vissl_clusterfit.adapters.shared_folders import folders_to_share, require_shared
+from vissl_clusterfit.adapters.watch import Member
 from vissl_clusterfit.errors import ConfigError, problem
 
 
