@@ -4,6 +4,7 @@ Both nodes are on this machine, and each has one process.
 """
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from command import CommandServer
 from hosts import free_port
+from tiny import write_images
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,26 @@ def test_the_cause_is_the_last_thing_on_both_screens(start_nodes, student_run, s
         said = f"Rank 1 (node 1, {os.uname().nodename}) failed:\nTraceback (most recent call last):"
         assert result.stderr.count("Traceback (most recent call last)") == result.stderr.count(said) == 1
         assert "Required crop size (4000, 4000) is larger" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [False, True], ids=["extraction", "training"])
+def test_a_node_with_other_images_is_refused(start_nodes, student_run, student_overrides, tmp_path, before):
+    """As many, and not the same: its features and labels would be those of other images."""
+    folder, images = tmp_path / "run", write_images(tmp_path / "images", 30, seed=1)
+    renamed = images / "class0/00000.png"
+    renamed.rename(renamed.with_name("00000a.png"))
+    if before:
+        shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
+    overrides = [*student_overrides, f"config.CHECKPOINT.DIR={folder}"]
+    each = ((), (f"config.DATA.TRAIN.DATA_PATHS=[{images}]",))
+    for result in [result.result(timeout=100) for result in start_nodes(*overrides, each=each)]:
+        assert result.returncode == 2, result.stderr
+        assert re.search(
+            r"^error: .*train was made for other data: \d+ of 30 samples differ", result.stderr, re.MULTILINE
+        )
+        assert f"is now '{renamed.with_name('00000a.png')}'" in result.stderr
+        assert result.stderr.strip().endswith(f"(This was found by rank 1 (node 1, {os.uname().nodename}).)")
 
 
 @pytest.mark.slow

@@ -19,9 +19,10 @@ from vissl_clusterfit.adapters.children import run_children
 from vissl_clusterfit.adapters.exits import FAILED, USER_ERROR
 from vissl_clusterfit.adapters.failures import Failure
 from vissl_clusterfit.adapters.job import local_copies, prepare_job
-from vissl_clusterfit.adapters.meeting import Failed, Meeting, Member
+from vissl_clusterfit.adapters.meeting import Failed, Meeting
 from vissl_clusterfit.adapters.network import choose_interface, meeting_point
 from vissl_clusterfit.adapters.shared_folders import folders_to_share, require_shared
+from vissl_clusterfit.adapters.watch import Member
 from vissl_clusterfit.errors import ConfigError, problem
 
 
@@ -98,6 +99,7 @@ def _require_sense(config: Any, node_id: int, *, by_torchrun: bool) -> None:
 def _run_together(engine: str, config: Any, meeting: Meeting) -> None:
     """This node's part of the run, or under ``torchrun`` this process's."""
     member = meeting.member
+    _require_same_run([engine, config.DISTRIBUTED.NUM_NODES, config.DISTRIBUTED.NUM_PROC_PER_NODE], meeting)
     work = prepare_job(engine, config, member.node, f"{meeting.host}:{meeting.port}", meeting.agree)
     if not work:
         return
@@ -116,6 +118,18 @@ def _run_together(engine: str, config: Any, meeting: Meeting) -> None:
 
     with meeting.when_lost(end):
         work(member.local_rank)
+
+
+def _require_same_run(mine: list, meeting: Meeting) -> None:
+    theirs = meeting.agree("run", lambda: mine)
+    names = ("engine_name", "config.DISTRIBUTED.NUM_NODES", "config.DISTRIBUTED.NUM_PROC_PER_NODE")
+    wrong = [
+        problem(name, found=f"{here} here and {there} on node 0", allowed="the same on every node")
+        for name, here, there in zip(names, mine, theirs, strict=True)
+        if here != there
+    ]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
 
 
 def _end_with(cause: Failure, member: Member) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,8 @@ class Stages:
     def _valid_labels(self, split: str, settings: ClusterFitConfig) -> PseudoLabels:
         folder = settings.paths.labels(split)
         images = self._images(split)
-        distributed.on_primary(lambda: require_same_samples(folder, images.samples, images.name_of))
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # each node may have a copy of the data of its own
+            require_same_samples(folder, images.samples, images.name_of)
         if not settings.teacher.weights:
             # Labels that were brought from elsewhere, without their teacher: the data must be theirs, and K.
             labels = PseudoLabels.open(folder)

@@ -43,14 +43,21 @@ def record(error: BaseException) -> None:
 @contextlib.contextmanager
 def once_per_node() -> Iterator[None]:
     """What all processes of a node do alike is said by the first alone, and so is the user's mistake that all find."""
-    if not is_torchrun() or os.environ["LOCAL_RANK"] == "0":
+    if not is_torchrun():
         yield
         return
+    first = os.environ["LOCAL_RANK"] == "0"
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        with contextlib.ExitStack() as stack:
+            if not first:
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
             yield
-    except ClusterFitError:
-        time.sleep(5)  # torchrun ends this process as soon as the first has ended with it
+    except ClusterFitError as error:
+        if first:
+            record(error)
+        else:
+            time.sleep(5)  # torchrun ends this process as soon as the first has ended
         raise
 
 

@@ -89,7 +89,10 @@ def extract_features(
             )
         )
     writer = FeatureStoreWriter(folder, inputs, images.samples, shard_size=settings.shard_size, dtype=settings.dtype)
-    if distributed.on_primary(lambda: _begin(writer, images)):
+    complete = distributed.on_primary(lambda: _begin(writer, images))
+    # Each node may have a copy of the data of its own, and they must be the same.
+    require_same_samples(writer.folder, images.samples, images.name_of)
+    if complete:
         store = FeatureStore.open(folder, inputs)
         logger.info("Features of %d samples are in %s already; nothing to extract.", store.num_samples, folder)
         return store
