@@ -242,8 +242,8 @@ def many_digits(digits) -> np.ndarray:
 
 def test_iterations_see_what_the_schedule_says(cluster, many_digits):
     kept = KeptStates()
-    result = cluster(many_digits, 16, num_iter=16, growing=True, on_iteration=kept.keep)
-    plan = steps(16, len(many_digits), 16, growing=True)
+    result = cluster(many_digits, 8, num_iter=16, growing=True, on_iteration=kept.keep)
+    plan = steps(16, len(many_digits), 8, growing=True)
     assert list(result.shares) == [width(step) for step in plan]
     assert set(result.shares) == {1 / 8, 1 / 4}
     parts = {share for step in plan for share in step}

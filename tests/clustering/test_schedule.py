@@ -28,7 +28,7 @@ def test_all_vectors_have_been_seen_at_the_end(num_iter, num_clusters):
 
 
 def test_a_plan():
-    found = steps(20, 200_000, 1000, growing=True)
+    found = steps(20, 800_000, 1000, growing=True)
     assert found[:3] == [PARTS[:1], PARTS[:1], PARTS[:2]]
     assert found[3:11] == [(PARTS[number],) for number in (2, 3, 4, 5, 6, 7, 0, 1)]
 
@@ -40,7 +40,14 @@ def test_with_few_vectors_per_cluster_the_first_iteration_sees_all():
 
 @pytest.mark.parametrize(
     ("num_vectors", "growing", "expected"),
-    [(10**6, True, 1 / 32), (96_000, True, 1 / 8), (30_000, True, 1 / 2), (5_000, True, 1), (10**6, False, 1)],
+    [
+        (2 * 10**6, True, 1 / 32),
+        (10**6, True, 1 / 16),
+        (96_000, True, 1 / 8),
+        (30_000, True, 1 / 2),
+        (5_000, True, 1),
+        (10**6, False, 1),
+    ],
 )
 def test_first_centroids_are_drawn_from_half_of_what_the_first_iteration_sees(num_vectors, growing, expected):
     num_clusters = 1000

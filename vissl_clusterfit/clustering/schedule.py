@@ -21,10 +21,10 @@ PARTS: tuple[Share, ...] = tuple((number / NUM_PARTS, (number + 1) / NUM_PARTS) 
 #: The shares that one iteration sees, one after the other, with the same centroids.
 Step = tuple[Share, ...]
 
-# The sample that grows, smallest first.
-_SAMPLES: tuple[Step, ...] = (((0.0, 1 / 16),), PARTS[:1], PARTS[:2])
-# Fewer vectors per cluster say too little about its mean; half of them are enough to draw first centroids from.
-_VECTORS_PER_CLUSTER = 24
+# The sample that grows, smallest first, and how many vectors per cluster each needs; with fewer, the end is worse.
+_SAMPLES: tuple[tuple[Step, int], ...] = ((((0.0, 1 / 16),), 96), (PARTS[:1], 96), (PARTS[:2], 24))
+# Of half of what the first iteration sees, first centroids are drawn, if there are so many for each.
+_VECTORS_PER_START = 3
 # With fewer iterations or vectors than that, each iteration sees all vectors.
 _FEWEST_ITERATIONS, _FEWEST_VECTORS = 12, 2048
 # One in so many iterations sees the sample that grows.
@@ -43,8 +43,7 @@ def steps(num_iter: int, num_vectors: int, num_clusters: int, *, growing: bool) 
     if not growing or num_iter < _FEWEST_ITERATIONS or num_vectors < _FEWEST_VECTORS:
         return [(ALL,)] * num_iter
     num_early = num_iter // _EARLY
-    samples = [sample for sample in _SAMPLES if num_vectors * width(sample) >= _VECTORS_PER_CLUSTER * num_clusters]
-    samples = samples[-num_early:]
+    samples = [sample for sample, least in _SAMPLES if num_vectors * width(sample) >= least * num_clusters][-num_early:]
     early = [samples[number * len(samples) // num_early] for number in range(num_early)] if samples else [PARTS]
     first = len(early[-1]) % NUM_PARTS  # of those that have not been seen, if there are any
     return early + [(PARTS[(first + number) % NUM_PARTS],) for number in range(num_iter - len(early))]
@@ -53,7 +52,7 @@ def steps(num_iter: int, num_vectors: int, num_clusters: int, *, growing: bool) 
 def start_share(plan: list[Step], num_vectors: int, num_clusters: int) -> Share:
     """Where the first centroids are drawn from: half of what the first iteration sees, where that is enough."""
     seen = width(plan[0]) if plan else 1.0
-    enough = num_vectors * seen / 2 >= _VECTORS_PER_CLUSTER * num_clusters / 8
+    enough = num_vectors * seen / 2 >= _VECTORS_PER_START * num_clusters
     return 0.0, seen / 2 if plan[:1] != [(ALL,)] and enough else seen
 
 
