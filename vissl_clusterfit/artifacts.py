@@ -83,8 +83,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_array(path: Path, array: np.ndarray) -> str:
-    """Writes one array as ``.npy``, atomically.
+def write_array(path: Path, array: np.ndarray, *, synced: bool = True) -> str:
+    """Writes one array as ``.npy``, atomically; see ``whole_files.write_file``.
 
     Returns:
         The SHA-256 of the file, as hexadecimal text.
@@ -107,7 +107,7 @@ def write_array(path: Path, array: np.ndarray) -> str:
         for start in range(0, len(values), _VALUES_AT_ONCE):
             write_and_hash(values[start : start + _VALUES_AT_ONCE].tobytes())
 
-    write_file(path, write)
+    write_file(path, write, synced=synced)
     return digest.hexdigest()
 
 

@@ -103,6 +103,8 @@ class Codebook:
         preprocessing: Preprocessing,
         facts: Mapping[str, Any],
         two_levels: tuple[np.ndarray, np.ndarray] | None = None,
+        *,
+        synced: bool = True,
     ) -> Codebook:
         """Writes a codebook, the manifest last, and opens it.
 
@@ -114,6 +116,7 @@ class Codebook:
             preprocessing: what was applied to the features.
             facts: of the clustering; ``input_dim`` must be one of them.
             two_levels: ``coarse_centroids`` and ``fine_counts`` of a clustering on two levels.
+            synced: see ``whole_files.write_file``.
         """
         artifacts.remove_manifest(folder)
         arrays = {CENTROIDS_FILE: centroids, COUNTS_FILE: counts}
@@ -121,7 +124,7 @@ class Codebook:
             arrays |= {_MEAN: preprocessing.mean, _COMPONENTS: preprocessing.components}
         if two_levels is not None:
             arrays |= dict(zip((COARSE_FILE, FINE_COUNTS_FILE), two_levels, strict=True))
-        digests = {name: artifacts.write_array(folder / name, array) for name, array in arrays.items()}
+        digests = {name: artifacts.write_array(folder / name, array, synced=synced) for name, array in arrays.items()}
         steps = {
             "normalize": preprocessing.normalize,
             "num_components": 0 if preprocessing.components is None else len(preprocessing.components),

@@ -127,12 +127,12 @@ def fit_codebook(
     if source is None or not source.preprocessing.same_as(preprocessing):
         source = StoreSource(store, preprocessing, indices, _own_part())
 
-    def save(state: KMeansResult, place: Path, facts: Mapping[str, Any]) -> None:
+    def save(state: KMeansResult, place: Path, facts: Mapping[str, Any], *, synced: bool = True) -> None:
         facts = {**_facts(store, settings, state), **facts}
-        Codebook.save(place, inputs, state.centroids, state.counts, preprocessing, facts)
+        Codebook.save(place, inputs, state.centroids, state.counts, preprocessing, facts, synced=synced)
 
     def keep(state: KMeansResult, sums: Sums) -> None:
-        save_it = functools.partial(save, state)
+        save_it = functools.partial(save, state, synced=False)
         distributed.on_primary(lambda: keep_iteration(folder / IN_PROGRESS, state, sums, save_it))
 
     factory = search_factory(settings.cluster_backend, device)

@@ -18,7 +18,7 @@ from vissl_clusterfit.clustering.sampling import uniform
 logger = logging.getLogger(__name__)
 
 #: In so many rounds k-means++ draws the first centroids.
-NUM_ROUNDS = 8
+NUM_ROUNDS = 6
 _BLOCK_ROWS = 256
 
 

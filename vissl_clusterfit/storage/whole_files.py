@@ -26,13 +26,14 @@ _WRITER = re.compile(r"\.(\w+-\d+-\d*)-[0-9a-f]{16}\.tmp$")
 _FORGOTTEN_AFTER_S = 3600.0
 
 
-def write_file(path: Path, write: Callable[[BinaryIO], object], *, new: bool = False) -> bool:
+def write_file(path: Path, write: Callable[[BinaryIO], object], *, new: bool = False, synced: bool = True) -> bool:
     """Writes a file beside its place and moves it there, so that a reader sees all of it or nothing.
 
     Args:
         path: of the file; its folder is made.
         write: fills the open file.
         new: leave a file that is already there as it is.
+        synced: wait until it is on the disk; else it is damaged if the machine loses its power in the next half minute.
 
     Returns:
         Whether the file in its place is the one that was written.
@@ -47,8 +48,9 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], *, new: bool = F
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
         if new:
             return move_if_new(temporary, path)
         os.replace(temporary, path)
