@@ -103,7 +103,7 @@ def test_settings_come_from_a_config(tmp_path):
         (("--dim", "8"), "--num-samples: found nothing; allowed: a number, or --features FOLDER"),
         (("--features", "nowhere"), "nowhere"),
         ((*SMALL, "clusterfit/assign"), "The command: found clusterfit/assign; allowed: config=<name>"),
-        ((*SMALL, "config=clusterfit/nowhere"), "The config cannot be composed"),
+        ((*SMALL, "config=clusterfit/nowhere"), "config=clusterfit/nowhere: found no such config"),
     ],
 )
 def test_bad_input_gets_one_message(tmp_path, arguments, message):

@@ -117,7 +117,7 @@ class ClusterFitConfig:
     cluster_backend: str = setting("torch", choices=("faiss", "torch"))
     #: The first centroids: "random", "k-means++" (several at a time), or the folder of a codebook to go on from.
     start: str = setting("k-means++")
-    #: The first iterations see a sample that grows, the last sixth all features; if false, every one sees all.
+    #: The first iterations see a sample that grows, later ones an eighth each, in turn; if false, every one sees all.
     growing_sample: bool = setting(True)
     #: "l2" for k-means, "cosine" for spherical k-means (unit features and unit centroids).
     metric: str = setting("l2", choices=("l2", "cosine"))

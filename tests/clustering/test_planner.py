@@ -68,8 +68,8 @@ def test_passes_follow_the_schedule():
     all_vectors = make_plan(dataclasses.replace(WORK, growing=False, num_components=64), 4)
     assert all_vectors.reads == {"projection": 1.0, "largest number": 1.0, "iterations": 12.0, "labels": 1.0}
     spread = make_plan(dataclasses.replace(WORK, growing=False, start="k-means++"), 4)
-    assert spread.reads["first centroids"] == 7
-    assert spread.assignments["first centroids"] == 7 / 8
+    assert spread.reads["first centroids"] == 5
+    assert spread.assignments["first centroids"] == 5 / 6
     assert make_plan(dataclasses.replace(WORK, growing=False, num_done=9), 4).reads["iterations"] == 3
 
 

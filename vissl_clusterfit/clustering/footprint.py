@@ -144,10 +144,10 @@ def _rows(work: Workload) -> int:
 
 
 def _chunks(work: Workload) -> int:
-    """One chunk that is worked on, and one that is read and prepared."""
+    """Each thread has one; with one thread a second one is read and prepared meanwhile."""
     raw = work.feature_bytes + 4 * (1 + work.normalize + bool(work.num_components))
     prepared = 4 * (1 + bool(work.num_components) + work.cosine)
-    return _rows(work) * (raw * work.input_dim + prepared * work.dim)
+    return max(2, work.threads) * _rows(work) * (raw * work.input_dim + prepared * work.dim)
 
 
 def _search(work: Workload, num_clusters: int, product_bytes: int) -> int:
