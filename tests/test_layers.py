@@ -16,6 +16,7 @@ CORE_LIBRARIES = {"numpy", "torch", "tqdm", "vissl_clusterfit"}
 PLACES = {
     "faiss": (PACKAGE / "clustering/faiss_search.py",),
     "sklearn": (PACKAGE / "transfer", PACKAGE / "report/quality.py", PACKAGE / "digits.py"),
+    "scipy": (PACKAGE / "intervals.py",),
     "PIL": (PACKAGE / "digits.py",),
     "iopath": (PACKAGE / "storage/places.py", PACKAGE / "storage/remote.py"),
 }

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import average_precision_score
 
-from vissl_clusterfit.adapters.transfer import TransferSettings
+from vissl_clusterfit.adapters.transfer_settings import TransferSettings
 from vissl_clusterfit.errors import ConfigError
 from vissl_clusterfit.features.store import FeatureStore
 
@@ -127,11 +128,115 @@ def test_features_of_another_network_are_refused(transfer, rows_of):
     assert rows_of("config.TRANSFER.PROTOCOLS=[knn]") == before
 
 
+LAYERS = (
+    "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP="
+    '[["res2",["AdaptiveAvgPool2d",[[1,1]]]],["res5",["AvgPool2d",[[1,1],1,0]]]]'
+)
+
+
+def test_every_protocol_on_several_layers_in_one_pass(rows_of, tmp_path):
+    taxonomy = tmp_path / "taxonomy.json"
+    taxonomy.write_text('{"levels": ["warmth", "colour"], "classes": [["warm", "r"], ["cold", "g"], ["cold", "b"]]}')
+    overrides = (
+        LAYERS,
+        "config.TRANSFER.PROTOCOLS=[linear,knn,taxonomy_knn,retrieval,low_shot]",
+        f"config.TRANSFER.TAXONOMY.FILE={taxonomy}",
+        "config.TRANSFER.LOW_SHOT.SHOTS=[2,4]",
+        "config.TRANSFER.LOW_SHOT.C_GRID=[0.01,1.0]",
+    )
+    rows = rows_of(*overrides)
+    names = ["linear", "knn", "knn, warmth", "knn, colour", "retrieval"]
+    shots = ["low-shot, k = 2", "low-shot, k = 4"]
+    assert [row["benchmark"] for row in rows if "half-width" not in row["metric"]] == [
+        f"{name}, {layer}" for layer in ("res2", "res5") for name in (*names, *shots)
+    ]
+    found = {(row["benchmark"], row["metric"]): row for row in rows}
+    accuracy = "top-1 accuracy"
+    assert found["knn, colour, res2", accuracy]["value"] == found["knn, res2", accuracy]["value"]
+    assert found["knn, warmth, res2", accuracy]["value"] > found["knn, colour, res2", accuracy]["value"]
+    assert found["low-shot, k = 4, res5", f"{accuracy}, half-width of the 95 % interval"]["value"] > 0
+    assert found["linear, res5", accuracy]["protocol"].startswith("layer res5, AvgPool2d([1, 1], 1, 0), flattened; ")
+    store = FeatureStore.open(tmp_path / "run/features/test")
+    assert store.dim == 256 + 2048
+
+    queries, labels = store.read(0, 45)[:, :256].astype(np.float64), np.repeat([0, 1, 2], 15)
+    cosines = queries @ queries.T / np.linalg.norm(queries, axis=1)[:, None] / np.linalg.norm(queries, axis=1)
+    others = ~np.eye(45, dtype=bool)
+    expected = [
+        average_precision_score((labels == labels[row])[others[row]], cosines[row, others[row]]) for row in range(45)
+    ]
+    assert found["retrieval, res2", "mAP"]["value"] == pytest.approx(np.mean(expected), abs=1e-6)
+
+    # What is done is kept: the second run takes the figures from the folder, whatever they are.
+    kept = tmp_path / "run/figures/res2/retrieval.json"
+    kept.write_text(kept.read_text().replace(f"{found['retrieval, res2', 'mAP']['value']}", "0.5"))
+    again = rows_of(*overrides)
+    assert [row["value"] for row in again if row["benchmark"] == "retrieval, res2"] == [0.5]
+
+
+def test_targets_of_several_classes_are_scored_by_svms(rows_of, data, tmp_path):
+    overrides = []
+    for split, folder in zip(("TRAIN", "TEST"), data, strict=True):
+        files = sorted(folder.rglob("*.png"))
+        classes = np.array([int(file.parent.name[-1]) for file in files])
+        np.save(tmp_path / f"{split}_files.npy", np.array([str(file) for file in files]))
+        np.save(tmp_path / f"{split}_targets.npy", np.stack([classes == 0, classes != 2], axis=1).astype(np.int64))
+        overrides += [
+            f"config.DATA.{split}.DATA_SOURCES=[disk_filelist]",
+            f"config.DATA.{split}.LABEL_SOURCES=[disk_filelist]",
+            f"config.DATA.{split}.DATA_PATHS=[{tmp_path / f'{split}_files.npy'}]",
+            f"config.DATA.{split}.LABEL_PATHS=[{tmp_path / f'{split}_targets.npy'}]",
+        ]
+    pixels = ("config.MODEL.TRUNK.NAME=raw_pixels", "config.TRANSFER.SVM.COSTS=[0.1,1.0]")
+    (row,) = rows_of("config.TRANSFER.PROTOCOLS=[svm]", *pixels, *overrides)
+    assert (row["benchmark"], row["metric"]) == ("svm", "mAP")
+    assert 0.5 < row["value"] < 1
+    assert len(list((tmp_path / "run/figures/features").glob("svm-class-*.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["config.TRANSFER.KNN.NUM_NEIGHBORS=61"],
+            "NUM_NEIGHBORS: found 61; allowed: 1 to 60, the samples of the train",
+        ),
+        (["config.TRANSFER.PROTOCOLS=[svm]"], "found labels of shape (60,) for the protocol svm; allowed: targets for"),
+        (
+            ["config.TRANSFER.PROTOCOLS=[taxonomy_knn]", "config.TRANSFER.TAXONOMY.FILE=none.json"],
+            "none.json is missing: the taxonomy",
+        ),
+        ([LAYERS, "config.TRANSFER.FEATURES.LAYER_NAME=res4"], "FEATURES.LAYER_NAME: found res4, and layers in config"),
+        ([LAYERS.replace("res2", "res9")], "LINEAR_EVAL_FEAT_POOL_OPS_MAP: found ['res9']; allowed: conv1, res2"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(transfer, tmp_path, overrides, message):
+    result = transfer(*overrides)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run/results.json").exists()
+
+
+def test_splits_with_other_class_folders_are_refused(transfer, data, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("class0", "class2"):
+        (other / name).symlink_to(data[1] / name)
+    result = transfer(f"config.DATA.TEST.DATA_PATHS=[{other}]")
+    assert result.returncode == 2
+    assert "config.DATA.TEST.DATA_PATHS: found no folder class1, which TRAIN has; allowed: the same" in result.stderr
+
+
 @pytest.mark.parametrize(
     "block, message",
     [
         (None, r"config\.TRANSFER: found None; allowed: a mapping"),
-        ({"PROTOCOLS": ["svm"]}, r"config\.TRANSFER\.PROTOCOLS: found \['svm'\]; allowed: one or more of linear, knn"),
+        ({"PROTOCOLS": ["cnn"]}, r"config\.TRANSFER\.PROTOCOLS: found \['cnn'\]; allowed: one or more of linear, knn"),
+        ({"PROTOCOLS": ["taxonomy_knn"]}, r"config\.TRANSFER\.TAXONOMY\.FILE: found nothing"),
+        ({"RETRIEVAL": {"GALLERY": "all"}}, r"RETRIEVAL\.GALLERY: found .all.; allowed: .test. . .train."),
+        ({"RETRIEVAL": {"GALLERY": "all"}}, r"RETRIEVAL\.GALLERY: found 'all'; allowed: 'test' \| 'train'"),
+        ({"LOW_SHOT": {"DRAWS": 1}}, r"config\.TRANSFER\.LOW_SHOT: draws: found 1; allowed: at least 2"),
         ({"PROTOCOLS": []}, r"config\.TRANSFER\.PROTOCOLS: found \[\]"),
         ({"MODEL_NAME": ""}, r"config\.TRANSFER\.MODEL_NAME: found nothing"),
         ({"KNN": {"K": 5}}, r"config\.TRANSFER\.KNN\.K: found an unknown key; allowed: NUM_NEIGHBORS"),

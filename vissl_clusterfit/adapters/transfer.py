@@ -6,70 +6,31 @@ Features of both splits go into feature stores in the run's folder, figures into
 
 from __future__ import annotations
 
+import functools
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.adapters.dataset import SplitImages, true_labels
+from vissl_clusterfit.adapters.dataset import SplitImages, require_same_classes, true_labels
 from vissl_clusterfit.adapters.encoder import EncoderSpec, build_encoder
 from vissl_clusterfit.adapters.engines import StageEngine
+from vissl_clusterfit.adapters.kept import KeptResults
+from vissl_clusterfit.adapters.layers import SETTING, LayerRows, layer_maps, rows_by_layer, side_by_side
 from vissl_clusterfit.adapters.stages import run_device
-from vissl_clusterfit.config import EncodingSettings
+from vissl_clusterfit.adapters.transfer_protocols import Split, check_labels, run_protocol
+from vissl_clusterfit.adapters.transfer_settings import TransferSettings
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
-from vissl_clusterfit.settings import read_settings, setting
 from vissl_clusterfit.storage.places import artifact_path
-from vissl_clusterfit.transfer.knn import KnnSettings, knn_accuracy
-from vissl_clusterfit.transfer.linear import LinearProbeSettings, linear_probe
 
 logger = logging.getLogger(__name__)
 
-_PROTOCOLS = ("linear", "knn")
-
-
-@dataclass(frozen=True)
-class TransferSettings:
-    """The block ``config.TRANSFER``."""
-
-    #: The name of the network in the results.
-    model_name: str = setting("model")
-    #: The name of the data in the results.
-    dataset_name: str = setting("dataset")
-    #: Which protocols to run.
-    protocols: list = setting(list(_PROTOCOLS))
-    features: EncodingSettings = field(default_factory=EncodingSettings)
-    linear: LinearProbeSettings = field(default_factory=LinearProbeSettings)
-    knn: KnnSettings = field(default_factory=KnnSettings)
-
-    @classmethod
-    def from_config(cls, block: object) -> TransferSettings:
-        """Reads ``config.TRANSFER``.
-
-        Raises:
-            ConfigError: naming every unknown key and bad value.
-        """
-        settings = read_settings(cls, block, "config.TRANSFER")
-        unknown = sorted(set(settings.protocols) - set(_PROTOCOLS))
-        if unknown or not settings.protocols:
-            allowed = "one or more of " + ", ".join(_PROTOCOLS)
-            raise ConfigError(problem("config.TRANSFER.PROTOCOLS", found=settings.protocols, allowed=allowed))
-        for key, name in (("MODEL_NAME", settings.model_name), ("DATASET_NAME", settings.dataset_name)):
-            if not name:
-                raise ConfigError(problem(f"config.TRANSFER.{key}", found="nothing", allowed="a name for the results"))
-        return settings
-
-
-@dataclass(frozen=True)
-class _Split:
-    """Features and labels of the samples of one split that could be read."""
-
-    features: np.ndarray
-    labels: np.ndarray
+_SPLITS = ("TRAIN", "TEST")
 
 
 class TransferEngine(StageEngine):
@@ -78,72 +39,91 @@ class TransferEngine(StageEngine):
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Fits on TRAIN, scores on TEST once, and appends the rows to ``results.json``."""
         settings = TransferSettings.from_config(cfg.get("TRANSFER"))
-        train, test = (_labelled_features(cfg, split, settings.features) for split in ("TRAIN", "TEST"))
-        distributed.on_primary(lambda: _score(train, test, settings, artifact_path(checkpoint_folder), cfg))
+        labels = distributed.on_primary(functools.partial(_checked_labels, cfg, settings))
+        features = {split: _features(cfg, split, settings) for split in _SPLITS}
+        distributed.on_primary(lambda: _score(features, labels, settings, artifact_path(checkpoint_folder), cfg))
 
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
         """The figures, and the features that they are of."""
         features = artifact_path(TransferSettings.from_config(cfg.get("TRANSFER")).features.path)
-        folders = {f"features of {split}": features / split.lower() for split in ("TRAIN", "TEST")}
+        folders = {f"features of {split}": features / split.lower() for split in _SPLITS}
         return {"figures": artifact_path(checkpoint_folder) / RESULTS_NAME, **folders}
 
 
-def _labelled_features(cfg: AttrDict, split: str, settings: EncodingSettings) -> _Split:
-    labels = true_labels(cfg, split)
-    images = SplitImages(cfg, split, settings.transforms)
+def _checked_labels(cfg: AttrDict, settings: TransferSettings) -> dict[str, np.ndarray]:
+    require_same_classes(cfg)
+    labels = {split: true_labels(cfg, split) for split in _SPLITS}
+    check_labels(settings, labels["TRAIN"], labels["TEST"])
+    return labels
+
+
+def _features(cfg: AttrDict, split: str, settings: TransferSettings) -> dict[str, LayerRows]:
+    """The features of each layer; "" is the name of the only one that FEATURES.LAYER_NAME names."""
+    images, encoding = SplitImages(cfg, split, settings.features.transforms), settings.features
+    operations = list(cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP)
+    if operations and encoding.layer_name:
+        found = f"{encoding.layer_name}, and layers in {SETTING}"
+        raise ConfigError(problem("config.TRANSFER.FEATURES.LAYER_NAME", found=found, allowed="one of the two"))
     spec = EncoderSpec(
         model=cfg.MODEL,
         weights=cfg.MODEL.WEIGHTS_INIT.PARAMS_FILE or None,
         state_dict_key="",
         trust_weights=False,
-        layer=settings.layer_name,
-        pooling=settings.pooling,
+        layer=encoding.layer_name,
+        pooling=encoding.pooling,
         seed=cfg.SEED_VALUE,
     )
+    maps = functools.partial(layer_maps, spec, operations, run_device(cfg))
+    several = {"layers": operations} if operations else {}
     inputs = distributed.on_primary(
         lambda: {
             "dataset": images.inputs(),
-            "encoder": spec.inputs(),
-            "transforms": settings.transforms,
-            "dtype": settings.dtype,
+            "encoder": {**spec.inputs(), **several},
+            "transforms": encoding.transforms,
+            "dtype": encoding.dtype,
         }
     )
     store = extract_features(
         images,
-        lambda: build_encoder(spec, run_device(cfg)),
-        artifact_path(settings.path, "config.TRANSFER.FEATURES.PATH") / split.lower(),
+        (lambda: side_by_side(maps())) if operations else (lambda: build_encoder(spec, run_device(cfg))),
+        artifact_path(encoding.path, "config.TRANSFER.FEATURES.PATH") / split.lower(),
         inputs,
-        settings,
+        encoding,
         num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
     )
-    readable = np.setdiff1d(np.arange(store.num_samples), store.unreadable)
-    return _Split(store.take(readable), labels[readable])
+    return rows_by_layer(store, [layer for layer, _ in operations] or [""], maps, images)
 
 
-def _score(train: _Split, test: _Split, settings: TransferSettings, folder: Path, cfg: AttrDict) -> None:
-    figures: dict[str, tuple[float, str]] = {}
-    if "linear" in settings.protocols:
-        probe = linear_probe(train.features, train.labels, test.features, test.labels, settings.linear)
-        figures["linear"] = (probe.accuracy, settings.linear.protocol())
-    if "knn" in settings.protocols:
-        accuracy = knn_accuracy(
-            test.features, test.labels, train.features, train.labels, settings.knn, device=run_device(cfg)
-        )
-        figures["knn"] = (accuracy, settings.knn.protocol())
-    where = f"layer {settings.features.layer_name or 'trunk output'}, {settings.features.pooling} pooling; "
-    rows = [
-        ResultRow(
-            model=settings.model_name,
-            benchmark=name,
-            dataset=settings.dataset_name,
-            split="test",
-            metric="top-1 accuracy",
-            value=value,
-            protocol=where + protocol,
-            seed=cfg.SEED_VALUE,
-        )
-        for name, (value, protocol) in figures.items()
-    ]
-    append_results(folder, rows)
-    for row in rows:
-        logger.info("%s of %s on %s: %.1f %% %s.", row.benchmark, row.model, row.dataset, 100 * row.value, row.metric)
+def _score(
+    features: Mapping[str, Mapping[str, LayerRows]],
+    labels: Mapping[str, np.ndarray],
+    settings: TransferSettings,
+    folder: Path,
+    cfg: AttrDict,
+) -> None:
+    operations = dict(cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP)
+    for layer in features["TRAIN"]:
+        train, test = (Split(rows := features[split][layer], labels[split][rows.samples]) for split in _SPLITS)
+        kept = KeptResults(folder / "figures" / (layer or "features"), {"layer": layer})
+        where = f"layer {settings.features.layer_name or 'trunk output'}, {settings.features.pooling} pooling; "
+        if layer:
+            name, arguments = operations[layer]
+            where = f"layer {layer}, {name}({', '.join(map(str, arguments))}), flattened; "
+        for protocol in settings.protocols:
+            rows = [
+                ResultRow(
+                    model=settings.model_name,
+                    benchmark=f"{figure.benchmark}, {layer}" if layer else figure.benchmark,
+                    dataset=settings.dataset_name,
+                    split="test",
+                    metric=figure.metric,
+                    value=figure.value,
+                    protocol=where + figure.protocol,
+                    seed=cfg.SEED_VALUE,
+                )
+                for figure in run_protocol(protocol, train, test, settings, kept, run_device(cfg))
+            ]
+            append_results(folder, rows)
+            for row in rows:
+                percent, what = 100 * row.value, (row.benchmark, row.model, row.dataset)
+                logger.info("%s of %s on %s: %.1f %% %s.", *what, percent, row.metric)

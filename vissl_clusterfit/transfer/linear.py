@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.transfer.checks import check_features, checked_labels
+from vissl_clusterfit.transfer.validation import hold_out
 
 logger = logging.getLogger(__name__)
 
@@ -115,27 +115,32 @@ def linear_probe(
         DataError: features or labels that cannot be used, or too few samples to hold a validation split out.
     """
     check_features(train_features, "train_features", test_features, "test_features")
-    train_x, test_x = _finite(train_features, "train_features"), _finite(test_features, "test_features")
+    train_x, test_x = finite_rows(train_features, "train_features"), finite_rows(test_features, "test_features")
     train_y = checked_labels(train_labels, len(train_x), "train_labels")
     test_y = checked_labels(test_labels, len(test_x), "test_labels")
 
-    fit, validation = _split(train_y, settings)
+    fit, validation = hold_out(train_y, settings.validation_share, settings.seed)
     unconverged: list[float] = []
     accuracies = []
     for c in settings.c_grid:
-        model, converged = _fit(train_x[fit], train_y[fit], c, settings.max_iter)
+        model, converged = fit_classifier(train_x[fit], train_y[fit], c, settings.max_iter)
         accuracies.append(float(model.score(train_x[validation], train_y[validation])))
         if not converged:
             unconverged.append(c)
     _, minus_c = max((accuracy, -c) for accuracy, c in zip(accuracies, settings.c_grid, strict=True))
     chosen = -minus_c
 
-    model, converged = _fit(train_x, train_y, chosen, settings.max_iter)
+    model, converged = fit_classifier(train_x, train_y, chosen, settings.max_iter)
     _report(settings, chosen, unconverged, converged)
     return LinearProbeResult(float(model.score(test_x, test_y)), chosen, tuple(accuracies), converged)
 
 
-def _finite(features: np.ndarray, name: str) -> np.ndarray:
+def finite_rows(features: np.ndarray, name: str) -> np.ndarray:
+    """Features as float64.
+
+    Raises:
+        DataError: one is not finite; ``name`` is what the message calls them.
+    """
     features = np.asarray(features, dtype=np.float64)
     finite = np.isfinite(features).all(axis=1)
     if not finite.all():
@@ -144,37 +149,7 @@ def _finite(features: np.ndarray, name: str) -> np.ndarray:
     return features
 
 
-def _split(labels: np.ndarray, settings: LinearProbeSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Indices to fit on and indices to choose C on."""
-    classes, counts = np.unique(labels, return_counts=True)
-    if len(classes) < 2:
-        raise DataError(problem("train_labels", found=f"only class {classes[0]}", allowed="at least two classes"))
-    if counts.min() < 2:
-        rare = classes[counts < 2]
-        names = ", ".join(map(str, rare[:10])) + (", …" if len(rare) > 10 else "")
-        raise DataError(
-            problem(
-                "train_labels",
-                found=f"one sample each of {len(rare)} of {len(classes)} classes ({names})",
-                allowed="at least two samples per class",
-                remedy="One is needed to fit and one to choose C: add samples or leave these classes out.",
-            )
-        )
-    num_validation = math.ceil(settings.validation_share * len(labels))
-    if num_validation < len(classes):
-        raise DataError(
-            problem(
-                "validation_share",
-                found=f"{settings.validation_share:g}, {num_validation} of {len(labels)} training samples",
-                allowed=f"a share with at least one sample for each of the {len(classes)} classes",
-                remedy="Raise it or add training samples.",
-            )
-        )
-    splitter = StratifiedShuffleSplit(n_splits=1, test_size=num_validation, random_state=settings.seed)
-    return next(splitter.split(np.zeros(len(labels)), labels))
-
-
-def _fit(features: np.ndarray, labels: np.ndarray, c: float, max_iter: int) -> tuple[Pipeline, bool]:
+def fit_classifier(features: np.ndarray, labels: np.ndarray, c: float, max_iter: int) -> tuple[Pipeline, bool]:
     """The fitted model, and whether it converged (instead of scikit-learn's warning, one per fit)."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter))
     with warnings.catch_warnings(record=True) as caught:

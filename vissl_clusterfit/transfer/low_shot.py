@@ -11,8 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vissl_clusterfit.errors import DataError, problem
+from vissl_clusterfit.intervals import half_width_95
 from vissl_clusterfit.transfer.average_precision import average_precision
 from vissl_clusterfit.transfer.svm import ABSENT, IGNORED, PRESENT, SvmSettings
+
+_VISSLS_SETTING = "config.SVM.low_shot.k_values"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class LowShotResult:
         least: The least of them.
         greatest: The greatest.
         deviation: Their standard deviation, dividing by their number.
+        half_width: Of the 95 % t interval of the mean, over draws; None with a single one.
     """
 
     cost: float
@@ -32,6 +36,7 @@ class LowShotResult:
     least: float
     greatest: float
     deviation: float
+    half_width: float | None
 
 
 def draw_targets(targets: np.ndarray, num_shots: int, seed: tuple[int, ...]) -> np.ndarray:
@@ -57,13 +62,16 @@ def draw_targets(targets: np.ndarray, num_shots: int, seed: tuple[int, ...]) -> 
     return drawn
 
 
-def draw_samples(labels: np.ndarray, num_shots: int, seed: tuple[int, ...]) -> np.ndarray:
+def draw_samples(
+    labels: np.ndarray, num_shots: int, seed: tuple[int, ...], *, setting: str = _VISSLS_SETTING
+) -> np.ndarray:
     """The indices, ascending, of k samples of each class; a label of -1 is no class.
 
     Args:
         labels: ``(num_samples,)`` whole numbers.
         num_shots: k.
         seed: Draws them.
+        setting: That gives k, for the message.
 
     Raises:
         DataError: a class has fewer.
@@ -73,7 +81,7 @@ def draw_samples(labels: np.ndarray, num_shots: int, seed: tuple[int, ...]) -> n
     for number in np.unique(labels[labels >= 0]):
         candidates = np.flatnonzero(labels == number)
         if len(candidates) < num_shots:
-            raise DataError(_too_few(int(number), num_shots, f"{len(candidates)} samples", num_shots))
+            raise DataError(_too_few(int(number), num_shots, f"{len(candidates)} samples", num_shots, setting))
         drawn.append(rng.choice(candidates, num_shots, replace=False))
     return np.sort(np.concatenate(drawn)) if drawn else np.empty(0, dtype=np.int64)
 
@@ -125,6 +133,7 @@ def summarize_draws(figures: np.ndarray, settings: SvmSettings) -> LowShotResult
         least=float(draws.min()),
         greatest=float(draws.max()),
         deviation=float(draws.std()),
+        half_width=half_width_95(draws.tolist()) if len(draws) > 1 else None,
     )
 
 
@@ -138,10 +147,10 @@ def low_shot_protocol(settings: SvmSettings, num_shots: int, num_draws: int, dra
     )
 
 
-def _too_few(number: int, num_shots: int, found: str, needed: int) -> str:
+def _too_few(number: int, num_shots: int, found: str, needed: int, setting: str = _VISSLS_SETTING) -> str:
     return problem(
-        "config.SVM.low_shot.k_values",
+        setting,
         found=f"{num_shots}, and class {number} has {found} in the training split",
         allowed=f"values for which it has enough (here {needed})",
-        remedy="Lower k_values, or add samples.",
+        remedy="Lower it, or add samples.",
     )

@@ -6,7 +6,6 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ import numpy as np
 import torch
 from vissl.config import AttrDict
 from vissl.models.model_helpers import get_trunk_output_feature_names
-from vissl.models.trunks.feature_extractor import POOL_OPS
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.adapters.benchmarks.rows import BenchmarkSettings, common_fields
 from vissl_clusterfit.adapters.dataset import SplitImages, true_labels
-from vissl_clusterfit.adapters.encoder import HEAD_LAYER, EncoderSpec, build_encoder, load_network, trunk_layers
+from vissl_clusterfit.adapters.encoder import HEAD_LAYER, EncoderSpec, build_encoder
+from vissl_clusterfit.adapters.layers import layer_maps, rows_by_layer, side_by_side
 from vissl_clusterfit.adapters.stages import run_device
 from vissl_clusterfit.adapters.weights import WeightsSettings, load_state_dict
 from vissl_clusterfit.compat import TRUST_VARIABLE
@@ -43,37 +42,6 @@ _WEIGHTS = WeightsSettings(
 )
 # Where VISSL's own checkpoints and those of its predecessor have the state dict; both are found without a name.
 _USUAL_KEYS = ("", "classy_state_dict", "model_state_dict")
-
-
-@dataclass(frozen=True)
-class LayerRows:
-    """The features of one layer, of the samples that could be read; a slice of rows is read from disk when asked for.
-
-    Attributes:
-        store: of all layers side by side.
-        samples: the rows of the store that could be read, ascending.
-        columns: those of this layer.
-    """
-
-    store: FeatureStore
-    samples: np.ndarray
-    columns: slice
-
-    @property
-    def ndim(self) -> int:
-        """Two."""
-        return 2
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Samples and dimensions."""
-        return len(self.samples), self.columns.stop - self.columns.start
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        return self.store.take(self.samples[rows])[:, self.columns]
 
 
 class BenchmarkRun:
@@ -169,13 +137,7 @@ class BenchmarkRun:
         store = extract_features(
             source, self._encoder, folder, inputs, encoding, num_workers=self.cfg.DATA.NUM_DATALOADER_WORKERS
         )
-        widths = distributed.on_primary(lambda: self._widths(source, store))
-        readable = np.setdiff1d(np.arange(store.num_samples), store.unreadable)
-        stops = np.cumsum(widths)
-        return {
-            layer: LayerRows(store, readable, slice(int(stop - width), int(stop)))
-            for layer, width, stop in zip(self.layers, widths, stops, strict=True)
-        }
+        return rows_by_layer(store, self.layers, self.layer_maps, source)
 
     def _layer_operations(self) -> list:
         if self.layers in ([HEAD_LAYER], [TRUNK]):
@@ -185,34 +147,11 @@ class BenchmarkRun:
     def _encoder(self) -> Callable[[torch.Tensor], torch.Tensor]:
         if self.layers in ([HEAD_LAYER], [TRUNK]):
             return build_encoder(self.spec, self.device)
-        encode = self.layer_maps()
-        return lambda images: torch.cat([found.flatten(1) for found in encode(images)], dim=1)
+        return side_by_side(self.layer_maps())
 
     def layer_maps(self) -> Callable[[torch.Tensor], list[torch.Tensor]]:
         """A function from images to the pooled layers, as VISSL's feature extractor gives them before it flattens."""
-        trunk = load_network(self.spec, self.device).trunk
-        known = trunk_layers(trunk)
-        unknown = [layer for layer in self.layers if known and layer not in known]
-        if unknown:
-            setting_name = "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP"
-            raise ConfigError(problem(setting_name, found=unknown, allowed=", ".join(known)))
-        operations = [POOL_OPS[name](*arguments).eval() for _, (name, arguments) in self._layer_operations()]
-
-        def encode(images: torch.Tensor) -> list[torch.Tensor]:
-            maps = trunk(images.to(self.device, non_blocking=True), self.layers)
-            return [pool(found).float() for pool, found in zip(operations, maps, strict=True)]
-
-        return encode
-
-    def _widths(self, images: ImageSource, store: FeatureStore) -> list[int]:
-        """How many columns of the store belong to each layer."""
-        if len(self.layers) == 1:
-            return [store.dim]
-        image, _ = images[0]
-        with torch.inference_mode():
-            widths = [found.numel() for found in self.layer_maps()(image.unsqueeze(0))]
-        assert sum(widths) == store.dim, (widths, store.dim)
-        return widths
+        return layer_maps(self.spec, self._layer_operations(), self.device)
 
     def append(self, rows: list[Mapping[str, Any]], dataset: str = "") -> None:
         """Adds figures to ``results.json``; each gives benchmark, metric, value and protocol.

@@ -8,8 +8,9 @@ import numpy as np
 from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.adapters.benchmarks.features import BenchmarkRun, LayerRows
+from vissl_clusterfit.adapters.benchmarks.features import BenchmarkRun
 from vissl_clusterfit.adapters.engines import StageEngine
+from vissl_clusterfit.adapters.layers import LayerRows
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.transfer.class_ranks import true_class_ranks
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from vissl.config import AttrDict
 
-from vissl_clusterfit import artifacts, distributed
-from vissl_clusterfit.adapters.benchmarks.features import BenchmarkRun, LayerRows
+from vissl_clusterfit import distributed
+from vissl_clusterfit.adapters.benchmarks.features import BenchmarkRun
 from vissl_clusterfit.adapters.benchmarks.subset import SomeImages
 from vissl_clusterfit.adapters.engines import StageEngine
+from vissl_clusterfit.adapters.kept import KeptResults, array_hash
+from vissl_clusterfit.adapters.layers import LayerRows
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.transfer import low_shot, svm
 from vissl_clusterfit.transfer.svm import SvmSettings
@@ -157,7 +157,7 @@ def _score_layer(
     (train, train_targets), (test, test_targets) = (
         (svm.scaled(array, settings), wanted) for array, wanted in (data["TRAIN"], data["TEST"])
     )
-    done = _Done(run, layer, features, settings)
+    done = _kept(run, layer, features, settings)
 
     def score(number: int) -> dict[str, Any]:
         ours, theirs = train_targets[:, number], test_targets[:, number]
@@ -165,7 +165,7 @@ def _score_layer(
         def make() -> dict[str, Any]:
             return dataclasses.asdict(svm.score_svm_class(train, ours, test, theirs, settings))
 
-        result = done.get(f"class_{number}", [ours, theirs], make)
+        result = done.get(f"class_{number}", {"targets": [array_hash(ours), array_hash(theirs)]}, make)
         logger.info("Class %d, layer %s: average precision %.4f.", number, layer, result["average_precision"])
         return result
 
@@ -196,7 +196,7 @@ def _score_draws(
     rows = {split: svm.scaled(part[:], settings) for split, part in features.items()}
     readable = {split: part.samples for split, part in features.items()}
     wanted = test_targets[readable["TEST"]]
-    done = _Done(run, layer, features, settings)
+    done = _kept(run, layer, features, settings)
 
     def score(k: int, draw: int) -> np.ndarray:
         targets = targets_of(k, draw)[readable["TRAIN"]]
@@ -205,7 +205,8 @@ def _score_draws(
         def make() -> dict[str, Any]:
             return {"figures": low_shot.score_draw(rows["TRAIN"], targets, rows["TEST"], wanted, settings).tolist()}
 
-        return np.array(done.get(f"draw_{draw}_k{k}", [targets, wanted], make)["figures"])
+        hashes = {"targets": [array_hash(targets), array_hash(wanted)]}
+        return np.array(done.get(f"draw_{draw}_k{k}", hashes, make)["figures"])
 
     pairs = [(k, draw) for k in numbers for draw in draws]
     figures = dict(zip(pairs, _by_all_processes([functools.partial(score, *pair) for pair in pairs]), strict=True))
@@ -219,7 +220,10 @@ def _score_draws(
             ("mAP, least of the draws", result.least),
             ("mAP, greatest of the draws", result.greatest),
             ("mAP, standard deviation of the draws", result.deviation),
+            ("mAP, half-width of the 95 % interval of the draws", result.half_width),
         ):
+            if value is None:  # of one draw
+                continue
             benchmark = f"low-shot SVM, k = {k}, {layer}"
             report.append({"benchmark": benchmark, "metric": metric, "value": value, "protocol": protocol})
     distributed.on_primary(lambda: run.append(report))
@@ -236,24 +240,6 @@ def _by_all_processes(work: list[Callable[[], Any]]) -> list:
     return [shares[place % processes][place // processes] for place in range(len(work))]
 
 
-class _Done:
-    """What is done already, one small file per piece of work, with the hash of what it was made from."""
-
-    def __init__(self, run: BenchmarkRun, layer: str, features: Mapping[str, LayerRows], settings: SvmSettings) -> None:
-        self._folder: Path = run.folder / "svm" / layer
-        stores = {split: rows.store.content_hash for split, rows in features.items()}
-        self._inputs = {"features": stores, "settings": dataclasses.asdict(settings)}
-
-    def get(self, name: str, targets: list[np.ndarray], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What is there under ``name``, made from the same; else what ``make`` gives, which is kept."""
-        hashes = [hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for array in targets]
-        made_from = artifacts.content_hash({**self._inputs, "targets": hashes})
-        path = self._folder / f"{name}.json"
-        if path.is_file():
-            content = artifacts.read_json(path)
-            if content.get("made_from") == made_from:
-                return content["result"]
-        result = make()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        artifacts.write_json(path, {"made_from": made_from, "result": result})
-        return result
+def _kept(run: BenchmarkRun, layer: str, features: Mapping[str, LayerRows], settings: SvmSettings) -> KeptResults:
+    stores = {split: rows.store.content_hash for split, rows in features.items()}
+    return KeptResults(run.folder / "svm" / layer, {"features": stores, "settings": dataclasses.asdict(settings)})

@@ -1,0 +1,126 @@
+"""A linear probe on a few samples per class, over several draws of them, with C chosen without the test split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.intervals import half_width_95
+from vissl_clusterfit.transfer.checks import check_features, checked_labels
+from vissl_clusterfit.transfer.linear import LinearProbeSettings, finite_rows, fit_classifier
+from vissl_clusterfit.transfer.low_shot import draw_samples
+from vissl_clusterfit.transfer.validation import hold_out
+
+_SETTING = "config.TRANSFER.LOW_SHOT.SHOTS"
+
+
+@dataclass(frozen=True)
+class LowShotProbeSettings:
+    """What defines the figures.
+
+    Attributes:
+        shots: How many samples per class; one figure for each.
+        draws: How many times they are drawn, two or more.
+        c_grid: The values of C to choose from.
+        validation_share: The share of the training samples on which C is chosen; no draw takes one of them.
+        seed: Draws the validation samples and the shots.
+        max_iter: Iterations of L-BFGS per fit, at most.
+    """
+
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    draws: int = 5
+    c_grid: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+    validation_share: float = 0.2
+    seed: int = 0
+    max_iter: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        if not self.shots or not all(isinstance(k, int) and k >= 1 for k in self.shots):
+            raise ConfigError(problem("shots", found=list(self.shots), allowed="one or more whole numbers from 1"))
+        if self.draws < 2:
+            allowed = "at least 2, as one says nothing of the spread"
+            raise ConfigError(problem("draws", found=self.draws, allowed=allowed))
+        self.linear()
+
+    def linear(self) -> LinearProbeSettings:
+        """The settings that it shares with the probe on all samples."""
+        return LinearProbeSettings(self.c_grid, self.validation_share, self.seed, self.max_iter)
+
+    def protocol(self, num_shots: int) -> str:
+        """The text by which someone else can compute the same number."""
+        grid = ", ".join(f"{c:g}" for c in self.c_grid)
+        return (
+            f"multinomial logistic regression on frozen features of k = {num_shots} samples of each class, "
+            f"standardised by them (scikit-learn: StandardScaler, LogisticRegression with lbfgs, max_iter "
+            f"{self.max_iter}); {self.draws} draws (NumPy default_rng([seed, draw, k]), seed {self.seed}) from the "
+            f"training split without a share of {self.validation_share:g} of it (StratifiedShuffleSplit, random_state "
+            f"{self.seed}), on which C of {{{grid}}} is chosen by the mean accuracy of the draws, of equal ones the "
+            "smallest; test split scored once per draw; mean over draws, half-width of the 95 % t interval over draws"
+        )
+
+
+@dataclass(frozen=True)
+class LowShotProbeResult:
+    """What came out for one number of shots.
+
+    Attributes:
+        accuracies: Top-1 accuracy on the test split of each draw, between 0 and 1.
+        mean: Of them.
+        half_width: Of the 95 % confidence interval of the mean, over draws.
+        chosen_c: The chosen C.
+    """
+
+    accuracies: tuple[float, ...]
+    mean: float
+    half_width: float
+    chosen_c: float
+
+
+def low_shot_probe(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    num_shots: int,
+    settings: LowShotProbeSettings,
+) -> LowShotProbeResult:
+    """Fits a linear classifier on k samples of each class, draw by draw; see ``linear_probe`` for the classifier.
+
+    Low-shot classification is usually reported as the mean over draws (Goyal et al., ICCV 2019, section 5.2). There C
+    is chosen by the mean on the test split; here by the mean on training samples that no draw takes.
+
+    Args:
+        train_features: ``(num_train, dim)``, any float dtype; copied to float64.
+        train_labels: ``(num_train,)`` whole numbers.
+        test_features: ``(num_test, dim)``.
+        test_labels: ``(num_test,)`` whole numbers.
+        num_shots: k.
+        settings: What defines the figure.
+
+    Raises:
+        DataError: features or labels that cannot be used, or a class with fewer than k samples.
+    """
+    check_features(train_features, "train_features", test_features, "test_features")
+    train_x, test_x = finite_rows(train_features, "train_features"), finite_rows(test_features, "test_features")
+    train_y = checked_labels(train_labels, len(train_x), "train_labels")
+    test_y = checked_labels(test_labels, len(test_x), "test_labels")
+    fit, validation = hold_out(train_y, settings.validation_share, settings.seed)
+    models, accuracies = [], []
+    for draw in range(settings.draws):
+        seed = (settings.seed, draw, num_shots)
+        drawn = fit[draw_samples(train_y[fit], num_shots, seed, setting=_SETTING)]
+        models.append(
+            [fit_classifier(train_x[drawn], train_y[drawn], c, settings.max_iter)[0] for c in settings.c_grid]
+        )
+        accuracies.append([model.score(train_x[validation], train_y[validation]) for model in models[-1]])
+    means = np.mean(accuracies, axis=0)
+    best = min(range(len(means)), key=lambda place: (-means[place], settings.c_grid[place]))
+    found = tuple(float(of_draw[best].score(test_x, test_y)) for of_draw in models)
+    return LowShotProbeResult(found, float(np.mean(found)), half_width_95(found), settings.c_grid[best])
