@@ -61,6 +61,10 @@ def _run(overrides: list[str]) -> int:
         if runs := sweep_runs(overrides):
             return run_sweep(runs)
         engine, node_id, config = compose(with_torchrun(overrides))
+    if engine == "clusterfit_study":
+        from vissl_clusterfit.adapters.study.study import run_study
+
+        return run_study(overrides, config)
     if config.SLURM.USE_SLURM:
         from vissl_clusterfit.adapters.slurm import submit
 

@@ -107,7 +107,7 @@ def run_sweep(runs: Sequence[SweepRun]) -> int:
     outcomes: dict[SweepRun, str] = dict.fromkeys(runs, "not started")
     codes = []
     try:
-        with _stopped_as_interrupted():
+        with stopped_as_interrupted():
             for number, run in enumerate(runs, 1):
                 if run.is_finished:
                     outcomes[run] = "was finished before"
@@ -168,7 +168,7 @@ def main_of_run() -> int:
 
 
 @contextlib.contextmanager
-def _stopped_as_interrupted() -> Iterator[None]:
+def stopped_as_interrupted() -> Iterator[None]:
     """While it lasts, being told to end (``kill``, a closed terminal) is Ctrl-C: runs are not left behind."""
 
     def interrupt(*_: object) -> None:
