@@ -9,6 +9,7 @@ trained once per seed.
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -209,9 +210,11 @@ class StudyPlan:
 
     def _place(self, name: str, point: str, seed: int, value: object) -> Path:
         method = self._method(name)
-        at = point if self._depends_on_point(name) else _ALL_POINTS
-        trained = f",value={value}" if method.epochs and not method.weights else ""
-        return self._folder / "runs" / _file_name(name) / _file_name(at) / f"seed={seed}{trained}"
+        at = _file_name(point if self._depends_on_point(name) else _ALL_POINTS)
+        folder = self._folder / "runs" / _file_name(name) / at
+        if method.weights:
+            return folder / "given"
+        return folder / (f"seed={seed},value={value}" if method.epochs else f"seed={seed}")
 
     def _model_name(self, name: str, point: str) -> str:
         return f"{name} ({self._settings.axis} {point})" if self._depends_on_point(name) else name
@@ -224,7 +227,8 @@ class StudyPlan:
 
 def quoted(text: str) -> str:
     """A text as a value of an override, whatever is in it."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # Hydra reads a backslash as such, unless a quote follows.
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
 def _file_name(text: str) -> str:
