@@ -16,6 +16,7 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.settings import read_settings, setting
 from vissl_clusterfit.slurm_settings import ChainSettings
 from vissl_clusterfit.storage.places import artifact_path
+from vissl_clusterfit.suite_settings import SuiteSettings
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ class ClusterFitConfig:
     features: FeatureSettings = field(default_factory=FeatureSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)
     slurm: ChainSettings = field(default_factory=ChainSettings)
+    benchmarks: SuiteSettings = field(default_factory=SuiteSettings)
 
     @classmethod
     def from_config(cls, block: Mapping[str, Any]) -> ClusterFitConfig:
@@ -220,7 +222,7 @@ class ClusterFitConfig:
                     remedy='Set it to "" if nothing is held out.',
                 )
             )
-        return [*found, *self._unreachable(), *self.slurm.problems()]
+        return [*found, *self._unreachable(), *self.slurm.problems(), *self.benchmarks.problems()]
 
     def _wrong_further_clusters(self) -> Iterator[str]:
         numbers, name = self.also_num_clusters, "config.CLUSTERFIT.ALSO_NUM_CLUSTERS"

@@ -17,8 +17,8 @@ import numpy as np
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.adapters.dataset import true_labels
 from vissl_clusterfit.adapters.exits import DONE, INTERRUPTED
+from vissl_clusterfit.adapters.separate_runs import stopped_as_interrupted
 from vissl_clusterfit.adapters.study.processes import OUTPUT_NAME, processes
-from vissl_clusterfit.adapters.sweep import stopped_as_interrupted
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.report.results import RESULTS_NAME, append_results, read_results
 from vissl_clusterfit.storage.places import artifact_path
