@@ -16,7 +16,9 @@ CORE_LIBRARIES = {"numpy", "torch", "tqdm", "vissl_clusterfit"}
 PLACES = {
     "faiss": (PACKAGE / "clustering/faiss_search.py",),
     "sklearn": (PACKAGE / "transfer", PACKAGE / "report/quality.py", PACKAGE / "digits.py"),
-    "PIL": (PACKAGE / "digits.py",),
+    "scipy": (PACKAGE / "study/intervals.py",),
+    "matplotlib": (PACKAGE / "study/plot.py", PACKAGE / "study/characters.py"),
+    "PIL": (PACKAGE / "digits.py", PACKAGE / "study/characters.py", PACKAGE / "study/pictures.py"),
     "iopath": (PACKAGE / "storage/places.py", PACKAGE / "storage/remote.py"),
 }
 

@@ -128,6 +128,8 @@ class ClusterFitConfig:
     seed: int = setting(0, at_least=0)
     #: How many of its nearest clusters are kept for each sample, with their distances, beside its label.
     top_clusters: int = setting(1, at_least=1)
+    #: Folders of labels of the same samples, by other teachers: trained on with this run's own, a head for each.
+    joined_labels: list = setting([])
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)
