@@ -15,6 +15,10 @@ def register() -> None:
     | heads | ``clusterfit_head`` |
     | meters | ``clusterfit_accuracy_meter``, in the place of VISSL's wherever the loss is ``clusterfit_loss`` |
     | trunks | ``raw_pixels``, the baseline of transfer benchmarks |
+    | data sources | ``video_folder``, ``video_filelist`` |
+    | transforms | ``Clip…``, for clips of video |
+    | collators | ``multi_label_collator``: several labels of a sample as soft targets |
+    | labels | a video source's own under its name; a file has a row for each video, not for each clip |
     | data sources | ``clusterfit_<source>`` for every VISSL source, with support for ``DATA_LIMIT`` |
     | subsets | balanced ones leave out samples without a label |
     | batch norm | PyTorch's synchronous one trains on the CPU, too, for VISSL's XCiT |
@@ -29,9 +33,12 @@ def register() -> None:
     import torch
     import vissl.data
     import vissl.hooks
+    from classy_vision.dataset.transforms import register_transform
     from classy_vision.losses import register_loss
     from classy_vision.meters import register_meter
     from vissl.data import ssl_dataset
+    from vissl.data.collators import register_collator
+    from vissl.data.ssl_transforms import DEFAULT_TRANSFORM_TYPES
     from vissl.engines.engine_registry import register_engine
     from vissl.models import base_ssl_model
     from vissl.models.heads import register_model_head
@@ -54,6 +61,9 @@ def register() -> None:
         transfer,
     )
     from vissl_clusterfit.adapters.benchmarks import nearest_neighbor, retrieval, svm
+    from vissl_clusterfit.adapters.video import labels as video_labels
+    from vissl_clusterfit.adapters.video import source as video_source
+    from vissl_clusterfit.adapters.video import transforms as video_transforms
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
     register_model_head("clusterfit_head")(head.ClusterFitHead)
@@ -68,6 +78,19 @@ def register() -> None:
     register_engine("clusterfit_svm")(svm.SvmEngine)
     register_engine("clusterfit_low_shot_svm")(svm.LowShotSvmEngine)
     register_engine("clusterfit_retrieval")(retrieval.RetrievalEngine)
+
+    for source in video_source.SOURCES:
+        vissl.data.DATASET_SOURCE_MAP[source] = video_source.VideoSource
+        vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(source)
+    for name in video_transforms.OF_TORCHVISION:
+        register_transform(f"Clip{name}")(video_transforms.OfTorchvision(name))
+    register_transform("ClipToTensor")(video_transforms.ClipToTensor)
+    for transform in video_transforms.OF_VIEWS:
+        register_transform(transform.__name__)(transform)
+        DEFAULT_TRANSFORM_TYPES["TRANSFORMS_WITH_COPIES"].append(transform.__name__)
+    register_collator("multi_label_collator")(video_labels.multi_label_collator)
+    # Nor has it one for labels.
+    ssl_dataset.GenericSSLDataset.load_labels = video_labels.of_videos(ssl_dataset.GenericSSLDataset.load_labels)
 
     for source in list(vissl.data.DATASET_SOURCE_MAP):
         paired = label_source.paired_source(source)

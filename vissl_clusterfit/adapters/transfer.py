@@ -90,7 +90,7 @@ class TransferEngine(StageEngine):
 
 def _labelled_features(cfg: AttrDict, split: str, settings: EncodingSettings) -> _Split:
     labels = true_labels(cfg, split)
-    images = SplitImages(cfg, split, settings.transforms)
+    images = SplitImages(cfg, split, settings.transforms, num_clips=settings.num_clips)
     spec = EncoderSpec(
         model=cfg.MODEL,
         weights=cfg.MODEL.WEIGHTS_INIT.PARAMS_FILE or None,
@@ -106,6 +106,7 @@ def _labelled_features(cfg: AttrDict, split: str, settings: EncodingSettings) ->
             "encoder": spec.inputs(),
             "transforms": settings.transforms,
             "dtype": settings.dtype,
+            **images.clip_inputs(),
         }
     )
     store = extract_features(
