@@ -15,7 +15,7 @@ CORE = set(PACKAGE.rglob("*.py")) - ADAPTERS - BRIDGES
 CORE_LIBRARIES = {"numpy", "torch", "tqdm", "vissl_clusterfit"}
 PLACES = {
     "faiss": (PACKAGE / "clustering/faiss_search.py",),
-    "sklearn": (PACKAGE / "transfer", PACKAGE / "report/quality.py", PACKAGE / "digits.py"),
+    "sklearn": (PACKAGE / "transfer", PACKAGE / "report/quality.py", PACKAGE / "scans.py"),
     "PIL": (PACKAGE / "digits.py",),
     "iopath": (PACKAGE / "storage/places.py", PACKAGE / "storage/remote.py"),
 }

@@ -38,13 +38,14 @@ class Conv2Plus1DOfItsOwnPlanes(Conv2Plus1D):
 
 
 class ScaledVideoResNet(VideoResNet):
-    """torchvision's ``VideoResNet``, ``width`` planes wide in its first stage instead of 64."""
+    """torchvision's ``VideoResNet`` without a classifier, ``width`` planes wide in its first stage instead of 64."""
 
     def __init__(
         self, conv_makers: Sequence[Convolution], layers: Sequence[int], stem: Callable[[], nn.Module], width: int
     ) -> None:
         self._width = width
         super().__init__(BasicBlock, conv_makers, list(layers), stem)
+        self.fc = nn.Identity()
 
     def _make_layer(
         self, block: type[BasicBlock], conv_builder: Convolution, planes: int, blocks: int, stride: int = 1
