@@ -96,7 +96,7 @@ def test_one_frame_has_the_same_distribution_whatever_the_motion(drawn):
     frames, motions = drawn
     ink = frames.astype(float) - np.median(frames, axis=(2, 3), keepdims=True)
     ink = ink.reshape(400, NUM_FRAMES, 4, 10, 4, 10).mean(axis=(3, 5))  # in 16 fields
-    for frame in (0, 7, 15):
+    for frame in (0, 9, 19):
         deviation = ink[:, frame].std(axis=0)
         for motion in range(len(MOTIONS)):
             z = (ink[motions == motion, frame].mean(axis=0) - ink[:, frame].mean(axis=0)) / (deviation / np.sqrt(40))

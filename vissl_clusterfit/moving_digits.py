@@ -35,7 +35,7 @@ MOTIONS: dict[str, tuple[str, ...]] = {
 #: Every verb, by its number in ``hashtags.txt``.
 VERBS = tuple(sorted({verb for verbs in MOTIONS.values() for verb in verbs}))
 
-NUM_FRAMES = 16
+NUM_FRAMES = 20
 _SIDE_PX = (16.0, 24.0)
 _SPEED_PX = (1.5, 3.0)
 _TURN_DEG = (10.0, 20.0)

@@ -54,9 +54,9 @@ def register() -> None:
         subsets,
         sync_batch_norm,
         transfer,
-        video_trunks,
     )
     from vissl_clusterfit.adapters.benchmarks import nearest_neighbor, retrieval, svm
+    from vissl_clusterfit.adapters.video import trunks as video_trunks
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
     register_model_head("clusterfit_head")(head.ClusterFitHead)

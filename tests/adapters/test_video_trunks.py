@@ -16,7 +16,7 @@ from vissl.models.trunks import get_model_trunk
 
 from vissl_clusterfit.adapters.encoder import EncoderSpec, build_encoder, trunk_layers
 from vissl_clusterfit.adapters.head import trunk_width
-from vissl_clusterfit.adapters.video_trunks import VIDEO_TRUNKS
+from vissl_clusterfit.adapters.video.trunks import VIDEO_TRUNKS
 from vissl_clusterfit.errors import ConfigError, TeacherError
 
 CPU = torch.device("cpu")

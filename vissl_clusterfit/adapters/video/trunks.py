@@ -17,7 +17,7 @@ from torchvision.models import video
 from vissl.config import AttrDict
 from vissl.models.model_helpers import parse_out_keys_arg, transform_model_input_data_type
 
-from vissl_clusterfit.adapters.video_networks import mvit, resnext3d, video_resnet
+from vissl_clusterfit.adapters.video.networks import mvit, resnext3d, video_resnet
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.settings import read_settings, setting
 
