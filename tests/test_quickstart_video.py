@@ -1,4 +1,4 @@
-"""The video quickstart as a user runs it, in its small size: figures that say nothing, made the way of the real ones."""
+"""The video quickstart as a user runs it, in its small size: its figures say nothing, its way is the real one."""
 
 import json
 import os
