@@ -15,9 +15,9 @@ CORE = set(PACKAGE.rglob("*.py")) - ADAPTERS - BRIDGES
 CORE_LIBRARIES = {"numpy", "torch", "tqdm", "vissl_clusterfit"}
 PLACES = {
     "faiss": (PACKAGE / "clustering/faiss_search.py",),
-    "sklearn": (PACKAGE / "transfer", PACKAGE / "report/quality.py", PACKAGE / "digits.py"),
-    "PIL": (PACKAGE / "digits.py", PACKAGE / "video/frame_folder.py"),
     "av": (PACKAGE / "video/decode.py",),
+    "sklearn": (PACKAGE / "transfer", PACKAGE / "report/quality.py", PACKAGE / "scans.py"),
+    "PIL": (PACKAGE / "digits.py", PACKAGE / "video/frame_folder.py"),
     "iopath": (PACKAGE / "storage/places.py", PACKAGE / "storage/remote.py"),
 }
 

@@ -19,6 +19,8 @@ def register() -> None:
     | transforms | ``Clip…``, for clips of video |
     | collators | ``multi_label_collator``: several labels of a sample as soft targets |
     | labels | a video source's own under its name; a file has a row for each video, not for each clip |
+    | trunks | ``r2plus1d_18``, ``_34``, ``r3d_18``, ``mc3_18``, ``s3d``, ``mvit_v1_b``, ``_v2_s``, ``resnext3d`` |
+    | pooling | PyTorch's 3-D ones, for the layers of a linear evaluation |
     | data sources | ``clusterfit_<source>`` for every VISSL source, with support for ``DATA_LIMIT`` |
     | subsets | balanced ones leave out samples without a label |
     | batch norm | PyTorch's synchronous one trains on the CPU, too, for VISSL's XCiT |
@@ -42,7 +44,7 @@ def register() -> None:
     from vissl.engines.engine_registry import register_engine
     from vissl.models import base_ssl_model
     from vissl.models.heads import register_model_head
-    from vissl.models.trunks import register_model_trunk
+    from vissl.models.trunks import MODEL_TRUNKS_REGISTRY, feature_extractor, register_model_trunk
     from vissl.trainer import train_task
 
     from vissl_clusterfit.adapters import (
@@ -65,11 +67,13 @@ def register() -> None:
     from vissl_clusterfit.adapters.video import labels as video_labels
     from vissl_clusterfit.adapters.video import source as video_source
     from vissl_clusterfit.adapters.video import transforms as video_transforms
+    from vissl_clusterfit.adapters.video import trunks as video_trunks
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
     register_model_head("clusterfit_head")(head.ClusterFitHead)
     register_meter(meter.METER)(meter.ClusterAccuracyMeter)
     register_model_trunk("raw_pixels")(raw_pixels.RawPixels)
+    MODEL_TRUNKS_REGISTRY.update(video_trunks.VIDEO_TRUNKS)  # the decorator takes a class under one name only
     register_engine("clusterfit_extract")(engines.ExtractEngine)
     register_engine("clusterfit_cluster")(engines.ClusterEngine)
     register_engine("clusterfit_label")(engines.LabelEngine)
@@ -99,6 +103,9 @@ def register() -> None:
         vissl.data.DATASET_SOURCE_MAP[paired] = label_source.PseudoLabelledSource
         if source in vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT:
             vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(paired)
+
+    for pooling in ("AdaptiveAvgPool3d", "AdaptiveMaxPool3d", "AvgPool3d", "MaxPool3d"):
+        feature_extractor.POOL_OPS[pooling] = getattr(torch.nn, pooling)
 
     # VISSL has no registry for hooks; it looks this function up each time it builds the hooks of a run.
     vissl.hooks.add_loss_hooks = hook.with_clusterfit_hook(vissl.hooks.add_loss_hooks)
