@@ -17,7 +17,8 @@ def clip_and_video_accuracy(
 
     Args:
         scores: ``(num_clips, num_classes)`` probabilities.
-        labels: ``(num_clips,)`` whole numbers; a class without a column counts as wrong.
+        labels: ``(num_clips,)`` whole numbers, or ``(num_clips, most)`` padded with -1: any of them is right. A class
+            without a column is never found.
         videos: ``(num_clips,)`` which video each clip is of.
         topk: each k; those above the number of classes are left out.
 
@@ -27,9 +28,11 @@ def clip_and_video_accuracy(
     Raises:
         DataError: there is no clip, labels cannot be used, or clips of one video differ in theirs.
     """
-    labels = checked_labels(labels, len(scores), "labels")
+    # One column at least; the rest of a row may be -1.
+    labels = labels[:, None] if labels.ndim == 1 else labels
+    checked_labels(labels.max(axis=1), len(scores), "labels")
     _, first, video_of_clip, counts = np.unique(videos, return_index=True, return_inverse=True, return_counts=True)
-    differing = np.flatnonzero(labels != labels[first][video_of_clip])
+    differing = np.flatnonzero((labels != labels[first][video_of_clip]).any(axis=1))
     if len(differing):
         found = f"clips of video {videos[differing[0]]} with several"
         raise DataError(problem("labels", found=found, allowed="the same for all clips of a video"))
@@ -45,4 +48,4 @@ def clip_and_video_accuracy(
 
 def _accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
     highest = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return float((highest == labels[:, None]).any(axis=1).mean())
+    return float((highest[:, :, None] == labels[:, None, :]).any(axis=(1, 2)).mean())

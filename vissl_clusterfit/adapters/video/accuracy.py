@@ -1,28 +1,34 @@
 """``engine_name: clusterfit_video_accuracy``: a trained network with its head, on several clips and crops per video.
 
-The softmax of its output is averaged over the crops of a clip, then over the clips of a video. Clips and crops are
-those of ``config.DATA.TEST.CLIPS`` (``PER: clip``) and of the transforms.
+It goes with the config that trained the network, linear classifiers on a frozen trunk included. Clips, crops and batch
+size are those of ``config.DATA.TEST`` (``CLIPS.PER: clip``). The softmax of the network's output is averaged over the
+crops of a clip, then over the clips of a video.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from vissl.config import AttrDict
+from vissl.models import build_model
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.adapters.dataset import SplitImages, true_labels
-from vissl_clusterfit.adapters.encoder import HEAD_LAYER, EncoderSpec, build_encoder
 from vissl_clusterfit.adapters.engines import StageEngine
 from vissl_clusterfit.adapters.stages import run_device
+from vissl_clusterfit.adapters.weights import WeightsSettings, load_state_dict, load_weights
+from vissl_clusterfit.artifacts import file_sha256
 from vissl_clusterfit.config import EncodingSettings
-from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
 from vissl_clusterfit.settings import read_settings, setting
 from vissl_clusterfit.storage.places import artifact_path
@@ -31,18 +37,20 @@ from vissl_clusterfit.transfer.clips import clip_and_video_accuracy
 logger = logging.getLogger(__name__)
 
 _SPLIT = "TEST"
+_SCORES = "scores"
+_NAMES = WeightsSettings(weights="config.VIDEO_ACCURACY.WEIGHTS", model="config.MODEL")
 
 
 @dataclass(frozen=True)
 class VideoAccuracySettings:
-    """The block ``config.VIDEO_ACCURACY``."""
+    """The block ``config.VIDEO_ACCURACY``; a config need not have it."""
 
+    #: The checkpoint of the trained network; "" for that of the run in ``config.CHECKPOINT.DIR``.
+    weights: str = setting("")
     #: The name of the network in the results.
     model_name: str = setting("model")
-    #: The name of the data in the results.
-    dataset_name: str = setting("dataset")
-    #: How scores are computed and kept. LAYER_NAME and POOLING have no part.
-    features: EncodingSettings = field(default_factory=EncodingSettings)
+    #: The share of clips that may be unreadable before the run stops.
+    max_unreadable: float = setting(0.05, at_least=0.0, at_most=1.0)
 
 
 class VideoAccuracyEngine(StageEngine):
@@ -50,9 +58,12 @@ class VideoAccuracyEngine(StageEngine):
 
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Scores every clip once, and appends clip and video accuracy to ``results.json``."""
-        settings = _settings(cfg)
+        settings = read_settings(VideoAccuracySettings, cfg.get("VIDEO_ACCURACY") or {}, "config.VIDEO_ACCURACY")
+        folder, data = artifact_path(checkpoint_folder), cfg.DATA[_SPLIT]
+        weights = settings.weights or str(folder / "checkpoint.torch")
         labels = true_labels(cfg, _SPLIT)
-        images = SplitImages(cfg, _SPLIT, settings.features.transforms)
+        transforms = [AttrDict(transform).to_dict() for transform in data.TRANSFORMS]
+        images = SplitImages(cfg, _SPLIT, transforms)
         if images.clips is None or images.clips["PER"] != "clip":
             raise ConfigError(
                 problem(
@@ -61,70 +72,84 @@ class VideoAccuracyEngine(StageEngine):
                     allowed="a video source with CLIPS.PER: clip, and CLIPS.NUM_CLIPS clips of each video",
                 )
             )
-        spec = EncoderSpec(
-            model=cfg.MODEL,
-            weights=cfg.MODEL.WEIGHTS_INIT.PARAMS_FILE or None,
-            state_dict_key="",
-            trust_weights=False,
-            layer=HEAD_LAYER,
-            pooling="avg",
-            seed=cfg.SEED_VALUE,
-        )
+        if not artifact_path(weights).is_file():
+            allowed = "the checkpoint of a trained network"
+            raise DataError(problem(_NAMES.weights, found=f"{weights}, which does not exist", allowed=allowed))
+        model = AttrDict(cfg.MODEL).to_dict()
         inputs = distributed.on_primary(
             lambda: {
                 "dataset": images.inputs(),
-                "encoder": {**spec.inputs(), "scores": "softmax"},
-                "transforms": settings.features.transforms,
-                "dtype": settings.features.dtype,
+                "encoder": {
+                    **{name.lower(): model[name] for name in ("TRUNK", "HEAD", "INPUT_TYPE", "FEATURE_EVAL_SETTINGS")},
+                    "weights_sha256": file_sha256(artifact_path(weights)),
+                    "scores": "softmax",
+                },
+                "transforms": transforms,
+                "dtype": "float32",
                 **images.clip_inputs(),
             }
         )
         store = extract_features(
             images,
-            lambda: _softmax_of(build_encoder(spec, run_device(cfg))),
-            _scores_folder(settings),
+            lambda: _classifier(cfg, weights),
+            folder / _SCORES / _SPLIT.lower(),
             inputs,
-            settings.features,
+            EncodingSettings(
+                transforms=transforms,
+                batch_size=data.BATCHSIZE_PER_REPLICA,
+                max_unreadable=settings.max_unreadable,
+            ),
             num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
         )
-
-        def score() -> None:
-            readable = np.setdiff1d(np.arange(store.num_samples), store.unreadable)
-            videos = readable // images.clips["NUM_CLIPS"]
-            accuracies = clip_and_video_accuracy(store.take(readable), labels[readable], videos, topk=(1, 5))
-            protocol = (
-                f"softmax of the network's head, averaged over crops and clips; clips {images.clips}; "
-                f"transforms {settings.features.transforms}; {len(np.unique(videos))} videos that can be read"
-            )
-            _append(accuracies, protocol, settings, cfg, artifact_path(checkpoint_folder))
-
-        distributed.on_primary(score)
+        distributed.on_primary(lambda: _append_accuracies(store, labels, images, settings, cfg, folder))
 
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
         """The figures, and the scores that they are of."""
-        return {"figures": artifact_path(checkpoint_folder) / RESULTS_NAME, "scores": _scores_folder(_settings(cfg))}
+        folder = artifact_path(checkpoint_folder)
+        return {"figures": folder / RESULTS_NAME, "scores": folder / _SCORES}
 
 
-def _settings(cfg: AttrDict) -> VideoAccuracySettings:
-    return read_settings(VideoAccuracySettings, cfg.get("VIDEO_ACCURACY"), "config.VIDEO_ACCURACY")
+def _classifier(cfg: AttrDict, weights: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network with all of its weights, from clips (B, C, T, H, W) to probabilities (B, num_classes)."""
+    device = run_device(cfg)
+    model = AttrDict(copy.deepcopy(AttrDict(cfg.MODEL).to_dict()))
+    model._MODEL_INIT_SEED = cfg.SEED_VALUE
+    network = build_model(model, cfg.OPTIMIZER)
+    state = load_state_dict(weights, settings=_NAMES)
+    load_weights(network.trunk, state, "trunk", weights, _NAMES)
+    load_weights(network.heads, state, "head", weights, _NAMES)
+    network.eval().requires_grad_(False).to(device)
+
+    def classify(clips: torch.Tensor) -> torch.Tensor:
+        outputs = network(clips.to(device, non_blocking=True))
+        if len(outputs) != 1:
+            raise ConfigError(problem("config.MODEL.HEAD.PARAMS", found=f"{len(outputs)} heads", allowed="one head"))
+        return outputs[0].float().softmax(dim=1)
+
+    return classify
 
 
-def _scores_folder(settings: VideoAccuracySettings) -> Path:
-    return artifact_path(settings.features.path, "config.VIDEO_ACCURACY.FEATURES.PATH") / _SPLIT.lower()
-
-
-def _softmax_of(encode: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda clips: encode(clips).softmax(dim=1)
-
-
-def _append(
-    accuracies: dict[str, float], protocol: str, settings: VideoAccuracySettings, cfg: AttrDict, folder: Path
+def _append_accuracies(
+    store: FeatureStore,
+    labels: np.ndarray,
+    images: SplitImages,
+    settings: VideoAccuracySettings,
+    cfg: AttrDict,
+    folder: Path,
 ) -> None:
+    clips: dict[str, Any] = images.clips or {}
+    readable = np.setdiff1d(np.arange(store.num_samples), store.unreadable)
+    videos = readable // clips["NUM_CLIPS"]
+    accuracies = clip_and_video_accuracy(store.take(readable), labels[readable], videos, topk=(1, 5))
+    protocol = (
+        f"softmax of the network's head, averaged over crops and clips; clips {clips}; transforms "
+        f"{cfg.DATA[_SPLIT].TRANSFORMS}; {len(np.unique(videos))} of {store.num_samples // clips['NUM_CLIPS']} videos"
+    )
     rows = [
         ResultRow(
             model=settings.model_name,
             benchmark="video",
-            dataset=settings.dataset_name,
+            dataset=" + ".join(cfg.DATA[_SPLIT].DATASET_NAMES),
             split=_SPLIT.lower(),
             metric=metric,
             value=value,
