@@ -12,7 +12,8 @@ The way of the data, and where each stage lives::
     adapters/      everything that imports VISSL              distributed    rank, what one does for all
     plugin         register(): what is added to VISSL         errors         what a user can mend
     digits         the pictures of the quickstart             settings       how a block of a config is read
-    slurm_settings what a run asks of SLURM
+    moving_digits  the clips of that of video                 scans, drawn_sets   what both are drawn of, and how
+    datasets/      publishers' lists, made ready              slurm_settings what a run asks of SLURM
     dependencies   is what is needed installed?               compat         what VISSL needs repaired
 
 Imports point downwards only: ``tools/`` -> ``adapters/`` -> the rest. Importing this package imports nothing

@@ -52,7 +52,8 @@ class Stages:
 
     @functools.cache  # noqa: B019  (an object of this class lives as long as its run)
     def _images(self, split: str) -> SplitImages:
-        return SplitImages(self._cfg, split, self.settings.features.transforms)
+        features = self.settings.features
+        return SplitImages(self._cfg, split, features.transforms, num_clips=features.num_clips)
 
     @functools.cache  # noqa: B019
     def feature_inputs(self, split: str) -> dict[str, Any]:
@@ -63,6 +64,7 @@ class Stages:
                 "teacher": self._teacher().inputs(),
                 "transforms": self.settings.features.transforms,
                 "dtype": self.settings.features.dtype,
+                **self._images(split).clip_inputs(),
             }
         )
 

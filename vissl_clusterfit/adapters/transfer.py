@@ -24,6 +24,7 @@ from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
 from vissl_clusterfit.settings import read_settings, setting
 from vissl_clusterfit.storage.places import artifact_path
+from vissl_clusterfit.transfer.clips import clip_and_video_accuracy
 from vissl_clusterfit.transfer.knn import KnnSettings, knn_accuracy
 from vissl_clusterfit.transfer.linear import LinearProbeSettings, linear_probe
 
@@ -70,6 +71,7 @@ class _Split:
 
     features: np.ndarray
     labels: np.ndarray
+    videos: np.ndarray | None  # which each sample is of, where samples are clips
 
 
 class TransferEngine(StageEngine):
@@ -90,7 +92,7 @@ class TransferEngine(StageEngine):
 
 def _labelled_features(cfg: AttrDict, split: str, settings: EncodingSettings) -> _Split:
     labels = true_labels(cfg, split)
-    images = SplitImages(cfg, split, settings.transforms)
+    images = SplitImages(cfg, split, settings.transforms, num_clips=settings.num_clips)
     spec = EncoderSpec(
         model=cfg.MODEL,
         weights=cfg.MODEL.WEIGHTS_INIT.PARAMS_FILE or None,
@@ -106,6 +108,7 @@ def _labelled_features(cfg: AttrDict, split: str, settings: EncodingSettings) ->
             "encoder": spec.inputs(),
             "transforms": settings.transforms,
             "dtype": settings.dtype,
+            **images.clip_inputs(),
         }
     )
     store = extract_features(
@@ -117,19 +120,26 @@ def _labelled_features(cfg: AttrDict, split: str, settings: EncodingSettings) ->
         num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
     )
     readable = np.setdiff1d(np.arange(store.num_samples), store.unreadable)
-    return _Split(store.take(readable), labels[readable])
+    of_clips = images.clips is not None and images.clips["PER"] == "clip"
+    videos = readable // images.clips["NUM_CLIPS"] if of_clips else None
+    return _Split(store.take(readable), labels[readable], videos)
 
 
 def _score(train: _Split, test: _Split, settings: TransferSettings, folder: Path, cfg: AttrDict) -> None:
-    figures: dict[str, tuple[float, str]] = {}
+    figures: dict[tuple[str, str], tuple[float, str]] = {}
+    of_sample = "top-1 accuracy" if test.videos is None else "clip top-1 accuracy"
     if "linear" in settings.protocols:
         probe = linear_probe(train.features, train.labels, test.features, test.labels, settings.linear)
-        figures["linear"] = (probe.accuracy, settings.linear.protocol())
+        figures["linear", of_sample] = (probe.accuracy, settings.linear.protocol())
+        if test.videos is not None:
+            name, protocol = "video top-1 accuracy", f"{settings.linear.protocol()}; probabilities averaged over clips"
+            accuracies = clip_and_video_accuracy(probe.probabilities, test.labels, test.videos)
+            figures["linear", name] = (accuracies[name], protocol)
     if "knn" in settings.protocols:
         accuracy = knn_accuracy(
             test.features, test.labels, train.features, train.labels, settings.knn, device=run_device(cfg)
         )
-        figures["knn"] = (accuracy, settings.knn.protocol())
+        figures["knn", of_sample] = (accuracy, settings.knn.protocol())
     where = f"layer {settings.features.layer_name or 'trunk output'}, {settings.features.pooling} pooling; "
     rows = [
         ResultRow(
@@ -137,12 +147,12 @@ def _score(train: _Split, test: _Split, settings: TransferSettings, folder: Path
             benchmark=name,
             dataset=settings.dataset_name,
             split="test",
-            metric="top-1 accuracy",
+            metric=metric,
             value=value,
             protocol=where + protocol,
             seed=cfg.SEED_VALUE,
         )
-        for name, (value, protocol) in figures.items()
+        for (name, metric), (value, protocol) in figures.items()
     ]
     append_results(folder, rows)
     for row in rows:

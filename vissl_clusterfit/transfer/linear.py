@@ -74,12 +74,14 @@ class LinearProbeResult:
         chosen_c: The chosen C.
         validation_accuracies: Accuracy on the validation samples for each C of the grid, in its order.
         converged: Whether the final fit reached its tolerance within ``max_iter``.
+        probabilities: Of the test samples, ``(num_test, highest class + 1)``; 0 for a class without training samples.
     """
 
     accuracy: float
     chosen_c: float
     validation_accuracies: tuple[float, ...]
     converged: bool
+    probabilities: np.ndarray
 
 
 def linear_probe(
@@ -132,7 +134,9 @@ def linear_probe(
 
     model, converged = _fit(train_x, train_y, chosen, settings.max_iter)
     _report(settings, chosen, unconverged, converged)
-    return LinearProbeResult(float(model.score(test_x, test_y)), chosen, tuple(accuracies), converged)
+    probabilities = np.zeros((len(test_x), int(model.classes_.max()) + 1))
+    probabilities[:, model.classes_] = model.predict_proba(test_x)
+    return LinearProbeResult(float(model.score(test_x, test_y)), chosen, tuple(accuracies), converged, probabilities)
 
 
 def _finite(features: np.ndarray, name: str) -> np.ndarray:
