@@ -9,27 +9,19 @@ made on ``validation``, scored on ``test``.
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-import shutil
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from vissl_clusterfit.artifacts import has_manifest, read_manifest, require_same_inputs, write_array, write_manifest
+from vissl_clusterfit.artifacts import write_array
 from vissl_clusterfit.digits import draw_scans, scan_labels
-from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.drawn_sets import write_drawn_set
 from vissl_clusterfit.settings import setting
 from vissl_clusterfit.study.characters import draw_characters
 
-logger = logging.getLogger(__name__)
-
 SPLITS = ("pretrain", "train", "validation", "test")
-_KIND = "study pictures"
 _DIGIT_PX = 24
 #: The part of the scans that a split is drawn from.
 _SCANS = {"pretrain": (0.0, 0.45), "train": (0.45, 0.62), "validation": (0.62, 0.73), "test": (0.73, 1.0)}
@@ -57,28 +49,14 @@ def write_pictures(folder: Path, settings: PicturesSettings) -> None:
         ArtifactError: the folder holds other pictures, pictures that were changed, or something else.
         MissingDependencyError: what brings the fonts is not installed.
     """
-    inputs = asdict(settings)
-    if has_manifest(folder):
-        manifest = read_manifest(folder, _KIND)
-        require_same_inputs(folder, manifest["inputs"], inputs)
-        if manifest.get("sha256") != _digest(folder):
-            raise ArtifactError(
-                f"The pictures in {folder} were changed or are incomplete. Delete the folder to make it anew."
-            )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ArtifactError(f"{folder} is not empty and holds no {_KIND}. Name another folder, or delete this one.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        for split in SPLITS:
-            _write_split(temporary, split, settings)
-        write_manifest(temporary, _KIND, inputs, {"sha256": _digest(temporary)})
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    logger.info("Drew the pictures of %s in %s.", settings.kind, folder)
+    what = f"pictures of {settings.kind}"
+    write_drawn_set(folder, what, asdict(settings), lambda temporary: _write_splits(temporary, settings))
+
+
+def _write_splits(folder: Path, settings: PicturesSettings) -> dict[str, dict[str, int]]:
+    for split in SPLITS:
+        _write_split(folder, split, settings)
+    return {"num_images": {split: getattr(settings, split) for split in SPLITS}}
 
 
 def _write_split(folder: Path, split: str, settings: PicturesSettings) -> None:
@@ -104,10 +82,3 @@ def _draw_digits(split: str, number: int, rng: np.random.Generator) -> tuple[np.
     pictures = [np.asarray(Image.fromarray(picture).resize(small, Image.Resampling.BOX)) for picture in drawn]
     digits, styles = scan_labels()
     return np.stack(pictures), {"style": styles[scans], "digit": digits[scans], "parity": digits[scans] % 2}
-
-
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(file for file in folder.rglob("*") if file.suffix in (".bmp", ".npy")):
-        digest.update(f"{file.relative_to(folder).as_posix()}\n".encode() + file.read_bytes())
-    return digest.hexdigest()
