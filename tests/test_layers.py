@@ -15,7 +15,7 @@ CORE = set(PACKAGE.rglob("*.py")) - ADAPTERS - BRIDGES
 CORE_LIBRARIES = {"numpy", "torch", "tqdm", "vissl_clusterfit"}
 PLACES = {
     "faiss": (PACKAGE / "clustering/faiss_search.py",),
-    "av": (PACKAGE / "video/decode.py",),
+    "av": (PACKAGE / "video/decode.py", PACKAGE / "moving_digits.py"),
     "sklearn": (PACKAGE / "transfer", PACKAGE / "report/quality.py", PACKAGE / "scans.py"),
     "PIL": (PACKAGE / "digits.py", PACKAGE / "video/frame_folder.py"),
     "iopath": (PACKAGE / "storage/places.py", PACKAGE / "storage/remote.py"),
