@@ -33,8 +33,11 @@ EXTRAS_REQUIRE = {
     # Both provide the module `faiss`: take one of them, never both.
     "cpu": ["faiss-cpu>=1.8"],
     "gpu": ["faiss-gpu>=1.8"],
+    # The plot of the study, and the fonts of its characters.
+    "study": ["matplotlib>=3.7"],
     "dev": [
         "hypothesis>=6.100",
+        "matplotlib>=3.7",
         "mypy>=1.10",
         "pytest>=8.0",
         "pytest-timeout>=2.3",

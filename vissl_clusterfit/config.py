@@ -16,6 +16,7 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.settings import read_settings, setting
 from vissl_clusterfit.slurm_settings import ChainSettings
 from vissl_clusterfit.storage.places import artifact_path
+from vissl_clusterfit.suite_settings import SuiteSettings
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,13 @@ class ClusterFitConfig:
     seed: int = setting(0, at_least=0)
     #: How many of its nearest clusters are kept for each sample, with their distances, beside its label.
     top_clusters: int = setting(1, at_least=1)
+    #: Folders of labels of the same samples, by other teachers: trained on with this run's own, a head for each.
+    joined_labels: list = setting([])
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)
     slurm: ChainSettings = field(default_factory=ChainSettings)
+    benchmarks: SuiteSettings = field(default_factory=SuiteSettings)
 
     @classmethod
     def from_config(cls, block: Mapping[str, Any]) -> ClusterFitConfig:
@@ -220,7 +224,7 @@ class ClusterFitConfig:
                     remedy='Set it to "" if nothing is held out.',
                 )
             )
-        return [*found, *self._unreachable(), *self.slurm.problems()]
+        return [*found, *self._unreachable(), *self.slurm.problems(), *self.benchmarks.problems()]
 
     def _wrong_further_clusters(self) -> Iterator[str]:
         numbers, name = self.also_num_clusters, "config.CLUSTERFIT.ALSO_NUM_CLUSTERS"

@@ -77,6 +77,41 @@ def write_digits(folder: Path, spec: DigitsSpec = DigitsSpec()) -> None:
     write_drawn_set(folder, _KIND, asdict(spec), lambda temporary: _write_splits(temporary, spec))
 
 
+def draw_scans(number: int, share: tuple[float, float], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of scans of a part of the file, for other sets than that of the quickstart, with a scrap each.
+
+    Args:
+        number: How many pictures; a scan is drawn as often as another, or once more.
+        share: The part of the file, from and to, of 1. Parts that do not overlap share no scan.
+        rng: Draws which scans, and how.
+
+    Returns:
+        Pictures (number, P, P) uint8, grey, and the place of the scan of each in the file, int64 (number,).
+    """
+    from sklearn.datasets import load_digits
+
+    images = load_digits().images / 16.0
+    first, last = (round(part * len(images)) for part in share)
+    chosen = first + rng.permutation(np.arange(number) % (last - first))
+    return _draw(images[chosen], rng, num_scraps=1), chosen
+
+
+def scan_labels() -> tuple[np.ndarray, np.ndarray]:
+    """Of every scan of the file: its digit, and its style, one of three ways to write that digit, both int64 (N,).
+
+    The styles of a digit are the clusters of its scans by scikit-learn's k-means; they are numbered through, 0 to 29.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    styles = np.empty(len(data.target), np.int64)
+    for digit in range(10):
+        scans = data.data[data.target == digit]
+        styles[data.target == digit] = 3 * digit + KMeans(3, n_init=4, random_state=0).fit_predict(scans)
+    return data.target.astype(np.int64), styles
+
+
 def _write_splits(folder: Path, spec: DigitsSpec) -> dict[str, dict[str, int]]:
     return {"num_images": {split: _write_split(folder / split, split, spec) for split in ("train", "test")}}
 
@@ -100,14 +135,14 @@ def _drawings(scans: np.ndarray, split: str, spec: DigitsSpec) -> Iterator[np.nd
         yield _draw(scans, np.random.default_rng([spec.seed, ("train", "test").index(split), drawing]))
 
 
-def _draw(scans: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw(scans: np.ndarray, rng: np.random.Generator, num_scraps: int = _NUM_SCRAPS) -> np.ndarray:
     num = len(scans)
     side = rng.uniform(*_SIDE_PX, num)
     # The centre moves as far as leaves the scan inside the picture, and one pixel more.
     reach = ((PICTURE_PX - side) / 2 + 1)[:, None]
     centre = PICTURE_PX / 2 + rng.uniform(-1, 1, (num, 2)) * reach
     ink = place(scans, side, centre, np.deg2rad(rng.uniform(-_SLANT_DEG, _SLANT_DEG, num)))
-    for _ in range(_NUM_SCRAPS):
+    for _ in range(num_scraps):
         others = scraps(scans, rng)
         scrap_ink = place(
             others,

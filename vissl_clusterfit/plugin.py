@@ -11,7 +11,7 @@ def register() -> None:
 
     | registry | name |
     |---|---|
-    | losses | ``clusterfit_loss`` |
+    | losses | ``clusterfit_loss``, ``clusterfit_distillation_loss`` |
     | heads | ``clusterfit_head`` |
     | meters | ``clusterfit_accuracy_meter``, in the place of VISSL's wherever the loss is ``clusterfit_loss`` |
     | trunks | ``raw_pixels``, the baseline of transfer benchmarks |
@@ -25,7 +25,7 @@ def register() -> None:
     | subsets | balanced ones leave out samples without a label |
     | batch norm | PyTorch's synchronous one trains on the CPU, too, for VISSL's XCiT |
     | data loaders | the processes that read images end with the one that they read for |
-    | hooks | the extract-then-cluster hook, wherever the loss is ``clusterfit_loss`` |
+    | hooks | the extract-then-cluster hook, wherever the loss is one of ours |
     | engines | ``clusterfit_extract``, ``_cluster``, ``_label``, ``_assign``, ``_transfer``, ``_video_accuracy`` |
     | engines | ``clusterfit_nearest_neighbor``, ``_svm``, ``_low_shot_svm``, ``_retrieval``, for VISSL's benchmarks |
     | weights | a trunk that ``WEIGHTS_INIT`` gives weights to in part is refused |
@@ -49,6 +49,7 @@ def register() -> None:
 
     from vissl_clusterfit.adapters import (
         assign,
+        distillation,
         engines,
         head,
         hook,
@@ -70,6 +71,7 @@ def register() -> None:
     from vissl_clusterfit.adapters.video import trunks as video_trunks
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
+    register_loss(distillation.LOSS)(distillation.DistillationLoss)
     register_model_head("clusterfit_head")(head.ClusterFitHead)
     register_meter(meter.METER)(meter.ClusterAccuracyMeter)
     register_model_trunk("raw_pixels")(raw_pixels.RawPixels)

@@ -91,6 +91,8 @@ class ChainSettings:
     cluster: StageJob = field(default_factory=StageJob)
     label: StageJob = field(default_factory=StageJob)
     train: StageJob = field(default_factory=StageJob)
+    #: Each of the benchmarks that follow the training, which are always jobs of their own.
+    benchmark: StageJob = field(default_factory=StageJob)
 
     @property
     def in_order(self) -> list[tuple[str, StageJob]]:

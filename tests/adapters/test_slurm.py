@@ -2,14 +2,18 @@
 
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
+from benchmark_data import write_classes
 from command import CommandServer
 from fake_slurm import ENDED, LIMIT_S, FakeSlurm
+from suite import benchmarks, linear_on, transfer_on
 
+from vissl_clusterfit.report.results import read_results
 from vissl_clusterfit.storage.leases import Lease
 
 pytestmark = pytest.mark.slow
@@ -177,3 +181,53 @@ def test_on_this_machine_a_run_on_two_processes_goes_on_after_preemption(submit,
     assert log(tmp_path, job).count("train: job ") == 2
     assert contents(run / "clusterfit") == contents(student_run / "clusterfit"), log(tmp_path, job, "err")
     assert (run / "model_final_checkpoint_phase0.torch").is_file()
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("colours")
+    return write_classes(folder / "train", 24, 3, seed=1), write_classes(folder / "test", 12, 3, seed=2)
+
+
+def test_benchmarks_are_jobs_after_the_training_and_a_preempted_one_goes_on(
+    submit, cluster, student_run, colours, tmp_path
+):
+    """Preempted in the benchmark of the second checkpoint. One that fails stops no other."""
+    train, wrong, linear = submit(
+        f"config.CLUSTERFIT.OUTPUT_DIR={student_run / 'clusterfit'}",
+        benchmarks(transfer_on(tmp_path / "nowhere", colours[1], NAME="wrong"), linear_on(*colours, NAME="linear")),
+        "config.CLUSTERFIT.BENCHMARKS.CHECKPOINTS=every",
+        "config.OPTIMIZER.num_epochs=2",
+    )
+    assert [cluster.options(job).get("dependency") for job in (train, wrong, linear)] == [
+        None,
+        *[f"afterok:{train}"] * 2,
+    ]
+    first, second = (f"benchmarks/linear-*/epoch_{epoch}" for epoch in (1, 2))
+    run = tmp_path / "run"
+    cluster.wait(lambda: list(run.glob(f"{second}/model_phase0.torch")) or cluster.state(linear) in ENDED)
+    cluster.warn(linear)
+    assert cluster.wait_for_end(wrong, linear) == ["FAILED", "COMPLETED"], log(tmp_path, linear, "err")[-3000:]
+    assert cluster.starts(linear) == 2
+    said = log(tmp_path, linear)
+    assert said.count("linear, epoch 1: job ") == 1
+    assert said.count("linear, epoch 1: was finished before.") == 1
+    assert said.count("linear, epoch 2: job ") == 2
+    assert len(list(run.glob(f"{first}/metrics.json"))) == 1
+    assert [(row.model, row.benchmark) for row in read_results(run)] == [
+        (f"run, epoch {epoch}", "linear, layer res5") for epoch in (1, 2)
+    ]
+    assert log(tmp_path, wrong, "err").strip().endswith("FAILED: wrong, epoch 1; wrong, epoch 2.")
+
+
+def test_benchmarks_on_this_machine_are_in_the_job_of_the_training(submit, student_run, colours, tmp_path):
+    """The training is done; what fails is named last."""
+    run = tmp_path / "run"
+    shutil.copytree(student_run, run)
+    suite = benchmarks(transfer_on(tmp_path / "nowhere", colours[1], NAME="wrong"), transfer_on(*colours))
+    (job,) = submit("config.SLURM.CLUSTER=local", suite)
+    wait_until(lambda: not is_alive(job), job, tmp_path)
+    errors = log(tmp_path, job, "err")
+    assert "nowhere" in errors
+    assert errors.strip().endswith("FAILED: wrong, epoch 1.")
+    assert [row.benchmark for row in read_results(run)] == ["linear", "knn"]

@@ -6,6 +6,7 @@ import re
 import pytest
 from command import CommandServer
 from fake_slurm import FakeSlurm
+from suite import benchmarks
 
 from vissl_clusterfit.adapters.slurm_job import job_port
 
@@ -116,9 +117,44 @@ def test_what_is_there_is_not_submitted(submit, student_run):
     assert "train: is there already; not submitted." in result.stdout
 
 
+TRANSFER, NEIGHBOURS = "clusterfit/transfer", "benchmark/nearest_neighbor/eval_resnet_8gpu_in1k_kNN"
+SUITE = (
+    benchmarks(
+        {"CONFIG": TRANSFER, "OVERRIDES": ["config.SLURM.TIME_HOURS=2", "config.DISTRIBUTED.NUM_PROC_PER_NODE=1"]},
+        {"CONFIG": NEIGHBOURS, "NAME": "knn"},
+    ),
+    "config.CLUSTERFIT.SLURM.BENCHMARK.PARTITION=cheap",
+    "config.CLUSTERFIT.SLURM.BENCHMARK.DEVICE=gpu",
+    "config.CLUSTERFIT.SLURM.BENCHMARK.NUM_PROC_PER_NODE=4",
+)
+
+
+@pytest.mark.parametrize("chain", [(), CHAIN])
+def test_each_benchmark_is_a_job_after_the_training_with_what_it_asks_for(submit, chain):
+    result, jobs = submit("config.SLURM.PARTITION=fast", *chain, *SUITE)
+    assert result.returncode == 0, result.stderr
+    training, transfer, neighbours = list(jobs)[-3:]
+    asked = [jobs[job] for job in (transfer, neighbours)]
+    assert jobs[training]["job-name"] == ("vissl-train" if chain else "vissl")
+    assert [options["dependency"] for options in asked] == [f"afterok:{training}"] * 2
+    assert [options["job-name"] for options in asked] == ["vissl-transfer", "vissl-knn"]
+    assert [options["time"] for options in asked] == [str(2 * 60), str(72 * 60)]
+    assert [options["gpus-per-node"] for options in asked] == ["1", "4"]
+    assert {(options["partition"], options["nodes"]) for options in asked} == {("cheap", "1")}
+
+
+def test_benchmarks_of_a_training_that_is_there_wait_for_nothing(submit, student_run):
+    overrides = (*SUITE, f"config.CHECKPOINT.DIR={student_run}")
+    _, jobs = submit(*overrides)
+    assert [options.get("dependency") for options in jobs.values()] == [None, None]
+    _, jobs = submit(*overrides, "config.CLUSTERFIT.SLURM.STAGES=[extract]")
+    assert jobs == {}
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
+        ([benchmarks({"CONFIG": "clusterfit/transfr"})], r"RUN, transfr: .*Did you mean .*clusterfit/transfer"),
         (["config.CLUSTERFIT.SLURM.STAGES=[extrct]"], r"SLURM\.STAGES: found the unknown stage 'extrct'.*mean extract"),
         (["config.CLUSTERFIT.SLURM.STAGES=[label]", "engine_name=clusterfit_label"], "STAGES: found .* engine_name"),
         (["config.CLUSTERFIT.SLURM.TRAIN.NUM_NODES=0"], r"SLURM\.TRAIN\.NUM_NODES: found 0; allowed: at least 1"),
@@ -174,6 +210,7 @@ def test_nothing_is_submitted_inside_a_job(student_overrides, cluster, tmp_path,
 
 
 def test_our_keys_are_there_with_any_config_of_vissl(command, cluster, tmp_path):
+    """What its benchmarks ask for is what it asks for."""
     before = cluster.jobs()
     result = command(
         "config=test/cpu_test/test_cpu_resnet_simclr",
@@ -181,10 +218,13 @@ def test_our_keys_are_there_with_any_config_of_vissl(command, cluster, tmp_path)
         "config.SLURM.CLUSTER=slurm",
         f"config.CHECKPOINT.DIR={tmp_path}",
         f"config.SLURM.LOG_FOLDER={tmp_path}",
+        f"+{benchmarks({'CONFIG': TRANSFER})}",
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
-    assert len(cluster.jobs()) == len(before) + 1
+    training, transfer = (job for job in cluster.jobs() if job not in before)
+    assert cluster.options(transfer)["dependency"] == f"afterok:{training}"
+    assert not {"gpus-per-node", "partition"} & cluster.options(transfer).keys()
     assert "OVERWRITE_EXISTING=True" in result.stdout  # as that config wants it
 
 

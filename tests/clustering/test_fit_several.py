@@ -77,10 +77,10 @@ def test_on_two_processes(store, tmp_path, expected, kind):
 def test_what_was_stopped_goes_on_with_each_from_its_state(store, tmp_path, expected, monkeypatch, kind, num_written):
     save, saved = fit.Codebook.save, iter(range(num_written))
 
-    def save_few(*args):
+    def save_few(*args, **options):
         if next(saved, None) is None:
             raise KeyboardInterrupt
-        return save(*args)
+        return save(*args, **options)
 
     monkeypatch.setattr(fit.Codebook, "save", save_few)
     try:

@@ -5,7 +5,7 @@ from vissl_clusterfit.clustering import sources, starts
 from vissl_clusterfit.clustering.protocol import ALL
 from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.clustering.sources import ArraySource
-from vissl_clusterfit.clustering.starts import random_start, spread_start
+from vissl_clusterfit.clustering.starts import NUM_ROUNDS, random_start, spread_start
 from vissl_clusterfit.clustering.torch_search import TorchSearch
 
 
@@ -63,7 +63,7 @@ def test_vectors_on_a_centroid_are_drawn_last(blobs):
     """One is drawn in each round: the five distinct vectors come first, and then there are only copies."""
     rows = np.tile(blobs[:5], (60, 1))
     for seed in range(20):
-        centroids = spread_start(ArraySource(rows), 8, seed, TorchSearch)
+        centroids = spread_start(ArraySource(rows), NUM_ROUNDS, seed, TorchSearch)
         assert len(np.unique(centroids, axis=0)) == len(np.unique(centroids[:5], axis=0)) == 5
 
 

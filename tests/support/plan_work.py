@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vissl_clusterfit.clustering import fit
+from vissl_clusterfit.clustering import fit, forecast
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.clustering.forecast import announce
 from vissl_clusterfit.config import ClusterFitConfig
@@ -24,6 +24,7 @@ def status(name: str) -> int:
 def main() -> None:
     store, folder, settings = sys.argv[1:]
     plans = []
+    forecast._WORTH_MEASURING = 0
     # What is planned in the run itself, with the time when the plan was there.
     fit.announce = lambda *given: plans.append((announce(*given), time.perf_counter()))
     config = read_settings(ClusterFitConfig, json.loads(settings), "config.CLUSTERFIT")

@@ -1,4 +1,4 @@
-"""What a run has done: whether a training is finished or its last test phase is missing, and where the results are.
+"""What a training has done: whether it is finished, or its last test phase is missing.
 
 VISSL takes a training for finished as soon as its final checkpoint is there, which is written before the last test
 phase. A run that ends in between would never give its last figures. Here the training is finished when the row of that
@@ -10,17 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from iopath.common.file_io import g_pathmgr
 from vissl.config import AttrDict
-from vissl.engines.engine_registry import get_engine
 from vissl.trainer.trainer_main import build_task
-from vissl.utils.checkpoint import get_checkpoint_folder
 
-from vissl_clusterfit import artifacts
-from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.storage.places import artifact_path
 
@@ -69,12 +64,12 @@ def interrupted_test(config: AttrDict, folder: str) -> str | None:
                 remedy="Name another config.CHECKPOINT.DIR, or set config.CHECKPOINT.OVERWRITE_EXISTING=true.",
             )
         )
-    rows = _metrics(folder)
+    rows = read_metrics(folder)
     # The row of the last training phase is written before the checkpoint, that of the test phase when it is done.
     return final if rows and not phases[-1]["train"] and rows[-1].get("phase_idx") == len(phases) - 2 else None
 
 
-def _metrics(folder: str) -> list[Mapping[str, Any]]:
+def read_metrics(folder: str) -> list[Mapping[str, Any]]:
     """A line for each phase that was finished, in the order of time."""
     path = artifact_path(folder, "config.CHECKPOINT.DIR") / METRICS_NAME
     rows = []
@@ -84,28 +79,3 @@ def _metrics(folder: str) -> list[Mapping[str, Any]]:
         except ValueError:  # half a line: the disk was full
             continue
     return [row for row in rows if isinstance(row, Mapping)]
-
-
-def results(engine: str, config: AttrDict) -> str:
-    """That a run is finished, and where what it made is; for the user, in a few lines."""
-    folder = get_checkpoint_folder(config)
-    if engine == "train":
-        if config.TEST_ONLY:
-            return f"This test is finished; its figures are in {folder}/{METRICS_NAME}."
-        head = f"This training is finished; its checkpoints and figures are in {folder}."
-        made = {"checkpoint": final_checkpoint(folder), "figures": f"{folder}/{METRICS_NAME}"}
-        if config.LOSS.name == "clusterfit_loss":
-            settings = ClusterFitConfig.from_config(config.CLUSTERFIT)
-            made |= {f"labels of {split}": settings.paths.labels(split) for split in settings.splits}
-    else:
-        head = f"This run of {engine} is finished; its log is in {folder}."
-        made = getattr(get_engine(engine), "results", lambda *_: {})(config, folder)
-    return "\n".join([head, *(f"  {name}: {place}" for name, place in made.items() if _is_there(place))])
-
-
-def _is_there(place: Path | str | None) -> bool:
-    """Whether a result is whole: a file, or a folder with its manifest."""
-    if place is None:
-        return False
-    path = artifact_path(place) if isinstance(place, str) else place
-    return path.is_file() or artifacts.has_manifest(path)

@@ -52,25 +52,34 @@ def _run(overrides: list[str]) -> int:
     from vissl_clusterfit.adapters import bootstrap
 
     bootstrap.cover_children()
-    from vissl_clusterfit.adapters.finished import results
+    from vissl_clusterfit.adapters.benchmarks.suite import plan_suite
+    from vissl_clusterfit.adapters.conclusion import conclude
     from vissl_clusterfit.adapters.ranks import launch
-    from vissl_clusterfit.adapters.sweep import run_sweep, sweep_runs
+    from vissl_clusterfit.adapters.separate_runs import run_each
+    from vissl_clusterfit.adapters.sweep import sweep_runs
     from vissl_clusterfit.adapters.torchrun import is_first_of_run, once_per_node, with_torchrun
 
     with once_per_node():
         if runs := sweep_runs(overrides):
-            return run_sweep(runs)
+            return run_each(runs)
         engine, node_id, config = compose(with_torchrun(overrides))
+        # Composed before the training: a mistake in one of them is not to be known days later.
+        suite = [] if config.SLURM.USE_SLURM else [planned.run for planned in plan_suite(engine, config)]
+    if engine == "clusterfit_study":
+        from vissl_clusterfit.adapters.study.study import run_study
+
+        return run_study(overrides, config)
     if config.SLURM.USE_SLURM:
         from vissl_clusterfit.adapters.slurm import submit
 
         submit(overrides, engine, config)
         return DONE
     is_first = is_first_of_run(node_id)
-    launch(engine, node_id, config)
-    if is_first:
-        print(results(engine, config))  # noqa: T201
-    return DONE
+    launch(engine, node_id, config, apart=bool(suite))  # what a training leaves in memory, benchmarks may need
+    if not is_first:
+        return DONE
+    print(conclude(engine, config))  # noqa: T201
+    return run_each(suite, "benchmark") if suite else DONE
 
 
 def compose(overrides: list[str]) -> tuple[str, int, Any]:

@@ -129,7 +129,7 @@ def _require_trunk(overrides: Sequence[str], below: Sequence[str], overlay: str)
 def _names_trunk(option: str, places: list[str]) -> bool:
     from hydra import compose, initialize_config_module
 
-    with initialize_config_module(config_module="vissl.config", version_base="1.1"):  # as VISSL
+    with initialize_config_module(config_module="vissl.config", version_base="1.3"):
         alone = compose(option, overrides=places)
     return bool(((alone.get("config", {}).get("MODEL") or {}).get("TRUNK") or {}).get("NAME"))
 

@@ -10,20 +10,23 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vissl.config import AttrDict
 from vissl.utils.checkpoint import get_checkpoint_folder, is_training_finished
 
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.adapters import launch
+from vissl_clusterfit.adapters.benchmarks.suite import PlannedRun, plan_suite
 from vissl_clusterfit.adapters.finished import interrupted_test
+from vissl_clusterfit.adapters.hydra_text import as_override
 from vissl_clusterfit.adapters.slurm_job import StageRun
-from vissl_clusterfit.adapters.slurm_submission import Resources, SubmittedJob, submit_jobs
+from vissl_clusterfit.adapters.slurm_submission import Resources, SubmittedJob, WantedJob, submit_jobs
 from vissl_clusterfit.adapters.stages import require_device
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.settings import read_settings
-from vissl_clusterfit.slurm_settings import SlurmSettings
+from vissl_clusterfit.slurm_settings import SlurmSettings, StageJob
 
 _ENGINES = {
     "extract": "clusterfit_extract",
@@ -35,9 +38,9 @@ _ENGINES = {
 
 @dataclass(frozen=True)
 class _Plan:
-    """A stage, and what its job asks for."""
+    """A job: a stage, or a benchmark with a run for each checkpoint; and what it asks for."""
 
-    run: StageRun
+    runs: list[StageRun]
     settings: SlurmSettings
 
 
@@ -53,21 +56,21 @@ def submit(overrides: Sequence[str], engine: str, config: AttrDict) -> None:
     """
     _refuse_inside_a_job()
     settings = read_settings(SlurmSettings, config.SLURM, "config.SLURM")
-    plans = _plan(overrides, engine, config, settings)
-    missing = []
-    for plan in plans:
-        if _is_done(plan.run):
-            print(f"{plan.run.name}: is there already; not submitted.")  # noqa: T201
-        else:
-            missing.append(plan)
-    if not missing:
+    stages = [plan for plan in _plan(overrides, engine, config, settings) if not _is_there(plan)]
+    _warn_of_what_begins_anew(stages)
+    jobs = [
+        WantedJob(plan.runs, _resources(plan), number - 1 if number else None) for number, plan in enumerate(stages)
+    ]
+    for plan in _plan_benchmarks(engine, config, settings):
+        # The training may be one that begins anew in the folder of another.
+        if stages or not _is_there(plan):
+            jobs.append(WantedJob(plan.runs, _resources(plan), len(stages) - 1 if stages else None))
+    if not jobs:
         return
-    _warn_of_what_begins_anew(missing)
     folder = _log_folder(settings)
-    jobs = [([plan.run], _resources(plan)) for plan in missing]
     if settings.cluster == "local":  # which knows no dependencies: one job runs the stages in order
-        resources = [resources for _, resources in jobs]
-        jobs = [([plan.run for plan in missing], Resources.of_all(resources))]
+        runs = [run for job in jobs for run in job.runs]
+        jobs = [WantedJob(runs, Resources.of_all([job.resources for job in jobs]))]
     _report(submit_jobs(jobs, folder, settings), folder, settings.cluster)
 
 
@@ -88,7 +91,7 @@ def _plan(overrides: Sequence[str], engine: str, config: AttrDict, settings: Slu
     chain = ClusterFitConfig.from_config(config.CLUSTERFIT).slurm
     if not chain.stages:
         require_device(config, here=False)
-        return [_Plan(StageRun(engine, engine, config), settings)]
+        return [_Plan([StageRun(engine, engine, config)], settings)]
     if engine != "train":
         raise ConfigError(
             problem(
@@ -103,12 +106,54 @@ def _plan(overrides: Sequence[str], engine: str, config: AttrDict, settings: Slu
         with contextlib.redirect_stdout(io.StringIO()):  # what was changed in the config has been said
             name, _, its_config = launch.compose([*overrides, f"engine_name={_ENGINES[stage]}", *job.overrides])
         asked = dataclasses.replace(job.applied_to(settings), name=f"{settings.name}-{stage}")
-        plans.append(_Plan(StageRun(stage, name, its_config), asked))
+        plans.append(_Plan([StageRun(stage, name, its_config)], asked))
     return plans
+
+
+def _plan_benchmarks(engine: str, config: AttrDict, settings: SlurmSettings) -> list[_Plan]:
+    """A job for each benchmark that follows the training; none where the training is not among the stages."""
+    chain = config.CLUSTERFIT.get("SLURM") or {}
+    if chain.get("STAGES") and "train" not in chain["STAGES"]:
+        return []
+    of_the_run = {
+        "DEVICE": config.MACHINE.DEVICE,
+        "NUM_PROC_PER_NODE": config.DISTRIBUTED.NUM_PROC_PER_NODE,
+        **{name: value for name, value in _as_block(settings).items() if hasattr(StageJob(), name.lower())},
+    }
+    name = "config.CLUSTERFIT.SLURM.BENCHMARK"
+    job = read_settings(StageJob, {**of_the_run, **(chain.get("BENCHMARK") or {})}, name)
+    asked = _as_block(job.applied_to(settings))
+    machine = [*job.overrides, *(as_override(f"++config.SLURM.{name}", value) for name, value in asked.items())]
+    by_name: dict[str, list[PlannedRun]] = {}
+    for planned in plan_suite(engine, config, machine):
+        by_name.setdefault(planned.run.benchmark.label, []).append(planned)
+    plans = []
+    for label, of_each in by_name.items():
+        runs = [StageRun(planned.run.name, planned.engine, planned.config, planned.run) for planned in of_each]
+        its_own = read_settings(SlurmSettings, of_each[0].config.SLURM, "config.SLURM")
+        plans.append(_Plan(runs, dataclasses.replace(its_own, name=f"{settings.name}-{label}")))
+    return plans
+
+
+def _as_block(settings: SlurmSettings) -> dict[str, Any]:
+    return {name.upper(): value for name, value in vars(settings).items()}
+
+
+def _is_there(plan: _Plan) -> bool:
+    """Whether all that a job would do is done, which is said."""
+    for run in plan.runs:
+        if not _is_done(run):
+            return False
+        if run.benchmark:
+            run.benchmark.finish()
+    print("".join(f"{run.name}: is there already; not submitted.\n" for run in plan.runs), end="")  # noqa: T201
+    return True
 
 
 def _is_done(run: StageRun) -> bool:
     """Whether all that the stage would make is on disk. Whether it is of this run, the stages after it check."""
+    if run.benchmark:
+        return run.benchmark.is_finished
     if run.engine == "train":
         folder = get_checkpoint_folder(run.config)
         finished = is_training_finished(run.config, checkpoint_folder=folder)
@@ -126,7 +171,7 @@ def _is_done(run: StageRun) -> bool:
 
 
 def _resources(plan: _Plan) -> Resources:
-    config = plan.run.config
+    config = plan.runs[0].config
     if plan.settings.timeout_min == 0:
         raise ConfigError(problem("config.SLURM.TIME_HOURS", found="no time at all", allowed="at least one minute"))
     nodes, processes = config.DISTRIBUTED.NUM_NODES, config.DISTRIBUTED.NUM_PROC_PER_NODE
@@ -134,12 +179,13 @@ def _resources(plan: _Plan) -> Resources:
 
 
 def _warn_of_what_begins_anew(plans: Sequence[_Plan]) -> None:
-    checkpoint = plans[-1].run.config.CHECKPOINT
-    if plans[-1].run.engine == "train" and (checkpoint.OVERWRITE_EXISTING or not checkpoint.AUTO_RESUME):
-        print(  # noqa: T201
-            "warning: after a time-out or preemption the training begins anew: config.CHECKPOINT.OVERWRITE_EXISTING="
-            f"{checkpoint.OVERWRITE_EXISTING}, AUTO_RESUME={checkpoint.AUTO_RESUME}."
-        )
+    for run in (run for plan in plans for run in plan.runs if run.engine == "train"):
+        checkpoint = run.config.CHECKPOINT
+        if checkpoint.OVERWRITE_EXISTING or not checkpoint.AUTO_RESUME:
+            print(  # noqa: T201
+                "warning: after a time-out or preemption the training begins anew: config.CHECKPOINT."
+                f"OVERWRITE_EXISTING={checkpoint.OVERWRITE_EXISTING}, AUTO_RESUME={checkpoint.AUTO_RESUME}."
+            )
 
 
 def _log_folder(settings: SlurmSettings) -> Path:

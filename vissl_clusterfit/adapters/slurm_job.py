@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import submitit
 from vissl.config import AttrDict
 
-from vissl_clusterfit.adapters.exits import FAILED, USER_ERROR, RankFailed
-from vissl_clusterfit.adapters.finished import results
+from vissl_clusterfit.adapters.benchmarks.suite import SuiteRun
+from vissl_clusterfit.adapters.conclusion import conclude
+from vissl_clusterfit.adapters.exits import DONE, FAILED, USER_ERROR, RankFailed
 from vissl_clusterfit.adapters.ranks import launch
 from vissl_clusterfit.adapters.stages import require_device
 from vissl_clusterfit.errors import ClusterFitError
@@ -29,11 +30,15 @@ _FIRST_PORT, _NUM_PORTS = 12000, 20000
 
 @dataclass(frozen=True)
 class StageRun:
-    """One run of an engine: its name for people, VISSL's name of it, and VISSL's ``config``."""
+    """One run of an engine: its name for people, VISSL's name of it, and VISSL's ``config``.
+
+    Others go on when a ``benchmark`` fails; they wait for nothing of it.
+    """
 
     name: str
     engine: str
     config: AttrDict
+    benchmark: SuiteRun | None = None
 
 
 class Job:
@@ -52,24 +57,48 @@ class Job:
         """Called by submitit; any exit code but 0 keeps the jobs from running that depend on this one."""
         bootstrap.cover_children()
         environment = submitit.JobEnvironment()
+        failed: dict[str, int] = {}
         try:
             for stage in self.stages:
+                code = self._run(stage, environment)
+                if code != DONE:
+                    failed[stage.name] = code
+                    if not stage.benchmark:
+                        break
+        finally:
+            for process in multiprocessing.active_children():  # submitit's handler of signals raises; Python would wait
+                process.kill()
+        if failed:
+            if len(self.stages) > 1:
+                print(f"FAILED: {'; '.join(failed)}.", file=sys.stderr)  # noqa: T201  (the log of the job)
+            sys.exit(USER_ERROR if set(failed.values()) == {USER_ERROR} else FAILED)
+
+    @staticmethod
+    def _run(stage: StageRun, environment: submitit.JobEnvironment) -> int:
+        """The exit code of one stage, whose message is in the log."""
+        is_first, benchmark = environment.node == 0, stage.benchmark
+        try:
+            if benchmark and benchmark.is_finished:
+                print(f"{stage.name}: was finished before.", flush=True)  # noqa: T201
+            else:
                 print(f"{stage.name}: job {environment.job_id} on {environment.hostname}.", flush=True)  # noqa: T201
                 config = copy.deepcopy(stage.config)  # a run changes it, and the next attempt starts from here
                 _let_processes_meet(config, environment)
                 require_device(config)
+                if benchmark and is_first:
+                    benchmark.begin()
                 launch(stage.engine, environment.node, config, apart=True)
-                if environment.node == 0:
-                    print(results(stage.engine, config), flush=True)  # noqa: T201
+                if is_first:
+                    print(conclude(stage.engine, config), flush=True)  # noqa: T201
+            if benchmark and is_first:
+                benchmark.finish()
+            return DONE
         except ClusterFitError as error:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the log of the job)
-            sys.exit(USER_ERROR)
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            return USER_ERROR
         except RankFailed as error:
             print(error, file=sys.stderr)  # noqa: T201
-            sys.exit(FAILED)
-        finally:
-            for process in multiprocessing.active_children():  # submitit's handler of signals raises; Python would wait
-                process.kill()
+            return FAILED
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Called by submitit before the job is queued again: everything to go on from is on disk."""

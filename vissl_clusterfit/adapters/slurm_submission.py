@@ -42,6 +42,15 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class WantedJob:
+    """A job: what it runs, one after the other, and the number of the one that must have ended well before."""
+
+    runs: list[StageRun]
+    resources: Resources
+    after: int | None = None
+
+
+@dataclass(frozen=True)
 class SubmittedJob:
     """A job that is queued, or runs already."""
 
@@ -50,10 +59,8 @@ class SubmittedJob:
     log: Path
 
 
-def submit_jobs(
-    jobs: Sequence[tuple[list[StageRun], Resources]], folder: Path, settings: SlurmSettings
-) -> list[SubmittedJob]:
-    """Submits jobs, each of which begins when the one before it has ended well.
+def submit_jobs(jobs: Sequence[WantedJob], folder: Path, settings: SlurmSettings) -> list[SubmittedJob]:
+    """Submits jobs, in an order in which each comes after the one that it waits for.
 
     Raises:
         ClusterFitError: one is refused; those before it are cancelled.
@@ -61,19 +68,19 @@ def submit_jobs(
     if settings.cluster == "slurm":
         _require_slurm()
     submitted: list[tuple[Any, SubmittedJob]] = []
-    for runs, resources in jobs:
-        before = submitted[-1][0].job_id if submitted else None
-        names = ", ".join(run.name for run in runs)
-        executor = _executor(resources, folder, before)
+    for wanted in jobs:
+        before = None if wanted.after is None else submitted[wanted.after][0].job_id
+        names = ", ".join(run.name for run in wanted.runs)
+        executor = _executor(wanted.resources, folder, before)
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # what sbatch says is in the exception, too
-                job = executor.submit(Job(runs))
+                job = executor.submit(Job(wanted.runs))
         except (FailedJobError, FailedSubmissionError) as error:
             for earlier, _ in submitted:
                 earlier.cancel(check=False)
             cancelled = "".join(f" Job {earlier.job_id} is cancelled again." for earlier, _ in submitted)
             raise ClusterFitError(f"SLURM refuses the job of {names}: {str(error).strip()}{cancelled}") from None
-        size = f"{resources.num_nodes} x {resources.num_processes} processes"
+        size = f"{wanted.resources.num_nodes} x {wanted.resources.num_processes} processes"
         waits = f", after job {before}" if before else ""
         submitted.append((job, SubmittedJob(job.job_id, f"{names}, {size}{waits}", job.paths.stdout)))
     return [job for _, job in submitted]

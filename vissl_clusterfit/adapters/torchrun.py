@@ -29,6 +29,14 @@ def take_over() -> bool:
     return is_torchrun() and bool(os.environ.pop("GROUP_RANK"))
 
 
+def without_torchrun(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a command that is a run of its own, not one of the processes of this."""
+    ours = (*_VARIABLES, "GROUP_WORLD_SIZE")
+    return {
+        name: value for name, value in environment.items() if name not in ours and not name.startswith("TORCHELASTIC_")
+    }
+
+
 def record(error: BaseException) -> None:
     """Has ``torchrun`` repeat an error in its summary, which is the last thing that it prints."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler

@@ -24,6 +24,7 @@ from vissl_clusterfit.clustering.planner import Machine, Rates
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.clustering.protocol import Search
 from vissl_clusterfit.clustering.sources import chunk_rows
+from vissl_clusterfit.clustering.threads import one_thread
 from vissl_clusterfit.clustering.torch_search import fast_product_type, tile_size
 from vissl_clusterfit.clustering.workload import Workload
 from vissl_clusterfit.errors import cannot_write
@@ -76,12 +77,14 @@ def calibrate(
     labels = factory(drawn).labels(rows)
     # Means lie closer to each other than vectors, so that more of them are to be held against each other.
     centroids = _means(rows, labels, drawn)
-    update = _update(factory, centroids, work) / num_centroids
     search = factory(centroids)
+    with one_thread():  # as in a pass, where each thread does all operations of a chunk
+        update = _update(factory, centroids, work) / num_centroids
+        add = _per_row(lambda some: sums.add(some, labels[: len(some)]), rows, part)
     return Rates(
         label=_per_row(_labels(search, work), rows, 2 * part) / num_centroids,
         nearest=_per_row(lambda some: search.nearest(some, min(2, num_centroids)), rows, 2 * part) / num_centroids,
-        add=_per_row(lambda some: sums.add(some, labels[: len(some)]), rows, part),
+        add=add,
         read=read,
         prepare=_per_row(steps.apply, raw, part),
         covariance=_per_row(_covariance, raw, part) if work.num_components else 0.0,

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 RANDOM, SPREAD = "random", "k-means++"
 
-# Centroids whose means are computed at a time.
-_MEANS_BLOCK = 1024
+# Numbers of the centroids whose means are computed at a time: they stay in the processor's cache.
+_MEANS_VALUES = 1 << 15
 
 
 #: What is known of each share: its vectors as they were last assigned.
@@ -237,8 +237,8 @@ def _means(parts: list[ClusterSums], counts: np.ndarray, centroids: np.ndarray, 
     """The new centroids; that of an empty cluster stays where it was."""
     moved = centroids.copy()
     # In blocks: float64 copies of all sums would be the most memory that k-means takes.
-    for low in range(0, len(moved), _MEANS_BLOCK):
-        block = slice(low, low + _MEANS_BLOCK)
+    size = max(1, _MEANS_VALUES // moved.shape[1])
+    for block in (slice(low, low + size) for low in range(0, len(moved), size)):
         filled = counts[block] > 0
         means = np.zeros(moved[block].shape)
         for part in parts:

@@ -29,7 +29,7 @@ def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[R
     num_threads = torch.get_num_threads()
     if num_threads == 1:
         return [work(item) for item in items]
-    with _one_thread():
+    with one_thread():
         return list(_pool(num_threads, os.getpid()).map(work, items))
 
 
@@ -46,7 +46,7 @@ def in_turns(items: Iterable[Item], work: Callable[[Item], Callable[[], None]], 
     """
     _keep_freed_memory()
     turns = _Turns(items, work)
-    with _one_thread(), ThreadPoolExecutor(at_once, "clustering", torch.set_num_threads, (1,)) as pool:
+    with one_thread(), ThreadPoolExecutor(at_once, "clustering", torch.set_num_threads, (1,)) as pool:
         try:
             for thread in [pool.submit(turns.take_part) for _ in range(at_once)]:
                 thread.result()
@@ -123,7 +123,8 @@ def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """PyTorch's operations take one thread each, in this thread and in those that it starts."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -23,7 +23,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from vissl_clusterfit.clustering import rounding
-from vissl_clusterfit.clustering.threads import in_parallel
+from vissl_clusterfit.clustering.threads import in_parallel, one_thread
 from vissl_clusterfit.errors import DataError
 
 Result = TypeVar("Result")
@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 # Candidates are looked for among the maxima of so many scores.
 _GROUP = 16
 _WIDTH_MULTIPLE = 8
+_HEIGHT_MULTIPLE = 256
 # Values of one block of scores: a few MiB on a processor, so that they stay in its cache.
 _BLOCK_SCORES = {"cpu": 1 << 22, "cuda": 1 << 28}
 _BLOCK_ROWS = {"cpu": (64, 2048), "cuda": (256, 1 << 16)}
@@ -58,7 +59,8 @@ class TorchSearch:
         self.at_once = 1 if on_card else torch.get_num_threads()
         dtype = product_type or fast_product_type(self._device.type)
         rows = torch.from_numpy(np.ascontiguousarray(centroids, dtype=np.float32)).to(self._device)
-        self._tiles = [(low, _Tile(rows[low : low + _TILE], dtype)) for low in range(0, self.num_clusters, _TILE)]
+        with one_thread():  # short operations, in which threads would mostly wait for each other
+            self._tiles = [(low, _Tile(rows[low : low + _TILE], dtype)) for low in range(0, self.num_clusters, _TILE)]
 
     def labels(self, rows_nD: np.ndarray) -> np.ndarray:
         """The nearest centroids of (n, D) float32, as (n,) int64; see the module for what is exact."""
@@ -182,11 +184,14 @@ class _Tile:
 
     def _candidates(self, rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All pairs (P,) of a row and a centroid that may be among its ``count`` nearest; every row has as many."""
-        operand = torch.empty(len(rows), self._width, dtype=self._dtype, device=rows.device)
-        prepared = rounding.shifted(rows, self._shift, self._scale, operand[:, : self._dim])
-        operand[:, self._dim :] = self._ones
+        # A product of few heights: oneDNN compiles and keeps one for each.
+        height = _up_to(len(rows), min(_HEIGHT_MULTIPLE, block_rows(self.num_clusters, rows.device.type)))
+        operand = torch.empty(height, self._width, dtype=self._dtype, device=rows.device)
+        prepared = rounding.shifted(rows, self._shift, self._scale, operand[: len(rows), : self._dim])
+        operand[: len(rows), self._dim :] = self._ones
+        operand[len(rows) :] = 0
         # Scores of a group lie far apart, those of a row's neighbours side by side: so maxima are quick to find.
-        scores = (self._operand @ operand.T).view(len(self._operand) // _GROUP, _GROUP, len(rows))
+        scores = (self._operand @ operand.T).view(len(self._operand) // _GROUP, _GROUP, height)[:, :, : len(rows)]
         maxima = scores.amax(dim=1)
         enough = len(maxima) >= count
         best = maxima.topk(count, dim=0).values[-1] if enough and count > 1 else maxima.amax(dim=0)

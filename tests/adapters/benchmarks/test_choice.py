@@ -11,8 +11,9 @@ CONFIGS = Path(vissl.__file__).parents[1] / "configs/config/benchmark"
 
 
 def engine_of(config: str, *overrides: str) -> str:
-    composed = {"engine_name": "train"}
+    composed = {"engine_name": "train", "config": {}}
     changes = choose_benchmark_engine([f"config={config}", *overrides], composed)
+    assert composed["config"] == {"BENCHMARK": {}}
     assert bool(changes) == (composed["engine_name"] != "train")
     return composed["engine_name"]
 

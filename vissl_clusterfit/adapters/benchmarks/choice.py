@@ -1,4 +1,4 @@
-"""Which engine evaluates a benchmark config of VISSL's that no engine of VISSL's runs."""
+"""Which configs are benchmarks, and which engine evaluates those of VISSL's that no engine of VISSL's runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _ENGINES = (
 
 
 def choose_benchmark_engine(overrides: Sequence[str], composed: dict[str, Any]) -> list[str]:
-    """Sets ``engine_name`` where the config is such a benchmark and the command line names no engine.
+    """Marks a benchmark by a block ``config.BENCHMARK``; sets ``engine_name`` where VISSL has none for it.
+
+    An engine on the command line stays.
 
     Args:
         overrides: of the command line.
@@ -25,9 +27,11 @@ def choose_benchmark_engine(overrides: Sequence[str], composed: dict[str, Any]) 
     Returns:
         What was changed, for the log.
     """
+    configs = [override.removeprefix("config=") for override in overrides if override.startswith("config=")]
+    if any(config.startswith("benchmark/") for config in configs):
+        composed["config"].setdefault("BENCHMARK", {})
     if any(override.lstrip("+").startswith("engine_name=") for override in overrides):
         return []
-    configs = [override.removeprefix("config=") for override in overrides if override.startswith("config=")]
     for config in configs:
         for pattern, engine in _ENGINES:
             if re.fullmatch(pattern, config):

@@ -17,6 +17,7 @@ from vissl.models.model_helpers import get_trunk_output_feature_names
 from vissl.models.trunks.feature_extractor import POOL_OPS
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.adapters.benchmarks.rows import BenchmarkSettings, common_fields
 from vissl_clusterfit.adapters.dataset import SplitImages, true_labels
 from vissl_clusterfit.adapters.encoder import HEAD_LAYER, EncoderSpec, build_encoder, load_network, trunk_layers
 from vissl_clusterfit.adapters.stages import run_device
@@ -27,7 +28,6 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import ImageSource, extract_features
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.report.results import ResultRow, append_results
-from vissl_clusterfit.settings import read_settings, setting
 from vissl_clusterfit.storage.places import artifact_path
 
 logger = logging.getLogger(__name__)
@@ -43,20 +43,6 @@ _WEIGHTS = WeightsSettings(
 )
 # Where VISSL's own checkpoints and those of its predecessor have the state dict; both are found without a name.
 _USUAL_KEYS = ("", "classy_state_dict", "model_state_dict")
-
-
-@dataclass(frozen=True)
-class BenchmarkSettings:
-    """The block ``config.BENCHMARK``, which VISSL's configs lack: every key is optional (``+config.BENCHMARK.X=…``)."""
-
-    #: The name of the network in the results; its file if empty.
-    model_name: str = setting("")
-    #: The name of the data in the results; DATASET_NAMES of the test split if empty.
-    dataset_name: str = setting("")
-    #: Rows per shard of the features.
-    shard_size: int = setting(4096, at_least=1)
-    #: The share of samples that may be unreadable before the run stops.
-    max_unreadable: float = setting(0.05, at_least=0.0, at_most=1.0)
 
 
 @dataclass(frozen=True)
@@ -98,7 +84,7 @@ class BenchmarkRun:
 
     def __init__(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         self.cfg = cfg
-        self.settings = read_settings(BenchmarkSettings, cfg.get("BENCHMARK") or {}, "config.BENCHMARK")
+        self.settings = BenchmarkSettings.from_config(cfg)
         self.folder: Path = artifact_path(checkpoint_folder)
         self.device = run_device(cfg)
         self.layers: list[str] = list(get_trunk_output_feature_names(cfg.MODEL)) or [HEAD_LAYER]
@@ -236,13 +222,7 @@ class BenchmarkRun:
             rows: the figures.
             dataset: the name of the data where no setting gives one; DATASET_NAMES of the test split if empty.
         """
-        weights, dataset = self.spec.weights, dataset or ", ".join(self.cfg.DATA.TEST.DATASET_NAMES) or "dataset"
-        common = {
-            "model": self.settings.model_name or ("/".join(Path(weights).parts[-2:]) if weights else "untrained"),
-            "dataset": self.settings.dataset_name or dataset,
-            "split": "test",
-            "seed": self.cfg.SEED_VALUE,
-        }
+        common = common_fields(self.cfg, self.settings, dataset)
         complete = [ResultRow(**{**common, **row}) for row in rows]
         append_results(self.folder, complete)
         for row in complete:
