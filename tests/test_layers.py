@@ -15,7 +15,7 @@ CORE = set(PACKAGE.rglob("*.py")) - ADAPTERS - BRIDGES
 CORE_LIBRARIES = {"numpy", "torch", "tqdm", "vissl_clusterfit"}
 PLACES = {
     "faiss": (PACKAGE / "clustering/faiss_search.py",),
-    "av": (PACKAGE / "video/decode.py",),
+    "av": (PACKAGE / "video/decode.py", PACKAGE / "moving_digits.py"),
     "sklearn": (PACKAGE / "transfer", PACKAGE / "report/quality.py", PACKAGE / "scans.py", PACKAGE / "digits.py"),
     "scipy": (PACKAGE / "study/intervals.py",),
     "matplotlib": (PACKAGE / "study/plot.py", PACKAGE / "study/characters.py"),

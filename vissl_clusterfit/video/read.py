@@ -51,4 +51,6 @@ def _clips(video: VideoFile | FrameFolder, settings: ClipSettings, positions: Se
     numbers = [clip_frames(video.seconds, settings, position) for position in positions]
     wanted = np.unique(np.concatenate(numbers))
     frames = np.ascontiguousarray(video.frames(wanted))
-    return [torch.from_numpy(frames[np.searchsorted(wanted, clip)]).permute(0, 3, 1, 2) for clip in numbers]
+    # One clip alone needs no copy, nor do others that are all of these frames.
+    clips = (frames if np.array_equal(clip, wanted) else frames[np.searchsorted(wanted, clip)] for clip in numbers)
+    return [torch.from_numpy(clip).permute(0, 3, 1, 2) for clip in clips]

@@ -14,14 +14,14 @@ from torchvision.tv_tensors import Video
 
 from vissl_clusterfit.errors import ConfigError, problem
 
-#: Those of torchvision.transforms.v2 that are registered, as ``Clip<name>`` with their own arguments.
+#: Those of torchvision.transforms.v2 that are registered, as ``Clip<name>`` with their own arguments. Some others, as
+#: RandomGrayscale, let videos through as they are.
 OF_TORCHVISION = (
     "CenterCrop",
     "ColorJitter",
     "GaussianBlur",
     "RandAugment",
     "RandomCrop",
-    "RandomGrayscale",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
     "RandomShortestSize",
