@@ -9,6 +9,7 @@ The way of the data, and where each stage lives::
     labels         PseudoLabels (label_rows, label_files)      artifacts      paths, manifests, arrays
     transfer/      nearest neighbours, linear probe           storage/       whole files, leases
     report/        results.json and its table                 verification/  artefacts, read again to the byte
+    video/         video files as clips
     adapters/      everything that imports VISSL              distributed    rank, what one does for all
     plugin         register(): what is added to VISSL         errors         what a user can mend
     digits         the pictures of the quickstart             settings       how a block of a config is read
