@@ -1,6 +1,7 @@
 """The configs of video, from the publishers' lists to a trained network, each run on clips of two cores' size."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +145,7 @@ def train(run_command, tmp_path):
 
 
 @pytest.mark.parametrize("target, how, write", TARGETS)
-def test_a_target_of_the_paper(target, how, write, clips, network, train, tmp_path):
+def test_a_target_of_the_paper(target, how, write, clips, network, train, run_command, tmp_path):
     write(clips, tmp_path)
     weights, before = network
     numbers = ["video.num_classes=10", "video.width=64"]
@@ -158,6 +159,23 @@ def test_a_target_of_the_paper(target, how, write, clips, network, train, tmp_pa
         weight = "_feature_blocks.layer4.1.conv2.0.weight"
         assert not kept[weight]
         assert (after["trunk"][weight] - before[weight]).norm() < 0.5 * before[weight].norm()
+
+    done = run_command(
+        f"config=clusterfit/video/{target}_{how}",
+        *ON_THIS_MACHINE,
+        *numbers,
+        "engine_name=clusterfit_video_accuracy",
+        f"config.DATA.TEST.DATA_PATHS=[{tmp_path / 'lists/test.txt'}]",
+        f"config.CHECKPOINT.DIR={tmp_path / 'run'}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((tmp_path / "run/results.json").read_text())
+    assert [row["metric"] for row in rows] == [f"{of} top-{k} accuracy" for k in (1, 5) for of in ("clip", "video")]
+    assert all(0 <= row["value"] <= 1 for row in rows)
+    scores = np.concatenate([np.load(file) for file in sorted((tmp_path / "run/scores").rglob("rows-*.npy"))])
+    assert scores.shape == (10 * 10, 10)  # ten clips of ten videos
+    np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_a_teacher_of_hashtags_then_its_student(clips, train, tmp_path, run_command):
