@@ -15,6 +15,7 @@ The way of the data, and where each stage lives::
     digits         the pictures of the quickstart             settings       how a block of a config is read
     moving_digits  the clips of that of video                 scans, drawn_sets   what both are drawn of, and how
     datasets/      publishers' lists, made ready              slurm_settings what a run asks of SLURM
+    study/         methods compared, with intervals           suite_settings benchmarks that follow a training
     dependencies   is what is needed installed?               compat         what VISSL needs repaired
 
 Imports point downwards only: ``tools/`` -> ``adapters/`` -> the rest. Importing this package imports nothing
