@@ -1,5 +1,5 @@
 # Every target sets up what it needs: a virtual environment in .venv with the versions in requirements.lock.
-#     make quickstart | test | lint | bench BENCH=<name> | setup | lock | clean
+#     make quickstart | quickstart-video | study | test | lint | bench BENCH=<name> | setup | lock | clean
 # Another interpreter (3.11 or newer):  make PYTHON=python3.12 test
 
 SHELL := /bin/bash
@@ -22,7 +22,7 @@ LOCKS := requirements.lock requirements-$(FAISS).lock
 MADE_FROM := $(shell { cat setup.py $(LOCKS); echo "$(CURDIR)"; $(PYTHON) -V; } 2>&1 | sha256sum | cut -c1-16)
 STAMP := $(VENV)/current-$(MADE_FROM)
 
-.PHONY: help setup quickstart test lint bench lock clean
+.PHONY: help setup quickstart quickstart-video study test lint bench lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -43,6 +43,13 @@ $(STAMP):
 
 quickstart: $(STAMP)
 	$(PY) tools/quickstart.py
+
+quickstart-video: $(STAMP)
+	$(PY) tools/quickstart_video.py
+
+# The paper's control experiment on drawn digits; what is done already is not done again.
+study: $(STAMP)
+	$(PY) tools/run_distributed_engines.py config=clusterfit/study/label_noise study.folder=study
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

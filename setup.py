@@ -11,6 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "vissl_clusterfit/__init_
 # VISSL itself is missing on purpose: it pins versions that no current Python can build, so it is installed by
 # `pip install --no-deps vissl==0.1.6`. Its real needs are in this list.
 INSTALL_REQUIRES = [
+    "av>=14",
     "fvcore>=0.1.5",
     "hydra-core>=1.3,<2",
     "iopath>=0.1.9",
@@ -32,8 +33,11 @@ EXTRAS_REQUIRE = {
     # Both provide the module `faiss`: take one of them, never both.
     "cpu": ["faiss-cpu>=1.8"],
     "gpu": ["faiss-gpu>=1.8"],
+    # The plot of the study, and the fonts of its characters.
+    "study": ["matplotlib>=3.7"],
     "dev": [
         "hypothesis>=6.100",
+        "matplotlib>=3.7",
         "mypy>=1.10",
         "pytest>=8.0",
         "pytest-timeout>=2.3",

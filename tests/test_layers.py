@@ -15,9 +15,16 @@ CORE = set(PACKAGE.rglob("*.py")) - ADAPTERS - BRIDGES
 CORE_LIBRARIES = {"numpy", "torch", "tqdm", "vissl_clusterfit"}
 PLACES = {
     "faiss": (PACKAGE / "clustering/faiss_search.py",),
-    "sklearn": (PACKAGE / "transfer", PACKAGE / "report/quality.py", PACKAGE / "digits.py"),
+    "av": (PACKAGE / "video/decode.py", PACKAGE / "moving_digits.py"),
+    "sklearn": (PACKAGE / "transfer", PACKAGE / "report/quality.py", PACKAGE / "scans.py", PACKAGE / "digits.py"),
     "scipy": (PACKAGE / "intervals.py",),
-    "PIL": (PACKAGE / "digits.py",),
+    "matplotlib": (PACKAGE / "study/plot.py", PACKAGE / "study/characters.py"),
+    "PIL": (
+        PACKAGE / "digits.py",
+        PACKAGE / "study/characters.py",
+        PACKAGE / "study/pictures.py",
+        PACKAGE / "video/frame_folder.py",
+    ),
     "iopath": (PACKAGE / "storage/places.py", PACKAGE / "storage/remote.py"),
 }
 

@@ -52,7 +52,9 @@ class EncodingSettings:
     pooling: str = setting("avg", choices=("avg", "max", "flatten"))
     #: VISSL transforms that are applied before the network sees an image; they must not be random.
     transforms: list = setting([])
-    #: Samples per forward pass.
+    #: Clips of each video, spread evenly, whose features are averaged; 0 for as many as in training.
+    num_clips: int = setting(0, at_least=0)
+    #: Samples per forward pass, with all of their views or clips.
     batch_size: int = setting(64, at_least=1)
     #: Rows per shard, the unit of work that a killed run may have to do again.
     shard_size: int = setting(4096, at_least=1)
@@ -128,6 +130,8 @@ class ClusterFitConfig:
     seed: int = setting(0, at_least=0)
     #: How many of its nearest clusters are kept for each sample, with their distances, beside its label.
     top_clusters: int = setting(1, at_least=1)
+    #: Folders of labels of the same samples, by other teachers: trained on with this run's own, a head for each.
+    joined_labels: list = setting([])
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)

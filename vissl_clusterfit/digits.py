@@ -8,11 +8,6 @@ scans and noise. What has to be recognised is still handwriting.
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,21 +15,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vissl_clusterfit.artifacts import has_manifest, read_manifest, require_same_inputs, write_manifest
-from vissl_clusterfit.errors import ArtifactError, DataError, problem
-
-logger = logging.getLogger(__name__)
+from vissl_clusterfit.drawn_sets import write_drawn_set
+from vissl_clusterfit.scans import PICTURE_PX, load_scans, place, scraps
 
 _KIND = "handwritten digits"
-_SCAN_PX = 8
 
 # How a scan is drawn. Chosen on the training scans alone: the last 300 of them were scored, no test scan.
-PICTURE_PX = 40
 _SIDE_PX = (20.0, 28.0)
 _SLANT_DEG = 10.0
 _CONTRAST = (0.5, 0.9)
 _NUM_SCRAPS = 2
-_SCRAP_PX = 4
 _SCRAP_INK = 0.8
 _NOISE = 0.05
 
@@ -84,43 +74,50 @@ def write_digits(folder: Path, spec: DigitsSpec = DigitsSpec()) -> None:
         ArtifactError: the folder holds other pictures, pictures that were changed, or something else.
         DataError: the file has fewer scans than ``spec.num_scans``.
     """
-    folder = Path(folder)
-    if has_manifest(folder):
-        _check(folder, spec)
-        logger.info("The pictures of the digits in %s are complete.", folder)
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ArtifactError(f"{folder} is not empty and holds no {_KIND}. Name another folder, or delete this one.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        counts = {split: _write_split(temporary / split, split, spec) for split in ("train", "test")}
-        write_manifest(temporary, _KIND, asdict(spec), {"num_images": counts, "sha256": _digest(temporary)})
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    logger.info("Wrote pictures of handwritten digits to %s: %s.", folder, counts)
+    write_drawn_set(folder, _KIND, asdict(spec), lambda temporary: _write_splits(temporary, spec))
 
 
-def _check(folder: Path, spec: DigitsSpec) -> None:
-    manifest = read_manifest(folder, _KIND)
-    require_same_inputs(folder, manifest["inputs"], asdict(spec))
-    if manifest.get("sha256") != _digest(folder):
-        raise ArtifactError(
-            f"The pictures in {folder} were changed or are incomplete. Delete the folder to make it anew."
-        )
+def draw_scans(number: int, share: tuple[float, float], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of scans of a part of the file, for other sets than that of the quickstart, with a scrap each.
+
+    Args:
+        number: How many pictures; a scan is drawn as often as another, or once more.
+        share: The part of the file, from and to, of 1. Parts that do not overlap share no scan.
+        rng: Draws which scans, and how.
+
+    Returns:
+        Pictures (number, P, P) uint8, grey, and the place of the scan of each in the file, int64 (number,).
+    """
+    from sklearn.datasets import load_digits
+
+    images = load_digits().images / 16.0
+    first, last = (round(part * len(images)) for part in share)
+    chosen = first + rng.permutation(np.arange(number) % (last - first))
+    return _draw(images[chosen], rng, num_scraps=1), chosen
 
 
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.png")):
-        digest.update(f"{file.relative_to(folder).as_posix()}\n".encode() + file.read_bytes())
-    return digest.hexdigest()
+def scan_labels() -> tuple[np.ndarray, np.ndarray]:
+    """Of every scan of the file: its digit, and its style, one of three ways to write that digit, both int64 (N,).
+
+    The styles of a digit are the clusters of its scans by scikit-learn's k-means; they are numbered through, 0 to 29.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    styles = np.empty(len(data.target), np.int64)
+    for digit in range(10):
+        scans = data.data[data.target == digit]
+        styles[data.target == digit] = 3 * digit + KMeans(3, n_init=4, random_state=0).fit_predict(scans)
+    return data.target.astype(np.int64), styles
+
+
+def _write_splits(folder: Path, spec: DigitsSpec) -> dict[str, dict[str, int]]:
+    return {"num_images": {split: _write_split(folder / split, split, spec) for split in ("train", "test")}}
 
 
 def _write_split(folder: Path, split: str, spec: DigitsSpec) -> int:
-    scans, digits, first = _scans(split, spec)
+    scans, digits, first = load_scans(split, spec.num_scans, spec.num_test_scans)
     for digit in range(10):
         (folder / str(digit)).mkdir(parents=True)
     count = 0
@@ -131,20 +128,6 @@ def _write_split(folder: Path, split: str, spec: DigitsSpec) -> int:
     return count
 
 
-def _scans(split: str, spec: DigitsSpec) -> tuple[np.ndarray, np.ndarray, int]:
-    """Scans (N, 8, 8) with ink from 0 to 1, their digits (N,), and the number of the first in the file."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    if spec.num_scans > len(data.images):
-        raise DataError(
-            problem("num_scans", found=spec.num_scans, allowed=f"at most {len(data.images)}, as many as there are")
-        )
-    first_test = spec.num_scans - spec.num_test_scans
-    part = slice(0, first_test) if split == "train" else slice(first_test, spec.num_scans)
-    return data.images[part] / 16.0, data.target[part], part.start
-
-
 def _drawings(scans: np.ndarray, split: str, spec: DigitsSpec) -> Iterator[np.ndarray]:
     """One picture of every scan, uint8 (N, P, P), as often as the spec says."""
     number = {"train": spec.train_drawings, "test": spec.test_drawings}[split]
@@ -152,17 +135,17 @@ def _drawings(scans: np.ndarray, split: str, spec: DigitsSpec) -> Iterator[np.nd
         yield _draw(scans, np.random.default_rng([spec.seed, ("train", "test").index(split), drawing]))
 
 
-def _draw(scans: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw(scans: np.ndarray, rng: np.random.Generator, num_scraps: int = _NUM_SCRAPS) -> np.ndarray:
     num = len(scans)
     side = rng.uniform(*_SIDE_PX, num)
     # The centre moves as far as leaves the scan inside the picture, and one pixel more.
     reach = ((PICTURE_PX - side) / 2 + 1)[:, None]
     centre = PICTURE_PX / 2 + rng.uniform(-1, 1, (num, 2)) * reach
-    ink = _place(scans, side, centre, np.deg2rad(rng.uniform(-_SLANT_DEG, _SLANT_DEG, num)))
-    for _ in range(_NUM_SCRAPS):
-        scraps = _scraps(scans, rng)
-        scrap_ink = _place(
-            scraps,
+    ink = place(scans, side, centre, np.deg2rad(rng.uniform(-_SLANT_DEG, _SLANT_DEG, num)))
+    for _ in range(num_scraps):
+        others = scraps(scans, rng)
+        scrap_ink = place(
+            others,
             side=rng.uniform(*_SIDE_PX, num),
             centre=rng.uniform(0, PICTURE_PX, (num, 2)),
             angle=rng.uniform(0, 2 * np.pi, num),
@@ -172,34 +155,3 @@ def _draw(scans: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     paper = rng.uniform(0, 1, num)[:, None, None] * (1 - contrast)
     pictures = paper + contrast * ink + rng.normal(0, _NOISE, ink.shape)
     return (np.clip(pictures, 0, 1) * 255).round().astype(np.uint8)
-
-
-def _scraps(scans: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A square cut from a random scan for each scan, the rest of it blank."""
-    num = len(scans)
-    others = scans[rng.integers(num, size=num)]
-    top, left = rng.integers(0, _SCAN_PX - _SCRAP_PX + 1, (2, num))
-    pixel = np.arange(_SCAN_PX)
-    rows = (pixel >= top[:, None]) & (pixel < top[:, None] + _SCRAP_PX)
-    columns = (pixel >= left[:, None]) & (pixel < left[:, None] + _SCRAP_PX)
-    return others * (rows[:, :, None] & columns[:, None, :])
-
-
-def _place(scans: np.ndarray, side: np.ndarray, centre: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Scans (N, 8, 8) drawn into pictures (N, P, P): ``side`` pixels wide, turned by ``angle`` radians; bilinear."""
-    pixel = np.arange(PICTURE_PX) + 0.5
-    down = pixel[None, :, None] - centre[:, 0, None, None]
-    right = pixel[None, None, :] - centre[:, 1, None, None]
-    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-    step = (_SCAN_PX / side)[:, None, None]
-    # A blank frame of two pixels: what is read beyond the scan is blank, and so is what lies between.
-    framed = np.pad(scans, ((0, 0), (2, 2), (2, 2)))
-    offset = _SCAN_PX / 2 - 0.5 + 2
-    y = np.clip((cos * down + sin * right) * step + offset, 0, _SCAN_PX + 2.999)
-    x = np.clip((cos * right - sin * down) * step + offset, 0, _SCAN_PX + 2.999)
-    y0, x0 = y.astype(int), x.astype(int)
-    fy, fx = y - y0, x - x0
-    each = np.arange(len(scans))[:, None, None]
-    upper = framed[each, y0, x0] * (1 - fx) + framed[each, y0, x0 + 1] * fx
-    lower = framed[each, y0 + 1, x0] * (1 - fx) + framed[each, y0 + 1, x0 + 1] * fx
-    return upper * (1 - fy) + lower * fy

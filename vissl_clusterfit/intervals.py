@@ -1,26 +1,37 @@
-"""How sure a mean of a few figures is."""
+"""Means of a few values, of seeds or of draws, with what is known of them."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from scipy.stats import t
 
+CONFIDENCE = 0.95
 
-def half_width_95(values: Sequence[float]) -> float:
-    """Half of the 95 % confidence interval of the mean: t * s / sqrt(n).
 
-    s is the sample standard deviation and t the 97.5 % quantile of Student's distribution with n - 1 degrees of freedom
-    (Student, "The Probable Error of a Mean", Biometrika 1908). It holds for independent values with normal errors.
+@dataclass(frozen=True)
+class Interval:
+    """A mean, and how far the true one may be from it; NaN where one value says nothing of that."""
 
-    Args:
-        values: two or more.
+    mean: float
+    half_width: float
 
-    Raises:
-        ValueError: fewer.
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the sign is beyond doubt, at the given confidence."""
+        return abs(self.mean) > self.half_width
+
+
+def student_interval(values: Sequence[float]) -> Interval:
+    """Student's t interval of the mean of independent values: mean ± t(0.975, n - 1) · s / sqrt(n).
+
+    s is their sample standard deviation (Student, "The Probable Error of a Mean", Biometrika 1908).
     """
+    mean = statistics.fmean(values)
     if len(values) < 2:
-        raise ValueError(f"an interval takes two values or more, found {len(values)}")
-    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+        return Interval(mean, math.nan)
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return Interval(mean, quantile * statistics.stdev(values) / math.sqrt(len(values)))

@@ -11,16 +11,22 @@ def register() -> None:
 
     | registry | name |
     |---|---|
-    | losses | ``clusterfit_loss`` |
+    | losses | ``clusterfit_loss``, ``clusterfit_distillation_loss`` |
     | heads | ``clusterfit_head`` |
     | meters | ``clusterfit_accuracy_meter``, in the place of VISSL's wherever the loss is ``clusterfit_loss`` |
     | trunks | ``raw_pixels``, the baseline of transfer benchmarks |
+    | data sources | ``video_folder``, ``video_filelist`` |
+    | transforms | ``Clip…``, for clips of video |
+    | collators | ``multi_label_collator``: several labels of a sample as soft targets |
+    | labels | a video source's own under its name; a file has a row for each video, not for each clip |
+    | trunks | ``r2plus1d_18``, ``_34``, ``r3d_18``, ``mc3_18``, ``s3d``, ``mvit_v1_b``, ``_v2_s``, ``resnext3d`` |
+    | pooling | PyTorch's 3-D ones, for the layers of a linear evaluation |
     | data sources | ``clusterfit_<source>`` for every VISSL source, with support for ``DATA_LIMIT`` |
     | subsets | balanced ones leave out samples without a label |
     | batch norm | PyTorch's synchronous one trains on the CPU, too, for VISSL's XCiT |
     | data loaders | the processes that read images end with the one that they read for |
-    | hooks | the extract-then-cluster hook, wherever the loss is ``clusterfit_loss`` |
-    | engines | ``clusterfit_extract``, ``_cluster``, ``_label``, ``_assign``, ``_transfer`` |
+    | hooks | the extract-then-cluster hook, wherever the loss is one of ours |
+    | engines | ``clusterfit_extract``, ``_cluster``, ``_label``, ``_assign``, ``_transfer``, ``_video_accuracy`` |
     | engines | ``clusterfit_nearest_neighbor``, ``_svm``, ``_low_shot_svm``, ``_retrieval``, for VISSL's benchmarks |
     | weights | a trunk that ``WEIGHTS_INIT`` gives weights to in part is refused |
 
@@ -29,17 +35,21 @@ def register() -> None:
     import torch
     import vissl.data
     import vissl.hooks
+    from classy_vision.dataset.transforms import register_transform
     from classy_vision.losses import register_loss
     from classy_vision.meters import register_meter
     from vissl.data import ssl_dataset
+    from vissl.data.collators import register_collator
+    from vissl.data.ssl_transforms import DEFAULT_TRANSFORM_TYPES
     from vissl.engines.engine_registry import register_engine
     from vissl.models import base_ssl_model
     from vissl.models.heads import register_model_head
-    from vissl.models.trunks import register_model_trunk
+    from vissl.models.trunks import MODEL_TRUNKS_REGISTRY, feature_extractor, register_model_trunk
     from vissl.trainer import train_task
 
     from vissl_clusterfit.adapters import (
         assign,
+        distillation,
         engines,
         head,
         hook,
@@ -54,26 +64,50 @@ def register() -> None:
         transfer,
     )
     from vissl_clusterfit.adapters.benchmarks import nearest_neighbor, retrieval, svm
+    from vissl_clusterfit.adapters.video import accuracy as video_accuracy
+    from vissl_clusterfit.adapters.video import labels as video_labels
+    from vissl_clusterfit.adapters.video import source as video_source
+    from vissl_clusterfit.adapters.video import transforms as video_transforms
+    from vissl_clusterfit.adapters.video import trunks as video_trunks
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
+    register_loss(distillation.LOSS)(distillation.DistillationLoss)
     register_model_head("clusterfit_head")(head.ClusterFitHead)
     register_meter(meter.METER)(meter.ClusterAccuracyMeter)
     register_model_trunk("raw_pixels")(raw_pixels.RawPixels)
+    MODEL_TRUNKS_REGISTRY.update(video_trunks.VIDEO_TRUNKS)  # the decorator takes a class under one name only
     register_engine("clusterfit_extract")(engines.ExtractEngine)
     register_engine("clusterfit_cluster")(engines.ClusterEngine)
     register_engine("clusterfit_label")(engines.LabelEngine)
     register_engine("clusterfit_assign")(assign.AssignEngine)
     register_engine("clusterfit_transfer")(transfer.TransferEngine)
+    register_engine("clusterfit_video_accuracy")(video_accuracy.VideoAccuracyEngine)
     register_engine("clusterfit_nearest_neighbor")(nearest_neighbor.NearestNeighborEngine)
     register_engine("clusterfit_svm")(svm.SvmEngine)
     register_engine("clusterfit_low_shot_svm")(svm.LowShotSvmEngine)
     register_engine("clusterfit_retrieval")(retrieval.RetrievalEngine)
+
+    for source in video_source.SOURCES:
+        vissl.data.DATASET_SOURCE_MAP[source] = video_source.VideoSource
+        vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(source)
+    for name in video_transforms.OF_TORCHVISION:
+        register_transform(f"Clip{name}")(video_transforms.OfTorchvision(name))
+    register_transform("ClipToTensor")(video_transforms.ClipToTensor)
+    for transform in video_transforms.OF_VIEWS:
+        register_transform(transform.__name__)(transform)
+        DEFAULT_TRANSFORM_TYPES["TRANSFORMS_WITH_COPIES"].append(transform.__name__)
+    register_collator("multi_label_collator")(video_labels.multi_label_collator)
+    # Nor has it one for labels.
+    ssl_dataset.GenericSSLDataset.load_labels = video_labels.of_videos(ssl_dataset.GenericSSLDataset.load_labels)
 
     for source in list(vissl.data.DATASET_SOURCE_MAP):
         paired = label_source.paired_source(source)
         vissl.data.DATASET_SOURCE_MAP[paired] = label_source.PseudoLabelledSource
         if source in vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT:
             vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(paired)
+
+    for pooling in ("AdaptiveAvgPool3d", "AdaptiveMaxPool3d", "AvgPool3d", "MaxPool3d"):
+        feature_extractor.POOL_OPS[pooling] = getattr(torch.nn, pooling)
 
     # VISSL has no registry for hooks; it looks this function up each time it builds the hooks of a run.
     vissl.hooks.add_loss_hooks = hook.with_clusterfit_hook(vissl.hooks.add_loss_hooks)

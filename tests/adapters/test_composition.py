@@ -37,10 +37,26 @@ def composed(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("name", whole_configs(OURS, "clusterfit"))
+# Parts of a study, as its data; a whole one wants its places to be named.
+PARTS_OF_STUDIES = ("clusterfit/study/common", "clusterfit/study/embedded", "clusterfit/study/data/")
+PLACES_OF_STUDY = [
+    f"study.{name}=somewhere" for name in ("folder", "pretrain", "train", "validation", "test", "teacher")
+]
+ENGINES = {"train", "clusterfit_assign", "clusterfit_transfer", "clusterfit_study", "clusterfit_video_accuracy"}
+
+
+def places(name: str) -> list[str]:
+    if not name.startswith("clusterfit/study/"):
+        return []
+    return PLACES_OF_STUDY if name.endswith("own_teacher") else PLACES_OF_STUDY[:1]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in whole_configs(OURS, "clusterfit") if not name.startswith(PARTS_OF_STUDIES)]
+)
 def test_ours_compose_alone(composed, name):
-    engine, _, config = composed(f"config={name}")
-    assert engine in ("train", "clusterfit_assign", "clusterfit_transfer")
+    engine, _, config = composed(f"config={name}", *places(name))
+    assert engine in ENGINES
     sources = config.DATA.TRAIN.DATA_SOURCES
     if sources:  # not in those that are laid over others
         assert sources[0].startswith("clusterfit_") == (config.LOSS.name == "clusterfit_loss")

@@ -93,8 +93,8 @@ def test_each_run_has_its_folder_and_one_that_fails_does_not_stop_the_others(
         assert "NUM_CLUSTERS: found 31 for 30 samples" in errors
         assert said.splitlines()[-3:] == [
             "2 runs:",
-            f"  FAILED with exit code 2: config.CLUSTERFIT.NUM_CLUSTERS=31 in {folders[31]}",
             f"  {outcome}: config.CLUSTERFIT.NUM_CLUSTERS=2 in {folders[2]}",
+            f"  FAILED with exit code 2: config.CLUSTERFIT.NUM_CLUSTERS=31 in {folders[31]}",
         ]
     manifest = json.loads((folders[2] / "clusterfit/codebook/manifest.json").read_text())
     assert manifest["inputs"]["settings"]["num_clusters"] == 2
@@ -127,7 +127,7 @@ def test_a_sweep_that_is_stopped_leaves_no_run(start_script, student_overrides, 
     assert any("Starting phase 1 " in line for line in process.stdout), process.stderr.read()
     assert len(processes_of(tmp_path / "runs")) > 1
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=180)
     assert process.returncode == code
     assert any(not processes_of(tmp_path / "runs") or time.sleep(0.5) for _ in range(60))
     if number != signal.SIGKILL:

@@ -207,7 +207,7 @@ def test_targets_of_several_classes_are_scored_by_svms(rows_of, data, tmp_path):
             "none.json is missing: the taxonomy",
         ),
         ([LAYERS, "config.TRANSFER.FEATURES.LAYER_NAME=res4"], "FEATURES.LAYER_NAME: found res4, and layers in config"),
-        ([LAYERS.replace("res2", "res9")], "LINEAR_EVAL_FEAT_POOL_OPS_MAP: found ['res9']; allowed: conv1, res2"),
+        ([LAYERS.replace("res2", "res9")], "LINEAR_EVAL_FEAT_POOL_OPS_MAP: found ['res9']; allowed: conv1, res1"),
     ],
 )
 def test_what_cannot_be_computed_is_refused(transfer, tmp_path, overrides, message):

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from vissl_clusterfit.errors import DataError
-from vissl_clusterfit.intervals import half_width_95
 from vissl_clusterfit.transfer.low_shot_probe import LowShotProbeSettings, low_shot_probe
 
 SETTINGS = LowShotProbeSettings(draws=4, c_grid=(1e-3, 1.0), seed=3)
@@ -17,10 +16,10 @@ def blobs(count, seed):
 def test_more_shots_are_better_and_the_interval_is_students():
     train, test = blobs(150, 1), blobs(300, 2)
     few, many = (low_shot_probe(*train, *test, k, SETTINGS) for k in (1, 16))
-    assert 1 / 3 < few.mean < many.mean < 1
-    assert few.half_width > many.half_width > 0
-    assert many.mean == pytest.approx(np.mean(many.accuracies))
-    assert many.half_width == pytest.approx(3.1824463 * np.std(many.accuracies, ddof=1) / 2)
+    assert 1 / 3 < few.interval.mean < many.interval.mean < 1
+    assert few.interval.half_width > many.interval.half_width > 0
+    assert many.interval.mean == pytest.approx(np.mean(many.accuracies))
+    assert many.interval.half_width == pytest.approx(3.1824463 * np.std(many.accuracies, ddof=1) / 2)
     assert low_shot_probe(*train, *test, 16, SETTINGS) == many
 
 
@@ -30,16 +29,10 @@ def test_the_test_split_chooses_nothing():
     right = low_shot_probe(*train, *test, 4, SETTINGS)
     wrong = low_shot_probe(*train, test[0], (test[1] + 1) % 3, 4, SETTINGS)
     assert right.chosen_c == wrong.chosen_c
-    assert wrong.mean < 1 / 3 < right.mean
+    assert wrong.interval.mean < 1 / 3 < right.interval.mean
 
 
 def test_more_shots_than_samples_are_refused():
     message = r"config.TRANSFER.LOW_SHOT.SHOTS: found 41, and class 0 has 40 samples in the training split"
     with pytest.raises(DataError, match=message):
         low_shot_probe(*blobs(150, 1), *blobs(30, 2), 41, SETTINGS)
-
-
-def test_an_interval_takes_two_values():
-    assert half_width_95([1.0, 1.0, 1.0]) == 0
-    with pytest.raises(ValueError, match="two values or more, found 1"):
-        half_width_95([1.0])

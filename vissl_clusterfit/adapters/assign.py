@@ -64,13 +64,13 @@ class AssignEngine(StageEngine):
 
 def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split: str) -> PseudoLabels:
     made_from: Mapping[str, Any] = codebook.manifest["inputs"]["features"]
-    images = SplitImages(cfg, split, made_from["transforms"])
+    images = SplitImages(cfg, split, made_from["transforms"], clips=made_from.get("clips"))
     spec = _spec(cfg, settings, made_from["teacher"])
     found = distributed.on_primary(spec.inputs)
     artifacts.require_same_inputs(codebook.folder, {"teacher": made_from["teacher"]}, {"teacher": found})
     inputs = {
         "dataset": distributed.on_primary(images.inputs),
-        **{name: made_from[name] for name in ("teacher", "transforms", "dtype")},
+        **{name: made_from[name] for name in ("teacher", "transforms", "dtype", "clips") if name in made_from},
     }
     folder, max_distance = settings.paths.labels(split), settings.assign.limit
     top_clusters = settings.top_clusters

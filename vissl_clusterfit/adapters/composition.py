@@ -13,11 +13,14 @@ from typing import Any
 
 from vissl.config import AttrDict
 
+from vissl_clusterfit.adapters.distillation import LOSS as DISTILLATION
 from vissl_clusterfit.adapters.head import trunk_width
 from vissl_clusterfit.adapters.label_source import paired_paths, paired_source, unused_label_paths
 from vissl_clusterfit.adapters.meter import METER
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.labels import PseudoLabels
+from vissl_clusterfit.storage.places import artifact_path
 
 #: VISSL's label source that asks the data source itself, whatever that is.
 _ASK_THE_DATA_SOURCE = "torchvision_dataset"
@@ -47,8 +50,11 @@ def complete_config(config: dict[str, Any]) -> list[str]:
     if config["LOSS"]["name"] == "clusterfit_loss":
         _drop_what_has_no_part(config, changes)
         _pair_with_labels(config, settings, changes)
+        _add_heads_for_joined_labels(config, settings, changes)
         _count_labelled_samples_only(config["METERS"], changes)
         _require_lab_images(config)
+    if config["LOSS"]["name"] == DISTILLATION:
+        _pair_with_predictions(config, changes)
     _fit_heads_to_trunk(config["MODEL"], config["SEED_VALUE"], changes)
     schedules = config["OPTIMIZER"]["param_schedulers"]
     for name in [name for name, schedule in schedules.items() if schedule is None]:
@@ -127,6 +133,33 @@ def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, change
     if not settings.features.test_partition:
         reason = "as no held-out split is labelled (CLUSTERFIT.FEATURES.TEST_PARTITION)"
         _set(config, "TEST_MODEL", False, "config.TEST_MODEL", reason, changes)
+
+
+def _add_heads_for_joined_labels(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> None:
+    if not settings.joined_labels:
+        return
+    joined = [PseudoLabels.open(artifact_path(folder)).num_clusters[0] for folder in settings.joined_labels]
+    widths, reason = [settings.num_clusters, *joined], "a head for each of CLUSTERFIT.JOINED_LABELS"
+    loss = config["LOSS"]["clusterfit_loss"]
+    _set(loss, "num_clusters", widths, "config.LOSS.clusterfit_loss.num_clusters", reason, changes)
+    for name, parameters in config["MODEL"]["HEAD"]["PARAMS"]:
+        if name == "clusterfit_head":
+            setting = "config.MODEL.HEAD.PARAMS: num_clusters of clusterfit_head"
+            _set(parameters, "num_clusters", widths, setting, reason, changes)
+
+
+def _pair_with_predictions(config: dict[str, Any], changes: list[str]) -> None:
+    data, reason = config["DATA"]["TRAIN"], "as a sample's target is the teacher's prediction for it"
+    if data["DATA_LIMIT"] >= 0:
+        allowed = "-1 with clusterfit_distillation_loss: VISSL numbers the samples of a subset anew"
+        raise ConfigError(problem("config.DATA.TRAIN.DATA_LIMIT", found=data["DATA_LIMIT"], allowed=allowed))
+    _set(data, "LABEL_SOURCES", [], "config.DATA.TRAIN.LABEL_SOURCES", reason, changes)
+    _set(data, "LABEL_TYPE", "sample_index", "config.DATA.TRAIN.LABEL_TYPE", reason, changes)
+    data["LABEL_PATHS"] = unused_label_paths(data["DATA_SOURCES"])
+    meters, reason = config["METERS"], "as there is no label to be right about"
+    _set(meters, "names", [], "config.METERS.names", reason, changes)
+    _set(meters, "name", "", "config.METERS.name", reason, changes)
+    _set(config, "TEST_MODEL", False, "config.TEST_MODEL", reason, changes)
 
 
 def _require_lab_images(config: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from vissl_clusterfit.adapters.label_source import (
     paired_source,
     unused_label_paths,
 )
+from vissl_clusterfit.adapters.video.source import FOLDER, extracted_clips
+from vissl_clusterfit.adapters.video.transforms import ClipsToViews, ClipToTensor
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.extract import stack_images
 from vissl_clusterfit.features.samples import dataset_inputs, hash_samples, names_and_sizes
@@ -38,12 +40,35 @@ class SplitImages(Dataset):
     of a sample in the whole split. Unreadable samples are not replaced by others.
 
     Of several data sources, as VISSL means them, the images at one position are views of one sample. All of them name
-    it, and it is unreadable if one of them is.
+    it, and it is unreadable if one of them is. Clips of a video are views of it, too, as are crops of clips.
+
+    Args:
+        cfg: VISSL's ``config``.
+        split: ``TRAIN`` or ``TEST``.
+        transforms: in the form of VISSL's ``TRANSFORMS``.
+        num_clips: of each video, spread evenly; 0 for as many as ``DATA.<split>.CLIPS`` says.
+        clips: all that says which frames are clips, of a manifest; None for what this config says.
+
+    Raises:
+        ConfigError: data sources that do not go together, or clips that cannot be.
+        DataError: the data are not there.
     """
 
-    def __init__(self, cfg: AttrDict, split: str, transforms: list) -> None:
+    def __init__(
+        self,
+        cfg: AttrDict,
+        split: str,
+        transforms: list,
+        *,
+        num_clips: int = 0,
+        clips: Mapping[str, Any] | None = None,
+    ) -> None:
         data = copy.deepcopy(cfg.DATA)
         self._kinds = [base_source(name) for name in data[split].DATA_SOURCES]
+        self.clips = extracted_clips(data, split, self._kinds, num_clips, clips)
+        if self.clips is not None:
+            data[split].CLIPS = AttrDict(self.clips)
+            transforms = [{"name": ClipsToViews.__name__}, *transforms]
         data[split].update(
             DATA_SOURCES=[paired_source(kind) for kind in self._kinds],
             DATA_PATHS=paired_paths(self._kinds, data[split].DATA_PATHS),
@@ -81,23 +106,29 @@ class SplitImages(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         sample = self._dataset[index]
         images = sample["data"]
-        if len(images) != len(self._sources) or not all(isinstance(image, torch.Tensor) for image in images):
+        views, odd = divmod(len(images), len(self._sources))
+        if odd or (views > 1 and self.clips is None) or not all(isinstance(image, torch.Tensor) for image in images):
+            last = "ToTensor" if self.clips is None else ClipToTensor.__name__
             raise DataError(
                 problem(
                     "config.CLUSTERFIT.FEATURES.TRANSFORMS",
                     found=f"transforms that give {[type(image).__name__ for image in images]} for a sample",
                     allowed=f"transforms that give one tensor for each data source (here {len(self._sources)})",
-                    remedy="Add ToTensor; leave out what copies images.",
+                    remedy=f"Add {last}; leave out what copies images.",
                 )
             )
-        reasons = [self._why_unreadable(number, index, valid == 1) for number, valid in enumerate(sample["data_valid"])]
-        return (images[0] if len(images) == 1 else stack_images(images)), "; ".join(filter(None, reasons))
+        valid = sample["data_valid"][::views]
+        reasons = [self._why_unreadable(number, index, read == 1) for number, read in enumerate(valid)]
+        alone = len(images) == 1 and self.clips is None  # a clip is always one of several views
+        return (images[0] if alone else stack_images(images)), "; ".join(filter(None, reasons))
 
     def _why_unreadable(self, number: int, index: int, read: bool) -> str:
         """Why a data source has no right image of a sample; "" if it has. VISSL keeps the reason to its log."""
         files = self._files[number]
         reason = "" if read else "VISSL could not read it"
-        if files is not None:
+        if self.clips is not None:
+            reason = reason and self._sources[number].why_unreadable(index)
+        elif files is not None:
             reason = _what_is_wrong(str(files[index]), read) or reason
         return f"data source {number}: {reason}" if reason and len(self._sources) > 1 else reason
 
@@ -111,6 +142,10 @@ class SplitImages(Dataset):
         """What identifies the data, for manifests."""
         return dataset_inputs(self.samples)
 
+    def clip_inputs(self) -> dict[str, Any]:
+        """What says which frames features are of, for manifests; nothing for images."""
+        return {} if self.clips is None else {"clips": self.clips}
+
     def name_of(self, index: int) -> str:
         """The file of a sample in each data source, or its place where a source has no files."""
         return " | ".join(f"number {index}" if files is None else str(files[index]) for files in self._files)
@@ -121,7 +156,12 @@ class SplitImages(Dataset):
 
     def _sample_names(self, number: int) -> Iterator[str]:
         kind, path, files = self._kinds[number], self._dataset.data_paths[number], self._files[number]
-        if files is not None and kind == "disk_folder":
+        clips = 1 if self.clips is None else self._sources[number].clips.samples_per_video
+        if clips > 1:
+            videos = list(files)[::clips]
+            named = names_and_sizes(videos, path) if kind == FOLDER else map(str, videos)
+            yield from (f"{name} clip {clip}" for name in named for clip in range(clips))
+        elif files is not None and kind in ("disk_folder", FOLDER):
             yield from names_and_sizes(files, path)
         elif files is not None:
             yield from map(str, files)

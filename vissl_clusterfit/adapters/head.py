@@ -30,13 +30,13 @@ class ClusterFitHead(nn.Module):
         self.classifiers = nn.ModuleList(MLP(model_config, dims=[in_features, width]) for width in widths)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Logits (B, K) for features (B, D), or maps (B, C, H, W), all of them; a list with several codebooks."""
+        """Logits (B, K) for features (B, D), or maps (B, C, …), all of them; a list with several codebooks."""
         logits = [classifier(features.flatten(1)) for classifier in self.classifiers]
         return logits[0] if len(logits) == 1 else logits
 
 
 def trunk_width(model_config: AttrDict) -> int:
-    """The number of features that a trunk gives per image, by running it without data or memory ("meta" tensors).
+    """The features that a trunk gives per image or clip, by running it without data or memory ("meta" tensors).
 
     Raises:
         ConfigError: the trunk cannot be run so.
@@ -46,7 +46,7 @@ def trunk_width(model_config: AttrDict) -> int:
     try:
         with torch.device("meta"), _LinspaceWithValues(), torch.no_grad():
             trunk = get_model_trunk(name)(model_config, name).eval()
-            features = trunk(torch.empty(2, 3, size, size), [])[-1]
+            features = trunk(torch.empty(2, *getattr(trunk, "clip_shape", (3, size, size))), [])[-1]
         return features.flatten(1).shape[1]
     except (AssertionError, AttributeError, KeyError, RuntimeError, NotImplementedError, TypeError) as error:
         raise ConfigError(

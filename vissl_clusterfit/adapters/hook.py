@@ -13,6 +13,9 @@ from classy_vision.tasks import ClassyTask
 from torch import nn
 from vissl.config import AttrDict
 
+from vissl_clusterfit.adapters.distillation import LOSS as DISTILLATION
+from vissl_clusterfit.adapters.distillation import DistillationLoss
+from vissl_clusterfit.adapters.head import ClusterFitHead
 from vissl_clusterfit.adapters.loss import ClusterFitLoss
 from vissl_clusterfit.adapters.stages import Stages
 from vissl_clusterfit.errors import ConfigError, problem
@@ -48,7 +51,14 @@ class ExtractThenClusterHook(ClassyHook):
             ClusterFitError: the head is not K wide, or an artefact is of another run.
         """
         stages = Stages(self._cfg)
-        require_head_width(task.base_model.heads, stages.settings.num_clusters)
+        if isinstance(task.base_loss, DistillationLoss):
+            with torch.random.fork_rng():
+                task.base_loss.set_teacher(stages.features(stages.settings.features.data_partition))
+            return
+        joined = stages.joined_labels()
+        require_head_width(
+            task.base_model.heads, stages.settings.num_clusters, *(each.num_clusters[0] for each in joined)
+        )
         # Training must go the same way whether labels were made just now or before.
         with torch.random.fork_rng():
             labels = stages.all_labels()
@@ -61,34 +71,38 @@ class ExtractThenClusterHook(ClassyHook):
         )
         loss = task.base_loss
         if isinstance(loss, ClusterFitLoss):
-            loss.set_cluster_sizes(0, torch.from_numpy(labels.cluster_sizes))
+            for head, each in enumerate([labels, *joined]):
+                loss.set_cluster_sizes(head, torch.from_numpy(each.cluster_sizes))
 
 
 def with_clusterfit_hook(add_loss_hooks: Callable[..., list]) -> Callable[..., list]:
-    """VISSL's ``add_loss_hooks``, which adds ours too where the loss is ``clusterfit_loss``."""
+    """VISSL's ``add_loss_hooks``, which adds ours too where the loss is one of ours."""
 
     @functools.wraps(add_loss_hooks)
     def add(hooks: list, loss_cfg: AttrDict, cfg: AttrDict) -> list:
         hooks = add_loss_hooks(hooks, loss_cfg, cfg)
-        return [*hooks, ExtractThenClusterHook(cfg)] if cfg.LOSS.name == "clusterfit_loss" else hooks
+        ours = cfg.LOSS.name in ("clusterfit_loss", DISTILLATION)
+        return [*hooks, ExtractThenClusterHook(cfg)] if ours else hooks
 
     return add
 
 
-def require_head_width(heads: nn.ModuleList, num_clusters: int) -> None:
-    """Checks the last linear layer of each head.
+def require_head_width(heads: nn.ModuleList, *num_clusters: int) -> None:
+    """Checks the last linear layer of each head, or of each classifier of a head that has several.
 
     Raises:
-        ConfigError: one is not ``num_clusters`` wide.
+        ConfigError: one is not as wide as its labels have clusters.
     """
     for head in heads:
-        linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
-        if linear and linear[-1].out_features != num_clusters:
+        parts = head.classifiers if isinstance(head, ClusterFitHead) else [head]
+        linear = [[layer for layer in part.modules() if isinstance(layer, nn.Linear)][-1:] for part in parts]
+        widths = [layer.out_features for layers in linear for layer in layers]
+        if widths and widths != [*num_clusters]:
             raise ConfigError(
                 problem(
                     "config.MODEL.HEAD.PARAMS",
-                    found=f"a head of width {linear[-1].out_features}",
-                    allowed=f"{num_clusters}, which is config.CLUSTERFIT.NUM_CLUSTERS",
+                    found=f"a head of width {', '.join(map(str, widths))}",
+                    allowed=f"{', '.join(map(str, num_clusters))}, which is config.CLUSTERFIT.NUM_CLUSTERS",
                     remedy='Use ["clusterfit_head", {"num_clusters": "${config.CLUSTERFIT.NUM_CLUSTERS}"}].',
                 )
             )

@@ -17,6 +17,7 @@ from vissl.data.dataset_catalog import get_data_files
 from vissl_clusterfit.config import ClusterFitConfig
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.labels import PseudoLabels
+from vissl_clusterfit.storage.places import artifact_path
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,8 @@ class PseudoLabelledSource(Dataset):
     def get_labels(self) -> np.ndarray:
         """The label of every sample of the split, int64 of shape (N,) or (N, L), mapped from disk.
 
+        With JOINED_LABELS a column for each: (N, 1 + number of these), in memory.
+
         Raises:
             ArtifactError: there are no labels for this split.
             DataError: there are labels for another number of samples.
@@ -137,4 +140,5 @@ class PseudoLabelledSource(Dataset):
                 f"{self._settings.paths.labels(self._split)} holds {len(labels)} labels, the {self._split} split has "
                 f"{len(self)} samples. The labels were made for other data: name another CLUSTERFIT.OUTPUT_DIR."
             )
-        return labels
+        joined = [PseudoLabels.open(artifact_path(folder)).labels for folder in self._settings.joined_labels]
+        return np.column_stack([labels, *joined]) if joined else labels

@@ -65,6 +65,10 @@ def _run(overrides: list[str]) -> int:
         engine, node_id, config = compose(with_torchrun(overrides))
         # Composed before the training: a mistake in one of them is not to be known days later.
         suite = [] if config.SLURM.USE_SLURM else [planned.run for planned in plan_suite(engine, config)]
+    if engine == "clusterfit_study":
+        from vissl_clusterfit.adapters.study.study import run_study
+
+        return run_study(overrides, config)
     if config.SLURM.USE_SLURM:
         from vissl_clusterfit.adapters.slurm import submit
 

@@ -8,7 +8,7 @@ from vissl.config import AttrDict
 
 
 class RawPixels(nn.Module):
-    """A VISSL trunk whose only layer, ``pixels``, is the transformed image as a vector. It has no parameters."""
+    """A VISSL trunk whose only layer, ``pixels``, is the transformed image or clip, flat. It has no parameters."""
 
     all_feat_names = ("pixels",)
 
@@ -16,5 +16,5 @@ class RawPixels(nn.Module):
         super().__init__()
 
     def forward(self, images: torch.Tensor, out_feat_keys: list[str] | None = None) -> list[torch.Tensor]:
-        """Images (B, C, H, W) as vectors (B, C*H*W), in a list as VISSL's trunks give them."""
+        """Images (B, C, H, W) or clips (B, C, T, H, W) as vectors, in a list as VISSL's trunks give them."""
         return [images.flatten(1)]

@@ -69,7 +69,7 @@ def run_each(runs: Sequence[SeparateRun], kind: str = "run") -> int:
     outcomes: dict[SeparateRun, str] = dict.fromkeys(runs, "not started")
     codes = []
     try:
-        with _stopped_as_interrupted():
+        with stopped_as_interrupted():
             for number, run in enumerate(runs, 1):
                 outcomes[run] = "interrupted"
                 try:
@@ -140,7 +140,7 @@ def main_of_run() -> int:
 
 
 @contextlib.contextmanager
-def _stopped_as_interrupted() -> Iterator[None]:
+def stopped_as_interrupted() -> Iterator[None]:
     """While it lasts, being told to end (``kill``, a closed terminal) is Ctrl-C: runs are not left behind."""
 
     def interrupt(*_: object) -> None:

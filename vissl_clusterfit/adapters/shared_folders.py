@@ -26,6 +26,8 @@ def folders_to_share(engine: str, config: Any) -> dict[str, Path]:
         setting = "config.TRANSFER.FEATURES.PATH"
         path = ((config.get("TRANSFER") or {}).get("FEATURES") or {}).get("PATH")
         return {setting: artifact_path(path, setting)} if path else {}
+    if engine == "clusterfit_video_accuracy":
+        return {"config.CHECKPOINT.DIR": artifact_path(config.CHECKPOINT.DIR)}
     if engine.startswith("clusterfit_") or (engine == "train" and config.LOSS.name == "clusterfit_loss"):
         paths = ClusterFitConfig.from_config(config.CLUSTERFIT).paths
         return {

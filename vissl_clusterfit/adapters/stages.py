@@ -33,6 +33,7 @@ from vissl_clusterfit.features.samples import require_same_samples
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels import PseudoLabels, label_inputs, label_store
 from vissl_clusterfit.storage.leases import only_one
+from vissl_clusterfit.storage.places import artifact_path
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class Stages:
 
     @functools.cache  # noqa: B019  (an object of this class lives as long as its run)
     def _images(self, split: str) -> SplitImages:
-        return SplitImages(self._cfg, split, self.settings.features.transforms)
+        features = self.settings.features
+        return SplitImages(self._cfg, split, features.transforms, num_clips=features.num_clips)
 
     @functools.cache  # noqa: B019
     def feature_inputs(self, split: str) -> dict[str, Any]:
@@ -62,8 +64,12 @@ class Stages:
                 "teacher": self._teacher().inputs(),
                 "transforms": self.settings.features.transforms,
                 "dtype": self.settings.features.dtype,
+                **self._images(split).clip_inputs(),
             }
         )
+
+    def _dataset_inputs(self, split: str) -> dict[str, Any]:
+        return distributed.on_primary(lambda: self._images(split).inputs())
 
     def _teacher(self):
         return teacher_spec(self._cfg.MODEL, self.settings.teacher, self.settings.features)
@@ -193,6 +199,18 @@ class Stages:
         for split in reversed(self.settings.splits):
             labels = self.labels(split)
         return labels
+
+    def joined_labels(self) -> list[PseudoLabels]:
+        """Those of JOINED_LABELS, which other runs made.
+
+        Raises:
+            ArtifactError: they are missing, or of other data.
+        """
+        expected = {"dataset": self._dataset_inputs(self.settings.features.data_partition)}
+        found = [PseudoLabels.open(artifact_path(folder)) for folder in self.settings.joined_labels]
+        for labels in found:
+            artifacts.require_same_inputs(labels.folder, {"dataset": labels.inputs["features"]["dataset"]}, expected)
+        return found
 
     def also_labels(self) -> list[PseudoLabels]:
         """The same for each of ALSO_NUM_CLUSTERS."""

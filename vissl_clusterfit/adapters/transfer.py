@@ -19,7 +19,7 @@ from vissl_clusterfit.adapters.dataset import SplitImages, require_same_classes,
 from vissl_clusterfit.adapters.encoder import EncoderSpec, build_encoder
 from vissl_clusterfit.adapters.engines import StageEngine
 from vissl_clusterfit.adapters.kept import KeptResults
-from vissl_clusterfit.adapters.layers import SETTING, LayerRows, layer_maps, rows_by_layer, side_by_side
+from vissl_clusterfit.adapters.layers import SETTING, layer_maps, rows_by_layer, side_by_side
 from vissl_clusterfit.adapters.stages import run_device
 from vissl_clusterfit.adapters.transfer_protocols import Split, check_labels, run_protocol
 from vissl_clusterfit.adapters.transfer_settings import TransferSettings
@@ -31,6 +31,7 @@ from vissl_clusterfit.storage.places import artifact_path
 logger = logging.getLogger(__name__)
 
 _SPLITS = ("TRAIN", "TEST")
+_FOR_CLIPS = {"linear", "knn"}
 
 
 class TransferEngine(StageEngine):
@@ -40,8 +41,8 @@ class TransferEngine(StageEngine):
         """Fits on TRAIN, scores on TEST once, and appends the rows to ``results.json``."""
         settings = TransferSettings.from_config(cfg.get("TRANSFER"))
         labels = distributed.on_primary(functools.partial(_checked_labels, cfg, settings))
-        features = {split: _features(cfg, split, settings) for split in _SPLITS}
-        distributed.on_primary(lambda: _score(features, labels, settings, artifact_path(checkpoint_folder), cfg))
+        train, test = (_split(cfg, split, labels[split], settings) for split in _SPLITS)
+        distributed.on_primary(lambda: _score(train, test, settings, artifact_path(checkpoint_folder), cfg))
 
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
         """The figures, and the features that they are of."""
@@ -57,9 +58,15 @@ def _checked_labels(cfg: AttrDict, settings: TransferSettings) -> dict[str, np.n
     return labels
 
 
-def _features(cfg: AttrDict, split: str, settings: TransferSettings) -> dict[str, LayerRows]:
-    """The features of each layer; "" is the name of the only one that FEATURES.LAYER_NAME names."""
-    images, encoding = SplitImages(cfg, split, settings.features.transforms), settings.features
+def _split(cfg: AttrDict, split: str, labels: np.ndarray, settings: TransferSettings) -> dict[str, Split]:
+    """What each layer has of a split; "" is the name of the only one that FEATURES.LAYER_NAME names."""
+    encoding = settings.features
+    images = SplitImages(cfg, split, encoding.transforms, num_clips=encoding.num_clips)
+    of_clips = images.clips is not None and images.clips["PER"] == "clip"
+    if of_clips and (others := sorted(set(settings.protocols) - _FOR_CLIPS)):
+        found = f"{', '.join(others)}, and clips as samples"
+        allowed = f"{', '.join(sorted(_FOR_CLIPS))}, or CLIPS.PER=video: clips of one video are no samples of their own"
+        raise ConfigError(problem("config.TRANSFER.PROTOCOLS", found=found, allowed=allowed))
     operations = list(cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP)
     if operations and encoding.layer_name:
         found = f"{encoding.layer_name}, and layers in {SETTING}"
@@ -81,6 +88,7 @@ def _features(cfg: AttrDict, split: str, settings: TransferSettings) -> dict[str
             "encoder": {**spec.inputs(), **several},
             "transforms": encoding.transforms,
             "dtype": encoding.dtype,
+            **images.clip_inputs(),
         }
     )
     store = extract_features(
@@ -91,19 +99,21 @@ def _features(cfg: AttrDict, split: str, settings: TransferSettings) -> dict[str
         encoding,
         num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
     )
-    return rows_by_layer(store, [layer for layer, _ in operations] or [""], maps, images)
+    layers = rows_by_layer(store, [layer for layer, _ in operations] or [""], maps, images)
+    readable = next(iter(layers.values())).samples
+    videos = readable // images.clips["NUM_CLIPS"] if of_clips else None
+    return {layer: Split(rows, labels[readable], videos) for layer, rows in layers.items()}
 
 
 def _score(
-    features: Mapping[str, Mapping[str, LayerRows]],
-    labels: Mapping[str, np.ndarray],
+    train: Mapping[str, Split],
+    test: Mapping[str, Split],
     settings: TransferSettings,
     folder: Path,
     cfg: AttrDict,
 ) -> None:
     operations = dict(cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP)
-    for layer in features["TRAIN"]:
-        train, test = (Split(rows := features[split][layer], labels[split][rows.samples]) for split in _SPLITS)
+    for layer in train:
         kept = KeptResults(folder / "figures" / (layer or "features"), {"layer": layer})
         where = f"layer {settings.features.layer_name or 'trunk output'}, {settings.features.pooling} pooling; "
         if layer:
@@ -121,7 +131,7 @@ def _score(
                     protocol=where + figure.protocol,
                     seed=cfg.SEED_VALUE,
                 )
-                for figure in run_protocol(protocol, train, test, settings, kept, run_device(cfg))
+                for figure in run_protocol(protocol, train[layer], test[layer], settings, kept, run_device(cfg))
             ]
             append_results(folder, rows)
             for row in rows:

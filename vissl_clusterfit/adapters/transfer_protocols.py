@@ -15,6 +15,7 @@ from vissl_clusterfit.adapters.transfer_settings import TransferSettings
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.storage.places import artifact_path
 from vissl_clusterfit.transfer import svm
+from vissl_clusterfit.transfer.clips import clip_and_video_accuracy
 from vissl_clusterfit.transfer.knn import knn_accuracy
 from vissl_clusterfit.transfer.linear import linear_probe
 from vissl_clusterfit.transfer.low_shot_probe import low_shot_probe
@@ -32,6 +33,13 @@ class Split:
 
     features: LayerRows
     labels: np.ndarray
+    #: Which video each sample is of, where samples are clips.
+    videos: np.ndarray | None = None
+
+    @property
+    def accuracy(self) -> str:
+        """The name of the share of samples that are classified rightly."""
+        return ACCURACY if self.videos is None else f"clip {ACCURACY}"
 
 
 @dataclass(frozen=True)
@@ -86,26 +94,38 @@ def run_protocol(
     inputs = {
         "features": [split.features.store.content_hash for split in (train, test)],
         "labels": [array_hash(split.labels) for split in (train, test)],
+        "videos": test.videos is not None and array_hash(test.videos),
         "settings": asdict(getattr(settings, "knn" if name == "taxonomy_knn" else name)),
     }
     if name == "taxonomy_knn":
         inputs["taxonomy"] = asdict(_taxonomy(settings)) | {"levels": settings.taxonomy.levels}
-    protocol = functools.partial(_PROTOCOLS[name], train, test, settings, device)
-    if name == "svm":
-        protocol = functools.partial(_svm, train, test, settings, kept, inputs)
-    found = kept.get(name, inputs, lambda: [asdict(figure) for figure in protocol()])
+
+    def figures() -> list[Figure]:
+        if name == "svm":
+            return _svm(train, test, settings, kept, inputs)
+        return _PROTOCOLS[name](train, test, settings, device)
+
+    found = kept.get(name, inputs, lambda: [asdict(figure) for figure in figures()])
     return [Figure(**figure) for figure in found]
 
 
 def _linear(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
     probe = linear_probe(train.features[:], train.labels, test.features[:], test.labels, settings.linear)
-    return [Figure("linear", ACCURACY, probe.accuracy, settings.linear.protocol())]
+    protocol = settings.linear.protocol()
+    figures = [Figure("linear", test.accuracy, probe.accuracy, protocol)]
+    if test.videos is not None:
+        scores = np.zeros((len(test.labels), int(probe.classes.max()) + 1))
+        scores[:, probe.classes] = probe.probabilities
+        name = f"video {ACCURACY}"
+        of_videos = clip_and_video_accuracy(scores, test.labels, test.videos)[name]
+        figures.append(Figure("linear", name, of_videos, f"{protocol}; probabilities averaged over clips"))
+    return figures
 
 
 def _knn(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
     _require_neighbors(train, settings)
     accuracy = knn_accuracy(test.features, test.labels, train.features, train.labels, settings.knn, device=device)
-    return [Figure("knn", ACCURACY, accuracy, settings.knn.protocol())]
+    return [Figure("knn", test.accuracy, accuracy, settings.knn.protocol())]
 
 
 def _taxonomy_knn(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
@@ -140,13 +160,10 @@ def _low_shot(train: Split, test: Split, settings: TransferSettings, device: tor
     data = (train.features[:], train.labels, test.features[:], test.labels)
     figures = []
     for k in settings.low_shot.shots:
-        found, benchmark, protocol = (
-            low_shot_probe(*data, k, settings.low_shot),
-            f"low-shot, k = {k}",
-            settings.low_shot.protocol(k),
-        )
-        figures.append(Figure(benchmark, ACCURACY, found.mean, protocol))
-        figures.append(Figure(benchmark, ACCURACY + HALF_WIDTH, found.half_width, protocol))
+        found = low_shot_probe(*data, k, settings.low_shot)
+        benchmark, protocol = f"low-shot, k = {k}", settings.low_shot.protocol(k)
+        figures.append(Figure(benchmark, ACCURACY, found.interval.mean, protocol))
+        figures.append(Figure(benchmark, ACCURACY + HALF_WIDTH, found.interval.half_width, protocol))
     return figures
 
 

@@ -36,7 +36,8 @@ class ImageSource(Protocol):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         """The image (C, H, W), and why it could not be read: "" if it could.
 
-        Of a sample of several images all of them, (num_images, C, H, W): its feature is the mean of theirs.
+        Of a sample of several images all of them, (num_images, C, H, W): its feature is the mean of theirs. So it is of
+        clips of a video, (num_clips, C, T, H, W), of one clip alone, too.
         """
 
     @property
@@ -233,7 +234,10 @@ def _extract_free_shards(
 
 
 def _encode(encode: Encoder, pixels: torch.Tensor) -> torch.Tensor:
-    """Features (B, D) of images (B, C, H, W), or the means of those of samples (B, num_images, C, H, W)."""
+    """Features (B, D) of images (B, C, H, W), or the means of those of samples (B, num_images, C, H, W).
+
+    Of clips there is always a number per sample: (B, num_clips, C, T, H, W).
+    """
     if pixels.ndim < 5:
         return encode(pixels)
     return encode(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2]).mean(dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -74,12 +74,16 @@ class LinearProbeResult:
         chosen_c: The chosen C.
         validation_accuracies: Accuracy on the validation samples for each C of the grid, in its order.
         converged: Whether the final fit reached its tolerance within ``max_iter``.
+        classes: Those of the training samples, ascending, ``(num_classes,)``.
+        probabilities: Of the test samples for each of ``classes``, ``(num_test, num_classes)``.
     """
 
     accuracy: float
     chosen_c: float
     validation_accuracies: tuple[float, ...]
     converged: bool
+    classes: np.ndarray = field(compare=False)
+    probabilities: np.ndarray = field(compare=False)
 
 
 def linear_probe(
@@ -132,7 +136,14 @@ def linear_probe(
 
     model, converged = fit_classifier(train_x, train_y, chosen, settings.max_iter)
     _report(settings, chosen, unconverged, converged)
-    return LinearProbeResult(float(model.score(test_x, test_y)), chosen, tuple(accuracies), converged)
+    return LinearProbeResult(
+        float(model.score(test_x, test_y)),
+        chosen,
+        tuple(accuracies),
+        converged,
+        model.classes_,
+        model.predict_proba(test_x),
+    )
 
 
 def finite_rows(features: np.ndarray, name: str) -> np.ndarray:

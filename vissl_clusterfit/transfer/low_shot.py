@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vissl_clusterfit.errors import DataError, problem
-from vissl_clusterfit.intervals import half_width_95
+from vissl_clusterfit.intervals import student_interval
 from vissl_clusterfit.transfer.average_precision import average_precision
 from vissl_clusterfit.transfer.svm import ABSENT, IGNORED, PRESENT, SvmSettings
 
@@ -133,7 +133,7 @@ def summarize_draws(figures: np.ndarray, settings: SvmSettings) -> LowShotResult
         least=float(draws.min()),
         greatest=float(draws.max()),
         deviation=float(draws.std()),
-        half_width=half_width_95(draws.tolist()) if len(draws) > 1 else None,
+        half_width=student_interval(draws.tolist()).half_width if len(draws) > 1 else None,
     )
 
 

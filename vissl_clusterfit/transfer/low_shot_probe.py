@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.intervals import half_width_95
+from vissl_clusterfit.intervals import Interval, student_interval
 from vissl_clusterfit.transfer.checks import check_features, checked_labels
 from vissl_clusterfit.transfer.linear import LinearProbeSettings, finite_rows, fit_classifier
 from vissl_clusterfit.transfer.low_shot import draw_samples
@@ -72,14 +72,12 @@ class LowShotProbeResult:
 
     Attributes:
         accuracies: Top-1 accuracy on the test split of each draw, between 0 and 1.
-        mean: Of them.
-        half_width: Of the 95 % confidence interval of the mean, over draws.
+        interval: Their mean, and the 95 % t interval of it over draws.
         chosen_c: The chosen C.
     """
 
     accuracies: tuple[float, ...]
-    mean: float
-    half_width: float
+    interval: Interval
     chosen_c: float
 
 
@@ -123,4 +121,4 @@ def low_shot_probe(
     means = np.mean(accuracies, axis=0)
     best = min(range(len(means)), key=lambda place: (-means[place], settings.c_grid[place]))
     found = tuple(float(of_draw[best].score(test_x, test_y)) for of_draw in models)
-    return LowShotProbeResult(found, float(np.mean(found)), half_width_95(found), settings.c_grid[best])
+    return LowShotProbeResult(found, student_interval(found), settings.c_grid[best])

@@ -111,7 +111,7 @@ def test_one_that_fails_stops_no_other_and_a_suite_that_is_killed_goes_on(
         benchmarks(
             transfer_on(tmp_path / "nowhere", data[1], NAME="wrong"),
             transfer_on(*data),
-            linear_on(*data, "config.OPTIMIZER.num_epochs=4", NAME="linear"),
+            linear_on(*data, "config.OPTIMIZER.num_epochs=12", NAME="linear"),
         ),
         f"config.CHECKPOINT.DIR={folder}",
     )

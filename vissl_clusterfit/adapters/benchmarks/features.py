@@ -131,6 +131,7 @@ class BenchmarkRun:
                 "encoder": {**self.spec.inputs(), "layers": self._layer_operations()},
                 "transforms": transforms,
                 "dtype": encoding.dtype,
+                **images.clip_inputs(),
             }
         )
         folder = self.folder / "features" / (name or split.lower())

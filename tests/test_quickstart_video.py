@@ -1,0 +1,34 @@
+"""The video quickstart as a user runs it, in its small size: its figures say nothing, its way is the real one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+QUICKSTART = Path(__file__).resolve().parents[1] / "tools/quickstart_video.py"
+MODELS = ["single frames", "untrained network", "teacher", "student"]
+
+
+@pytest.mark.slow
+def test_it_ends_with_a_table_and_its_rows(tmp_path):
+    done = subprocess.run(
+        [sys.executable, QUICKSTART, "--small", "--folder", "quickstart"],  # relative, as a user has it
+        cwd=tmp_path,
+        env={**os.environ, "VISSL_DATASET_CATALOG_PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "quickstart"
+    rows = json.loads((folder / "results.json").read_text())
+    assert [(row["model"], row["benchmark"]) for row in rows] == [(m, b) for m in MODELS for b in ("linear", "knn")]
+    assert all(0 <= row["value"] <= 1 and len(row["protocol"]) > 100 for row in rows)
+    table = done.stdout.split("top-1 accuracy, in %")[1]
+    for model in MODELS:
+        figures = [f"{100 * row['value']:.1f}" for row in rows if row["model"] == model]
+        [line] = [line for line in table.splitlines() if line.startswith(f"{model}  ")]
+        assert line.split()[-2:] == figures
+    assert (folder / "clusterfit/artifacts/labels/train/labels.npy").is_file()

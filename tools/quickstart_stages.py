@@ -1,0 +1,82 @@
+"""What the quickstarts share: stages run one after the other by the commands that they print, then a table."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vissl_clusterfit.report.results import append_results, read_results
+from vissl_clusterfit.report.table import format_table
+
+RUN = Path(__file__).with_name("run_distributed_engines.py")
+
+# Two threads of one process on two busy cores wait for each other; and with one, figures do not depend on the cores.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a config: what is printed above it, the config's name, and what is overridden."""
+
+    title: str
+    config: str
+    overrides: Sequence[str] = ()
+
+
+def run_stages(
+    folder: Path, group: str, stages: Sequence[Stage], models: Mapping[str, Sequence[str]], *, started: float
+) -> int:
+    """Runs the stages, evaluates the models and prints their table.
+
+    Args:
+        folder: where everything is kept; the configs know it as ``quickstart.folder``.
+        group: where the configs lie.
+        stages: what makes the models, in order.
+        models: each model of the table, and what makes ``config=<group>/evaluate`` the evaluation of it.
+        started: when the quickstart did, by ``time.monotonic``.
+
+    Returns:
+        The exit code of the stage that failed, or 0.
+    """
+    folders = {model: folder / "evaluation" / _file_name(model) for model in models}
+    logged = {f"{stage.config}.log": stage for stage in stages}
+    for model, overrides in models.items():
+        named = [f'config.TRANSFER.MODEL_NAME="{model}"', f"config.CHECKPOINT.DIR={folders[model]}"]
+        evaluation = Stage(f"Evaluating: {model}", "evaluate", [*overrides, *named])
+        logged[f"evaluate_{_file_name(model)}.log"] = evaluation
+    for log, stage in logged.items():
+        print(f"\n{stage.title}", flush=True)
+        if code := _run(folder / "logs" / log, f"{group}/{stage.config}", folder, stage.overrides):
+            return code
+    rows = [row for of_model in folders.values() for row in read_results(of_model)]
+    append_results(folder, rows)
+    print(f"\n{format_table(rows)}\n\nRows with their protocols: {folder / 'results.json'}.", end=" ")
+    print(f"{time.monotonic() - started:.0f} seconds in all.")
+    return 0
+
+
+def _file_name(title: str) -> str:
+    return title.replace(",", "").replace(" ", "_")
+
+
+def _run(log: Path, config: str, folder: Path, overrides: Sequence[str]) -> int:
+    """Runs one config in a process of its own, its output in a log file."""
+    command = [f"config={config}", f"quickstart.folder={folder}", *overrides]
+    print(f"    python tools/{RUN.name} {shlex.join(command)}", flush=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with open(log, "w", encoding="utf-8") as output:
+        code = subprocess.run(
+            [sys.executable, RUN, *command], stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **ENVIRONMENT}
+        ).returncode
+    outcome = "done" if code == 0 else f"failed with exit code {code}"
+    print(f"    {outcome} in {time.monotonic() - started:.0f} s; log: {log}", flush=True)
+    if code:
+        print("\n".join(log.read_text("utf-8").splitlines()[-15:]), file=sys.stderr)
+    return code

@@ -1,0 +1,1 @@
+"""Video for VISSL: data sources, transforms, labels of several classes, clip and video accuracy."""

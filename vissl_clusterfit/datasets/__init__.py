@@ -1,0 +1,1 @@
+"""Data sets as their publishers ship them, made ready for a run."""

@@ -1,0 +1,153 @@
+"""The report of a study: ``study.md`` has its tables, ``study.csv`` every figure, ``study.png`` the curves."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import logging
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from vissl_clusterfit.intervals import Interval, student_interval
+from vissl_clusterfit.storage.whole_files import write_file
+from vissl_clusterfit.study.plan import Figure
+from vissl_clusterfit.study.settings import StudySettings
+
+logger = logging.getLogger(__name__)
+
+#: In the place of a target: the mean of all, seed by seed.
+ALL_TARGETS = "all targets"
+
+
+class Report:
+    """The figures of a study by benchmark, target, method and point.
+
+    Args:
+        settings: of the study.
+        figures: complete, in percent nowhere: values are fractions.
+        choices: the tuned value of each method at each point.
+    """
+
+    def __init__(
+        self, settings: StudySettings, figures: Sequence[Figure], choices: Mapping[str, Mapping[str, object]]
+    ) -> None:
+        self.settings = settings
+        self.choices = choices
+        self.benchmarks = list(dict.fromkeys(figure.row.benchmark for figure in figures))
+        self.methods = list(dict.fromkeys(figure.method for figure in figures))
+        self.targets = [ALL_TARGETS, *settings.targets] if len(settings.targets) > 1 else list(settings.targets)
+        self._figures = figures
+        self._values: dict[tuple[str, str, str, str], dict[int, float]] = {}
+        for figure in figures:
+            key = (figure.row.benchmark, figure.target, figure.method, figure.point)
+            self._values.setdefault(key, {})[figure.row.seed] = figure.row.value
+
+    def values(self, benchmark: str, target: str, method: str, point: str) -> dict[int, float]:
+        """Accuracy by seed, as fractions."""
+        if target != ALL_TARGETS:
+            return self._values[benchmark, target, method, point]
+        of_targets = [self._values[benchmark, each, method, point] for each in self.settings.targets]
+        return {seed: statistics.fmean(of[seed] for of in of_targets) for seed in of_targets[0]}
+
+    def interval(self, benchmark: str, target: str, method: str, point: str) -> Interval:
+        """The accuracy of a method over its seeds."""
+        return student_interval([*self.values(benchmark, target, method, point).values()])
+
+    def lead(self, benchmark: str, target: str, method: str, point: str) -> Interval:
+        """How far a method is ahead of the baseline, seed by seed; of what has one figure for all seeds, that one."""
+        of_method = self.values(benchmark, target, method, point)
+        of_baseline = self.values(benchmark, target, self.settings.baseline, point)
+        seeds = max(of_method, of_baseline, key=len)
+        return student_interval([_at(of_method, seed) - _at(of_baseline, seed) for seed in seeds])
+
+    def markdown(self) -> str:
+        """The tables: who is ahead of the baseline, then every benchmark and target."""
+        settings, baseline = self.settings, self.settings.baseline
+        seeds = len(settings.seeds)
+        parts = [
+            f"# {settings.name}",
+            f"Top-1 accuracy on frozen features, in %, with 95 % intervals (Student's t over {seeds} seeds). A lead is "
+            f"the difference from **{baseline}** of the same seed; it is in bold where its interval excludes zero.",
+        ]
+        for benchmark in self.benchmarks:
+            for target in self.targets:
+                parts.append(f"## {benchmark}, {target}")
+                parts.append(self._table(lambda *place: _plain(self.interval(*place)), benchmark, target, self.methods))
+                others = [method for method in self.methods if method != baseline]
+                parts.append(f"Lead over {baseline}, in points:")
+                parts.append(self._table(lambda *place: _signed(self.lead(*place)), benchmark, target, others))
+        if settings.is_tuned:
+            parts += ["## What was tuned", self._tuned()]
+        return "\n\n".join(parts) + "\n"
+
+    def _table(self, cell: Callable[..., str], benchmark: str, target: str, methods: Sequence[str]) -> str:
+        rows = [
+            [name, *(cell(benchmark, target, name, point) for point in self.settings.named_points)] for name in methods
+        ]
+        return _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])
+
+    def _tuned(self) -> str:
+        tuning = self.settings.tuning
+        text = (
+            f"`{tuning.key}` of each method at each point: the value of {tuning.values} with the best linear probe on "
+            f"the validation data, the mean of all targets, of a training with seed {tuning.seed}."
+        )
+        rows = [[name, *map(str, of_points.values())] for name, of_points in self.choices.items()]
+        return text + "\n\n" + _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])
+
+    def csv(self) -> str:
+        """Every figure, a line each."""
+        text = io.StringIO()
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(["method", "point", "seed", "benchmark", "target", "metric", "value"])
+        for figure in self._figures:
+            row = figure.row
+            place = [figure.method, figure.point, row.seed, row.benchmark, figure.target]
+            lines.writerow([*place, row.metric, repr(row.value)])
+        return text.getvalue()
+
+
+def write_report(folder: Path, report: Report) -> list[Path]:
+    """Writes the report into a folder, and returns its files. Without matplotlib there is no plot, and a warning."""
+    files = {folder / "study.md": report.markdown().encode(), folder / "study.csv": report.csv().encode()}
+    try:
+        from vissl_clusterfit.study.plot import curves
+    except ImportError:
+        logger.warning("No plot, as matplotlib is not installed: pip install matplotlib, and run the study again.")
+    else:
+        files[folder / "study.png"] = curves(report)
+    for file, content in files.items():
+        write_file(file, functools.partial(_write, content))
+    return [*files]
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+def _at(by_seed: Mapping[int, float], seed: int) -> float:
+    return by_seed[seed] if len(by_seed) > 1 else next(iter(by_seed.values()))
+
+
+def _plain(interval: Interval) -> str:
+    mean = f"{100 * interval.mean:.1f}"
+    return mean if math.isnan(interval.half_width) else f"{mean} ± {100 * interval.half_width:.1f}"
+
+
+def _signed(interval: Interval) -> str:
+    mean = f"{100 * interval.mean:+.1f}"
+    if math.isnan(interval.half_width):
+        return mean
+    text = f"{mean} ± {100 * interval.half_width:.1f}"
+    return f"**{text}**" if interval.excludes_zero else text
+
+
+def _rows(table: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in table]
+    rule = "| " + " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + " |"
+    return "\n".join([lines[0], rule, *lines[1:]])

@@ -1,0 +1,168 @@
+"""``config.STUDY``: the methods that are compared, over what, on which targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.settings import read_settings, setting
+from vissl_clusterfit.study.pictures import PicturesSettings
+
+POINT = "<point>"
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """``METHODS.<name>``: a way to a network, as overrides of the study's own config.
+
+    ``<point>``, ``<seed>``, ``<teacher>`` and ``<teachers>`` stand in overrides for the value of the point, the seed,
+    the first teacher's checkpoint, and ``<run 1>``, ``<run 2>`` … for the folders of runs of the methods in ``after``.
+    """
+
+    #: Overrides that make the network, in its training and wherever it is used.
+    network: list = setting([])
+    #: Overrides of its training.
+    training: list = setting([])
+    #: The length of its training, as a multiple of OPTIMIZER.num_epochs. 0: it is not trained.
+    epochs: float = setting(1.0, at_least=0.0)
+    #: A checkpoint that is there, in the place of a training.
+    weights: str = setting("")
+    #: The methods whose runs this one needs, of the same seed and point.
+    after: list = setting([])
+    #: Train on the labels of the training data, a share of them made wrong: see WRONG_LABELS.
+    labelled: bool = setting(False)
+    #: It has no seed: one run for all.
+    once: bool = setting(False)
+    #: It is a row of the table and a line of the plot.
+    shown: bool = setting(True)
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """``TARGETS.<name>``: data with labels that networks are scored on."""
+
+    #: Folders of images: a probe is fitted on TRAIN; choices are made on VALIDATION ("": none can be made).
+    train: str = setting("")
+    validation: str = setting("")
+    test: str = setting("")
+    #: The labels are in ``<folder>.<labels>.npy``; "" where the class folders are the labels.
+    labels: str = setting("")
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """``TUNING``: every method tries the same values of one key, with a seed that is used for nothing else."""
+
+    key: str = setting("config.OPTIMIZER.param_schedulers.lr.start_value")
+    #: One value: nothing is tuned.
+    values: list = setting([0.1])
+    seed: int = setting(0, at_least=0)
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """The block ``config.STUDY``."""
+
+    name: str = setting("study")
+    #: What the points are, for the table and the plot.
+    axis: str = setting("")
+    #: The values that stand for ``<point>``, one after the other.
+    points: list = setting([])
+    #: They are shares, and called 25 % where they are 0.25.
+    percent: bool = setting(False)
+    #: The share of labels that is made wrong: a number, or "<point>".
+    wrong_labels: str = setting("0")
+    #: One training of each method per seed and point.
+    seeds: list = setting([1, 2, 3])
+    #: The methods by name: see ``MethodSettings``. All are compared with BASELINE.
+    methods: dict = setting({})
+    baseline: str = setting("teacher")
+    #: The targets by name: see ``TargetSettings``.
+    targets: dict = setting({})
+    tuning: TuningSettings = field(default_factory=TuningSettings)
+    pictures: PicturesSettings = field(default_factory=PicturesSettings)
+    #: How many runs at a time, and the threads of each. Figures depend on the threads.
+    num_parallel: int = setting(2, at_least=1)
+    num_threads: int = setting(1, at_least=1)
+
+    @classmethod
+    def from_config(cls, block: object) -> StudySettings:
+        """Reads ``config.STUDY``, methods and targets too.
+
+        Raises:
+            ConfigError: naming every unknown key and bad value.
+        """
+        settings = read_settings(cls, block, "config.STUDY")
+        for name, values in settings.methods.items():
+            settings.methods[name] = read_settings(MethodSettings, values, f"config.STUDY.METHODS.{name}")
+        for name, values in settings.targets.items():
+            settings.targets[name] = read_settings(TargetSettings, values, f"config.STUDY.TARGETS.{name}")
+        if problems := list(settings._contradictions()):
+            raise ConfigError("\n".join(problems))
+        return settings
+
+    def _contradictions(self) -> Iterator[str]:
+        for name in ("points", "seeds", "methods", "targets"):
+            if not getattr(self, name):
+                yield problem(f"config.STUDY.{name.upper()}", found="nothing", allowed="one or more")
+        if not self.tuning.values:
+            yield problem("config.STUDY.TUNING.VALUES", found="nothing", allowed="one value, or several to choose from")
+        if self.baseline not in self.methods:
+            allowed = " | ".join(self.methods)
+            yield problem("config.STUDY.BASELINE", found=repr(self.baseline), allowed=allowed)
+        seeds = [*self.seeds, *([self.tuning.seed] if self.is_tuned else [])]
+        if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in seeds) or len({*seeds}) < len(seeds):
+            allowed = "different whole numbers, none of them TUNING.SEED, as what was chosen on a seed favours it"
+            yield problem("config.STUDY.SEEDS", found=self.seeds, allowed=allowed)
+        for name, method in self.methods.items():
+            before = list(self.methods)[: list(self.methods).index(name)]
+            if not {*method.after} <= {*before}:
+                allowed = "methods that stand before it: " + (", ".join(before) or "none")
+                yield problem(f"config.STUDY.METHODS.{name}.AFTER", found=method.after, allowed=allowed)
+        for point in self.named_points:
+            if not 0 <= self.share_of_wrong_labels(point) <= 1:
+                found = f"{self.wrong_labels}, at the point {point}"
+                yield problem("config.STUDY.WRONG_LABELS", found=found, allowed=f"a share of 0 to 1, or {POINT}")
+        for name, target in self.targets.items():
+            needed = ("train", "validation", "test") if self.is_tuned else ("train", "test")
+            if missing := [split.upper() for split in needed if not getattr(target, split)]:
+                yield problem(
+                    f"config.STUDY.TARGETS.{name}",
+                    found=f"no {' and no '.join(missing)}",
+                    allowed="a folder of images for each split",
+                    remedy="Without a VALIDATION nothing can be tuned: name one value in STUDY.TUNING.VALUES.",
+                )
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether there is something to choose."""
+        return len(self.tuning.values) > 1
+
+    def share_of_wrong_labels(self, point: str) -> float:
+        """Of 1, at a point."""
+        return _number(self.wrong_labels.replace(POINT, str(self.named_points[point])))
+
+    @property
+    def named_points(self) -> dict[str, Any]:
+        """The value of each point by what it is called."""
+        return {f"{100 * value:g} %" if self.percent else str(value): value for value in self.points}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def replaced(texts: list, names: Mapping[str, Any]) -> list[str]:
+    """Overrides with what stands for their ``<names>``."""
+    made = []
+    for text in map(str, texts):
+        for name, value in names.items():
+            text = text.replace(f"<{name}>", str(value))
+        made.append(text)
+    return made

@@ -1,0 +1,1 @@
+"""Video files as clips: which files, which frames of them, and their pixels."""
