@@ -10,9 +10,9 @@ import pytest
 def _log_of_its_own() -> Iterator[None]:
     """A run in a test's own process makes VISSL's log the root one, which is to end with the test."""
     root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
+    handlers = root.handlers[:]
+    root.setLevel(logging.WARNING)  # a run in a fixture of the module, which comes before this one, set it, too
     yield
-    root.setLevel(level)
     root.handlers[:] = handlers
 
 
