@@ -21,6 +21,7 @@ PARTS = {
     *("architectures", "dataset", "datasets", "epochs", "heads", "models", "optimization", "optimizations"),
     *("optimizers", "permutations", "semi_sup_datasets", "transforms", "trunk_only", "with_head"),
     "object_detection",
+    "parts",
 }
 
 
@@ -42,7 +43,14 @@ PARTS_OF_STUDIES = ("clusterfit/study/common", "clusterfit/study/embedded", "clu
 PLACES_OF_STUDY = [
     f"study.{name}=somewhere" for name in ("folder", "pretrain", "train", "validation", "test", "teacher")
 ]
-ENGINES = {"train", "clusterfit_assign", "clusterfit_transfer", "clusterfit_study", "clusterfit_video_accuracy"}
+ENGINES = {
+    "train",
+    "clusterfit_assign",
+    "clusterfit_transfer",
+    "clusterfit_svm",
+    "clusterfit_study",
+    "clusterfit_video_accuracy",
+}
 
 
 def places(name: str) -> list[str]:
