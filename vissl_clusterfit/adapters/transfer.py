@@ -133,7 +133,9 @@ def _score(train: _Split, test: _Split, settings: TransferSettings, folder: Path
         figures["linear", of_sample] = (probe.accuracy, settings.linear.protocol())
         if test.videos is not None:
             name, protocol = "video top-1 accuracy", f"{settings.linear.protocol()}; probabilities averaged over clips"
-            accuracies = clip_and_video_accuracy(probe.probabilities, test.labels, test.videos)
+            scores = np.zeros((len(test.labels), int(probe.classes.max()) + 1))
+            scores[:, probe.classes] = probe.probabilities
+            accuracies = clip_and_video_accuracy(scores, test.labels, test.videos)
             figures["linear", name] = (accuracies[name], protocol)
     if "knn" in settings.protocols:
         accuracy = knn_accuracy(

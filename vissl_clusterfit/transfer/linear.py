@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -74,14 +74,16 @@ class LinearProbeResult:
         chosen_c: The chosen C.
         validation_accuracies: Accuracy on the validation samples for each C of the grid, in its order.
         converged: Whether the final fit reached its tolerance within ``max_iter``.
-        probabilities: Of the test samples, ``(num_test, highest class + 1)``; 0 for a class without training samples.
+        classes: Those of the training samples, ascending, ``(num_classes,)``.
+        probabilities: Of the test samples for each of ``classes``, ``(num_test, num_classes)``.
     """
 
     accuracy: float
     chosen_c: float
     validation_accuracies: tuple[float, ...]
     converged: bool
-    probabilities: np.ndarray
+    classes: np.ndarray = field(compare=False)
+    probabilities: np.ndarray = field(compare=False)
 
 
 def linear_probe(
@@ -134,9 +136,14 @@ def linear_probe(
 
     model, converged = _fit(train_x, train_y, chosen, settings.max_iter)
     _report(settings, chosen, unconverged, converged)
-    probabilities = np.zeros((len(test_x), int(model.classes_.max()) + 1))
-    probabilities[:, model.classes_] = model.predict_proba(test_x)
-    return LinearProbeResult(float(model.score(test_x, test_y)), chosen, tuple(accuracies), converged, probabilities)
+    return LinearProbeResult(
+        float(model.score(test_x, test_y)),
+        chosen,
+        tuple(accuracies),
+        converged,
+        model.classes_,
+        model.predict_proba(test_x),
+    )
 
 
 def _finite(features: np.ndarray, name: str) -> np.ndarray:
