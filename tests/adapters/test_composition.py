@@ -21,7 +21,6 @@ PARTS = {
     *("architectures", "dataset", "datasets", "epochs", "heads", "models", "optimization", "optimizations"),
     *("optimizers", "permutations", "semi_sup_datasets", "transforms", "trunk_only", "with_head"),
     "object_detection",
-    "parts",
 }
 
 
@@ -43,14 +42,7 @@ PARTS_OF_STUDIES = ("clusterfit/study/common", "clusterfit/study/embedded", "clu
 PLACES_OF_STUDY = [
     f"study.{name}=somewhere" for name in ("folder", "pretrain", "train", "validation", "test", "teacher")
 ]
-ENGINES = {
-    "train",
-    "clusterfit_assign",
-    "clusterfit_transfer",
-    "clusterfit_svm",
-    "clusterfit_study",
-    "clusterfit_video_accuracy",
-}
+ENGINES = {"train", "clusterfit_assign", "clusterfit_transfer", "clusterfit_study", "clusterfit_video_accuracy"}
 
 
 def places(name: str) -> list[str]:
@@ -59,8 +51,14 @@ def places(name: str) -> list[str]:
     return PLACES_OF_STUDY if name.endswith("own_teacher") else PLACES_OF_STUDY[:1]
 
 
+# Those below transfer/ do so in test_transfer_targets.py.
 @pytest.mark.parametrize(
-    "name", [name for name in whole_configs(OURS, "clusterfit") if not name.startswith(PARTS_OF_STUDIES)]
+    "name",
+    [
+        name
+        for name in whole_configs(OURS, "clusterfit")
+        if not name.startswith((*PARTS_OF_STUDIES, "clusterfit/transfer/"))
+    ],
 )
 def test_ours_compose_alone(composed, name):
     engine, _, config = composed(f"config={name}", *places(name))
