@@ -101,7 +101,7 @@ class TorchSearch:
         least, _ = _BLOCK_ROWS[self._device.type]
         size = block_rows(self.num_clusters, self._device.type)
         rows = torch.from_numpy(np.ascontiguousarray(rows_nD, dtype=np.float32))
-        with _full_precision():
+        with full_precision():
             if self._device.type == "cpu":
                 size = max(least, min(size, -(-len(rows) // torch.get_num_threads())))
                 return in_parallel(work, rows.split(size))
@@ -256,7 +256,7 @@ def _up_to(number: int, multiple: int) -> int:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Products that keep the bound, whatever the user allows others: float32 in float32, and sums in float32.
 
     The settings are those of the whole process: the first search that begins sets them, the last that ends restores.

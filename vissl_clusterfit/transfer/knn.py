@@ -70,8 +70,8 @@ def knn_predict(
     settings: KnnSettings,
     *,
     device: str | torch.device = "cpu",
-    query_chunk: int = 1024,
-    gallery_chunk: int = 8192,
+    query_chunk: int = 4096,
+    gallery_chunk: int = 4096,
 ) -> np.ndarray:
     """The class that the nearest gallery samples of each query vote for.
 
@@ -109,7 +109,7 @@ def knn_predict(
         query_chunk=query_chunk,
         gallery_chunk=gallery_chunk,
     )
-    return torch.cat([_vote(cosines.cpu(), labels[indices.cpu()], settings) for cosines, indices in chunks]).numpy()
+    return torch.cat([vote(cosines.cpu(), labels[indices.cpu()], settings) for cosines, indices in chunks]).numpy()
 
 
 def knn_accuracy(
@@ -140,8 +140,16 @@ def knn_accuracy(
     return float(np.mean(predicted == expected))
 
 
-def _vote(cosines_QK: Tensor, labels_QK: Tensor, settings: KnnSettings) -> Tensor:
-    """The winning label of each query, ``(Q,)``; the cost does not depend on the number of classes."""
+def vote(cosines_QK: Tensor, labels_QK: Tensor, settings: KnnSettings) -> Tensor:
+    """The label that wins the vote of each query's neighbours, ``(Q,)`` int64; see :func:`knn_predict`.
+
+    The cost does not depend on the number of classes.
+
+    Args:
+        cosines_QK: float64, in descending order.
+        labels_QK: int64, whole numbers from 0.
+        settings: Who has how much of a vote.
+    """
     if settings.vote == "weighted":
         # Relative to the nearest neighbour: a common factor changes no winner, and exp cannot overflow.
         weights_QK = torch.exp((cosines_QK - cosines_QK[:, :1]) / settings.temperature)
