@@ -1,12 +1,14 @@
 """Every row of the transfer tables: its config composes, and runs on a stand-in that the real tool prepared."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from publishers import WRITERS
 
 from vissl_clusterfit.adapters.launch import compose
+from vissl_clusterfit.adapters.prepared import require_prepared
 from vissl_clusterfit.adapters.transfer import TransferSettings
 from vissl_clusterfit.config_path import config_dir
 from vissl_clusterfit.datasets.catalogue import RECIPES
@@ -96,6 +98,37 @@ def run_row(run_command, data_root, teacher, tmp_path):
         return tmp_path / "run"
 
     return run
+
+
+@pytest.mark.parametrize(
+    "row, folder, message",
+    [
+        (
+            "cifar100_knn",
+            "none",
+            r"data_root: found no prepared data set in none/cifar100; .*prepare_data\.py cifar100 .*none",
+        ),
+        (
+            "cars_finetune",
+            None,
+            r"the head mlp for 196 classes; allowed: 3, as .*/cars has\. Set target\.num_classes=3\.",
+        ),
+        ("places205_linear", None, r"the head eval_mlp for 205 classes; allowed: 3, as"),
+    ],
+)
+def test_a_row_is_refused_before_it_starts(row, folder, message, run_command, data_root, tmp_path):
+    config, root = f"config=clusterfit/transfer/{row}", f"data_root={folder or data_root}"
+    weights, place = "config.MODEL.WEIGHTS_INIT.PARAMS_FILE=''", f"config.CHECKPOINT.DIR={tmp_path / 'run'}"
+    result = run_command(config, root, weights, place, *TINY, cwd=tmp_path)
+    assert result.returncode == 2
+    assert re.search(message, result.stderr)
+    assert "Traceback" not in result.stderr
+
+
+def test_lists_of_ones_own_need_no_preparation(tmp_path):
+    own = [f"config.DATA.{split}.DATA_PATHS=[{tmp_path}/{split}.npy]" for split in ("TRAIN", "TEST")]
+    place = ("config.MACHINE.DEVICE=cpu", f"config.CHECKPOINT.DIR={tmp_path}")
+    require_prepared(compose(["config=clusterfit/transfer/cars_finetune", "data_root=none", *own, *place])[2])
 
 
 def last_accuracies(folder: Path) -> dict[str, float]:

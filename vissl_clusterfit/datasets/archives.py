@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -64,6 +65,7 @@ class Sources:
         if done.is_file() and read_json(done) == is_now:
             return folder
         _unpack(self.file(name), folder, of_tars)
+        os.sync()  # what is marked as done must outlive a loss of power
         write_json(done, is_now)
         return folder
 
@@ -73,7 +75,8 @@ def _unpack(path: Path, folder: Path, of_tars: bool) -> None:
     try:
         with tarfile.open(path, "r|*") as outer:
             for tar, place in _tars(outer, folder) if of_tars else [(outer, folder)]:
-                for member in tar:
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them: 1.2 GiB for Places205
                     # Publishers ship files: links and devices have no part in a data set.
                     if member.isreg() and not _is_there(place / member.name, member.size):
                         tar.extract(member, place, filter="data", set_attrs=False)

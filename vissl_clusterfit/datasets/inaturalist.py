@@ -91,8 +91,8 @@ INATURALIST2018 = Recipe(
     title="iNaturalist 2018",
     archives={
         "train_val2018.tar.gz": "b1c6952ce38f31868cc50ea72d066cc3",
-        "train2018.json.tar.gz": "",
-        "val2018.json.tar.gz": "",
+        "train2018.json.tar.gz": "bfa29d89d629cbf04d826a720c0a68b0",
+        "val2018.json.tar.gz": "f2ed8bfe3e9901cdefceb4e53cd3775d",
         "categories.json.tar.gz": "",
     },
     read=functools.partial(_read, 2018),
@@ -104,8 +104,8 @@ INATURALIST2019 = Recipe(
     title="iNaturalist 2019",
     archives={
         "train_val2019.tar.gz": "c60a6e2962c9b8ccbd458d12c8582644",
-        "train2019.json.tar.gz": "",
-        "val2019.json.tar.gz": "",
+        "train2019.json.tar.gz": "b06a6683537867c0d5c7a45f407a306d",
+        "val2019.json.tar.gz": "5cc5509b0fe495f1c8c1362612448497",
     },
     read=functools.partial(_read, 2019),
     num_classes=1010,

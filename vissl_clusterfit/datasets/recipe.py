@@ -52,7 +52,7 @@ class Recipe:
 
     Attributes:
         title: Its name in the documentation.
-        archives: Names of the files that are needed, with the MD5 that torchvision's source lists, or "" if none is.
+        archives: Names of the files that are needed, with the MD5 that their publisher or torchvision lists, or "".
         read: Gives the content of the archives.
         num_classes: As published; None if nobody published it.
         num_images: Of "trainval" and "test", as published; nothing is checked where nobody did.
