@@ -17,9 +17,10 @@ PLACES = {
     "faiss": (PACKAGE / "clustering/faiss_search.py",),
     "av": (PACKAGE / "video/decode.py", PACKAGE / "moving_digits.py"),
     "sklearn": (PACKAGE / "transfer", PACKAGE / "report/quality.py", PACKAGE / "scans.py", PACKAGE / "digits.py"),
-    "scipy": (PACKAGE / "intervals.py",),
+    "scipy": (PACKAGE / "intervals.py", PACKAGE / "datasets/matlab.py"),
     "matplotlib": (PACKAGE / "study/plot.py", PACKAGE / "study/characters.py"),
     "PIL": (
+        PACKAGE / "datasets/cifar.py",
         PACKAGE / "digits.py",
         PACKAGE / "study/characters.py",
         PACKAGE / "study/pictures.py",

@@ -51,8 +51,14 @@ def places(name: str) -> list[str]:
     return PLACES_OF_STUDY if name.endswith("own_teacher") else PLACES_OF_STUDY[:1]
 
 
+# Those below transfer/ do so in test_transfer_targets.py.
 @pytest.mark.parametrize(
-    "name", [name for name in whole_configs(OURS, "clusterfit") if not name.startswith(PARTS_OF_STUDIES)]
+    "name",
+    [
+        name
+        for name in whole_configs(OURS, "clusterfit")
+        if not name.startswith((*PARTS_OF_STUDIES, "clusterfit/transfer/"))
+    ],
 )
 def test_ours_compose_alone(composed, name):
     engine, _, config = composed(f"config={name}", *places(name))

@@ -16,6 +16,7 @@ from vissl.utils.checkpoint import get_checkpoint_folder, get_resume_checkpoint,
 from vissl_clusterfit.adapters import bootstrap
 from vissl_clusterfit.adapters.finished import interrupted_test
 from vissl_clusterfit.adapters.label_source import require_data_paths
+from vissl_clusterfit.adapters.prepared import require_prepared
 from vissl_clusterfit.adapters.stages import Stages
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.storage.places import artifact_path
@@ -37,6 +38,7 @@ def prepare_job(engine: str, config: Any, node_id: int, run_id: str, agree: Agre
         return None
     _require_gpus_and_weights(config, resuming=checkpoint is not None)
     require_data_paths(config)
+    require_prepared(config)
     return functools.partial(
         _work, engine=engine, config=config, node_id=node_id, run_id=run_id, checkpoint=checkpoint, folder=folder
     )

@@ -1,0 +1,177 @@
+"""Every row of the transfer tables: its config composes, and runs on a stand-in that the real tool prepared."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from publishers import WRITERS
+
+from vissl_clusterfit.adapters.launch import compose
+from vissl_clusterfit.adapters.prepared import require_prepared
+from vissl_clusterfit.config_path import config_dir
+from vissl_clusterfit.datasets.catalogue import RECIPES
+from vissl_clusterfit.datasets.preparation import prepare
+
+CONFIGS = config_dir() / "config/clusterfit/transfer"
+ROWS = {
+    *("cars_finetune", "flowers102_finetune", "food101_finetune", "inat2018_finetune", "inat2019_finetune"),
+    *("cifar100_knn", "imagenet1k_knn", "inat2018_knn", "cifar100_retrieval", "imagenet1k_retrieval"),
+    *("imagenet1k_linear", "imagenet9k_linear", "inat2018_linear", "places205_linear", "places365_linear"),
+    "voc07_linear",
+}
+SMALL_IMAGES = "[{name:Resize,size:[32,32]},{name:ToTensor}]"
+TINY = (
+    "config.MACHINE.DEVICE=cpu",
+    "config.DISTRIBUTED.NUM_PROC_PER_NODE=1",
+    "config.MULTI_PROCESSING_METHOD=fork",
+    "config.DATA.NUM_DATALOADER_WORKERS=0",
+    "config.MODEL.TRUNK.RESNETS.WIDTH_PER_GROUP=4",
+    f"config.DATA.TRAIN.TRANSFORMS={SMALL_IMAGES}",
+    f"config.DATA.TEST.TRANSFORMS={SMALL_IMAGES}",
+    "config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=6",
+    "config.DATA.TEST.BATCHSIZE_PER_REPLICA=6",
+)
+FROZEN = (f"config.TRANSFER.FEATURES.TRANSFORMS={SMALL_IMAGES}", "config.TRANSFER.KNN.NUM_NEIGHBORS=3")
+TRAINED = ("config.OPTIMIZER.num_epochs=5", "target.num_classes=3")
+# Layers of 32-pixel images, pooled to one value for each channel.
+LAYERS = [(name, width) for name, width in (("res4", 1024), ("res5", 2048))]
+POOLED = "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP=[{}]".format(
+    ",".join(f'["{name}",["AdaptiveAvgPool2d",[[1,1]]]]' for name, _ in LAYERS)
+)
+HEADS = "config.MODEL.HEAD.PARAMS=[{}]".format(
+    ",".join(f'["eval_mlp",{{in_channels:{width},dims:[{width},3]}}]' for _, width in LAYERS)
+)
+
+
+def test_every_row_has_a_config():
+    assert {file.stem for file in CONFIGS.glob("*.yaml")} == ROWS
+
+
+@pytest.mark.parametrize("row", sorted(ROWS))
+def test_rows_read_what_the_tool_writes(row, tmp_path):
+    name, _, protocol = row.partition("_")
+    overrides = ("config.MACHINE.DEVICE=cpu", f"config.CHECKPOINT.DIR={tmp_path}", "data_root=/data")
+    engine, _, config = compose([f"config=clusterfit/transfer/{row}", *overrides])
+    for split, part in (("TRAIN", "trainval"), ("TEST", "test")):
+        data = config.DATA[split]
+        assert (data.DATA_SOURCES, data.LABEL_SOURCES) == (["disk_filelist"], ["disk_filelist"])
+        assert [f"/data/{name}/{part}_images.npy"] == data.DATA_PATHS
+        assert [f"/data/{name}/{part}_labels.npy"] == data.LABEL_PATHS
+    if engine == "train":
+        assert config.OPTIMIZER.num_epochs == config.TEST_EVERY_NUM_EPOCH  # no choice among epochs
+        widths = [parameters["dims"][-1] for _, parameters in config.MODEL.HEAD.PARAMS]
+        assert widths == [RECIPES[name].num_classes or 9000] * config.METERS.accuracy_list_meter.num_meters
+        assert len(widths) == (5 if protocol == "linear" else 1)
+    else:
+        assert engine == ("clusterfit_svm" if row == "voc07_linear" else "clusterfit_transfer")
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("targets")
+    for name, write in WRITERS.items():
+        (root / "archives" / name).mkdir(parents=True)
+        write(root / "archives" / name)
+        prepare(name, RECIPES[name], root / "archives" / name, root, subset=True)
+    return root
+
+
+@pytest.fixture
+def run_row(run_command, data_root, teacher, tmp_path):
+    """Runs a row's config with a tiny network, and gives the folder of the run."""
+
+    def run(row: str, *overrides: str) -> Path:
+        result = run_command(
+            f"config=clusterfit/transfer/{row}",
+            f"data_root={data_root}",
+            f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={teacher}",
+            f"config.CHECKPOINT.DIR={tmp_path / 'run'}",
+            *TINY,
+            *overrides,
+            cwd=tmp_path,
+        )
+        assert result.returncode == 0, result.stderr
+        return tmp_path / "run"
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "row, folder, message",
+    [
+        (
+            "cifar100_knn",
+            "none",
+            r"data_root: found no prepared data set in none/cifar100; .*prepare_data\.py cifar100 .*none",
+        ),
+        (
+            "cars_finetune",
+            None,
+            r"the head mlp for 196 classes; allowed: 3, as .*/cars has\. Set target\.num_classes=3\.",
+        ),
+        ("places205_linear", None, r"the head eval_mlp for 205 classes; allowed: 3, as"),
+    ],
+)
+def test_a_row_is_refused_before_it_starts(row, folder, message, run_command, data_root, tmp_path):
+    config, root = f"config=clusterfit/transfer/{row}", f"data_root={folder or data_root}"
+    weights, place = "config.MODEL.WEIGHTS_INIT.PARAMS_FILE=''", f"config.CHECKPOINT.DIR={tmp_path / 'run'}"
+    result = run_command(config, root, weights, place, *TINY, cwd=tmp_path)
+    assert result.returncode == 2
+    assert re.search(message, result.stderr)
+    assert "Traceback" not in result.stderr
+
+
+def test_lists_of_ones_own_need_no_preparation(tmp_path):
+    own = [f"config.DATA.{split}.DATA_PATHS=[{tmp_path}/{split}.npy]" for split in ("TRAIN", "TEST")]
+    place = ("config.MACHINE.DEVICE=cpu", f"config.CHECKPOINT.DIR={tmp_path}")
+    require_prepared(compose(["config=clusterfit/transfer/cars_finetune", "data_root=none", *own, *place])[2])
+
+
+def last_accuracies(folder: Path) -> dict[str, float]:
+    """Of each layer, in percent, after the last epoch; the test split is scored after the first one, too."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    scored = [line for line in lines if "test_accuracy_list_meter" in line]
+    assert len(scored) == 2
+    return scored[-1]["test_accuracy_list_meter"]["top_1"]
+
+
+@pytest.mark.parametrize("row", ["cifar100_knn", "imagenet1k_knn"])
+def test_nearest_neighbours(row, run_row):
+    (found,) = json.loads((run_row(row, *FROZEN) / "results.json").read_text())
+    title = RECIPES[row.partition("_")[0]].title
+    assert (found["benchmark"], found["dataset"], found["metric"]) == ("knn", title, "top-1 accuracy")
+    assert found["value"] > 0.6  # the classes have colours
+
+
+@pytest.mark.parametrize("row", ["cifar100_retrieval", "imagenet1k_retrieval"])
+def test_retrieval(row, run_row):
+    (found,) = json.loads((run_row(row, *FROZEN) / "results.json").read_text())
+    assert (found["benchmark"], found["metric"]) == ("retrieval", "mAP")
+    assert found["value"] > 0.4
+
+
+def test_levels_of_a_taxonomy(run_row):
+    rows = json.loads((run_row("inat2018_knn", *FROZEN) / "results.json").read_text())
+    values = {row["benchmark"].removeprefix("knn, "): row["value"] for row in rows}
+    assert list(values) == ["kingdom", "phylum", "class", "order", "family", "genus", "species"]
+    assert values["kingdom"] >= values["species"] > 0.6
+
+
+@pytest.mark.parametrize("row", ["cars_finetune", "flowers102_finetune", "inat2019_finetune"])
+def test_fine_tuning(row, run_row):
+    (accuracy,) = last_accuracies(run_row(row, *TRAINED)).values()
+    assert 0 <= accuracy <= 100
+
+
+@pytest.mark.parametrize("row", ["imagenet9k_linear", "places205_linear", "places365_linear"])
+def test_linear_classifiers(row, run_row):
+    schedule = "config.OPTIMIZER.param_schedulers.lr.milestones=[1,2,3]"
+    meters = "config.METERS.accuracy_list_meter.num_meters=2"
+    assert set(last_accuracies(run_row(row, *TRAINED, schedule, POOLED, HEADS, meters))) == {"res4", "res5"}
+
+
+def test_voc07(run_row):
+    rows = json.loads((run_row("voc07_linear", POOLED) / "results.json").read_text())
+    assert [(row["dataset"], row["metric"]) for row in rows] == [("PASCAL VOC 2007", "mAP")] * 2
+    assert all(0 <= row["value"] <= 1 for row in rows)
