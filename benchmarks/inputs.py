@@ -1,4 +1,4 @@
-"""What the benchmarks of clustering share: features with clusters in them, a fair judge, and what was measured on."""
+"""What the benchmarks on features share: features with clusters in them, a fair judge, and what was measured on."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ import torch
 
 from vissl_clusterfit.clustering.torch_search import TorchSearch, fast_product_type
 
-_LATENT_DIM, _NUM_GROUPS, _NUM_KINDS = 64, 200, 4000
+_LATENT_DIM, _NUM_GROUPS, _NUM_KINDS, _NUM_CLASSES = 64, 200, 4000, 1000
 
 
 def clustered_features(num_samples: int, dim: int, seed: int = 0) -> np.ndarray:
+    """The features of :func:`labelled_features`, (N, D) float32."""
+    return labelled_features(num_samples, dim, seed)[0]
+
+
+def labelled_features(num_samples: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Features as a trained network gives them: unit norm, few directions, clusters of many sizes within groups.
 
     Points of a low-dimensional mixture (200 groups of 4,000 kinds whose sizes follow a power law) go through a random
     layer and a ReLU, get some noise in every dimension, and are scaled to unit norm.
 
     Returns:
-        (N, D) float32.
+        Features (N, D) float32, and the class of each, (N,) int64: 1,000 of four kinds each, whatever their groups.
     """
     rng = np.random.default_rng(seed)
     groups = rng.standard_normal((_NUM_GROUPS, _LATENT_DIM), dtype=np.float32)
@@ -33,14 +38,17 @@ def clustered_features(num_samples: int, dim: int, seed: int = 0) -> np.ndarray:
     weights = 1 / np.sqrt(np.arange(1, _NUM_KINDS + 1))
     layer = rng.standard_normal((_LATENT_DIM, dim), dtype=np.float32) / np.float32(math.sqrt(_LATENT_DIM))
     features = np.empty((num_samples, dim), dtype=np.float32)
+    labels = np.empty(num_samples, dtype=np.int64)
     for low in range(0, num_samples, 10_000):
         rows = features[low : low + 10_000]
-        points = kinds[rng.choice(_NUM_KINDS, size=len(rows), p=weights / weights.sum())]
+        drawn = rng.choice(_NUM_KINDS, size=len(rows), p=weights / weights.sum())
+        labels[low : low + 10_000] = drawn % _NUM_CLASSES
+        points = kinds[drawn]
         points = points + 0.35 * rng.standard_normal(points.shape, dtype=np.float32)
         np.maximum(points @ layer, 0, out=rows)
         rows += 0.02 * rng.standard_normal(rows.shape, dtype=np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return features
+    return features, labels
 
 
 def objective(features: np.ndarray, centroids: np.ndarray) -> float:

@@ -14,13 +14,13 @@ def collect(*args, **kwargs):
     return torch.cat(cosines).cpu().numpy(), torch.cat(indices).cpu().numpy()
 
 
+def unit(rows):
+    rows = rows.astype(np.float64)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
 def brute_force(queries, gallery, num_neighbors):
     """All cosines, one pair at a time, sorted; of equal ones the first."""
-
-    def unit(rows):
-        rows = rows.astype(np.float64)
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
     cosines = np.round(np.array([[a @ b for b in unit(gallery)] for a in unit(queries)]), 9)
     order = np.argsort(-cosines, axis=1, kind="stable")[:, :num_neighbors]
     return np.take_along_axis(cosines, order, axis=1), order
@@ -43,6 +43,22 @@ def test_agrees_with_brute_force(dtype, num_neighbors):
     expected_cosines, expected_indices = brute_force(queries, gallery, num_neighbors)
     np.testing.assert_array_equal(indices, expected_indices)
     np.testing.assert_allclose(cosines, expected_cosines, atol=3e-9)
+
+
+@pytest.mark.parametrize("product_type", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("order", ["drawn", "nearest last", "nearest first"])
+@pytest.mark.parametrize("num_neighbors", [1, 20, 200])
+def test_a_product_in_few_bits_misses_nobody(monkeypatch, product_type, order, num_neighbors):
+    """Far more samples lie within the rounding of bfloat16 of the last neighbour than there are neighbours."""
+    monkeypatch.setattr("vissl_clusterfit.transfer.neighbors.fast_product_type", lambda device: product_type)
+    generator = np.random.default_rng(5)
+    queries = 1 + 0.02 * generator.normal(size=(30, 24))
+    gallery = (1 + 0.02 * generator.normal(size=(3000, 24))).astype(np.float32)
+    sides = {"drawn": 0, "nearest last": 1, "nearest first": -1}
+    gallery = gallery[np.argsort(sides[order] * gallery.sum(axis=1) / np.linalg.norm(gallery, axis=1), kind="stable")]
+    grid = np.round(unit(queries) @ unit(gallery).T * 2**30)  # many lie within 1e-9 of each other
+    expected = np.argsort(-grid, axis=1, kind="stable")[:, :num_neighbors]
+    np.testing.assert_array_equal(collect(queries, gallery, num_neighbors, gallery_chunk=700)[1], expected)
 
 
 def test_of_equally_similar_samples_the_first_comes_first():

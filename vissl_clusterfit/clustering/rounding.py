@@ -82,12 +82,31 @@ def certainly_lower(best: torch.Tensor, error: torch.Tensor, dtype: torch.dtype)
     Returns:
         (n,) float32; minus infinity where nothing is certain.
     """
-    roundoff = 2.0**-8 if dtype == torch.bfloat16 else _U
     best = best.float()
     # The 4u are for the rounding of these lines themselves.
-    limit = best - best.abs() * (roundoff + 4 * _U) - 2 * error
-    limit = torch.where(limit >= 0, limit / (1 + roundoff) * (1 - 4 * _U), limit / (1 - roundoff) * (1 + 4 * _U))
+    least = best - best.abs() * (_roundoff(dtype) + 4 * _U) - error
+    return certainly_below(least, error, dtype)
+
+
+def certainly_below(least: torch.Tensor, error: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Computed scores below this are certainly those of less than ``least`` in truth.
+
+    Args:
+        least: (n,) float32.
+        error: (n,) float32, of :func:`score_error`.
+        dtype: the product type.
+
+    Returns:
+        (n,) float32; minus infinity where nothing is certain.
+    """
+    limit = least - error
+    up, down = 1 + _roundoff(dtype), 1 - _roundoff(dtype)
+    limit = torch.where(limit >= 0, limit / up * (1 - 4 * _U), limit / down * (1 + 4 * _U))
     return torch.where(torch.isfinite(limit), limit, torch.full_like(limit, -torch.inf))
+
+
+def _roundoff(dtype: torch.dtype) -> float:
+    return 2.0**-8 if dtype == torch.bfloat16 else _U
 
 
 def certainly_farther(least: torch.Tensor, dim: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Just below the largest size for which glibc's allocator adapts; see ``_keep_freed_memory``.
+# Just below the largest size for which glibc's allocator adapts; see ``keep_freed_memory``.
 _LARGEST_ADAPTED_BYTES = (32 << 20) - (1 << 16)
 
 
@@ -44,7 +44,7 @@ def in_turns(items: Iterable[Item], work: Callable[[Item], Callable[[], None]], 
     Raises:
         Exception: of the first item that fails; later ones have no turn.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     turns = _Turns(items, work)
     with one_thread(), ThreadPoolExecutor(at_once, "clustering", torch.set_num_threads, (1,)) as pool:
         try:
@@ -104,7 +104,7 @@ class _Turns(Generic[Item]):
             raise self._errors[min(self._errors)]
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Has glibc keep memory of a few MiB that is freed, for the next chunk.
 
     Else every temporary of a chunk is given back to the system and its pages are cleared again for the next: a quarter

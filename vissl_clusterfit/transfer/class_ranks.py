@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.transfer.checks import checked_labels
-from vissl_clusterfit.transfer.neighbors import Rows, nearest_neighbors
+from vissl_clusterfit.transfer.neighbors import nearest_neighbors
+from vissl_clusterfit.transfer.rows import Rows
 
 # Votes are compared on this grid: sums of the same weights in another order differ by 1e-16, and should tie.
 _VOTE_GRID = 2**30

@@ -71,7 +71,7 @@ def knn_predict(
     *,
     device: str | torch.device = "cpu",
     query_chunk: int = 4096,
-    gallery_chunk: int = 4096,
+    gallery_chunk: int = 8192,
 ) -> np.ndarray:
     """The class that the nearest gallery samples of each query vote for.
 

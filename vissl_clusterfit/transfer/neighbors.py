@@ -1,27 +1,37 @@
 """Exact nearest neighbours by cosine similarity or dot product, in bounded memory, on CPU or GPU.
 
-A product in float32 finds candidates, a bound on its rounding says whether one may be missing, and the similarities
-of the candidates are computed in float64. Where one may be missing, the whole block is computed in float64.
+A matrix product in few bits gives every score at once. A bound on its rounding (``clustering/rounding.py``) says which
+gallery samples may be neighbours; their similarities are computed in float64. Where they are many, as among ties, the
+whole block is.
 
-Shapes in names: Q queries of one chunk, G gallery samples of one chunk, K neighbours, C candidates of one block, P
-pairs of a query and a candidate, D feature dimensions.
+Shapes in names: Q queries of one chunk, G gallery samples of one chunk, K neighbours, C candidates of one query, P
+pairs of a query and a candidate, H pairs of a query and a group of samples, D feature dimensions.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import pad
 
-from vissl_clusterfit.clustering.threads import in_parallel
-from vissl_clusterfit.clustering.torch_search import full_precision
-from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.clustering.rounding import Shifted, certainly_below, certainly_lower, score_error, shifted
+from vissl_clusterfit.clustering.threads import in_parallel, keep_freed_memory
+from vissl_clusterfit.clustering.torch_search import fast_product_type, full_precision
+from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.transfer.checks import check_features
+from vissl_clusterfit.transfer.rows import (
+    LEAST_NORM,
+    PART_VALUES,
+    Rows,
+    parts_of,
+    read_rows,
+    require_device,
+    row_norms,
+    unit_rows,
+)
 
 #: Cosines are compared on this grid (about 1e-9). Sums of float64 differ by 1e-15 from one chunk size or device to
 #: another; on the grid equal samples have equal cosines, and the tie rule decides.
@@ -31,32 +41,20 @@ _LOCAL_RANGE = 2**22
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
 _NOBODY = torch.iinfo(torch.int64).min
-# Candidates of a block beyond the neighbours that are wanted: so that the last of them is well below the neighbours.
-_SPARE_CANDIDATES = 16
-# The unit roundoff of float32, and norms from which its products may overflow.
-_U = 2.0**-24
+# Candidates are looked for among the maxima of so many scores.
+_GROUP = 16
+# More groups than so many for each neighbour that is wanted are narrowed down first.
+_MANY_GROUPS = 2
+# A shift is the mean of about so many rows.
+_ROWS_OF_A_MEAN = 512
+# From so many pairs of each query on, a product for each query is quicker than one pair by pair.
+_PAIRS_OF_A_QUERY = 32
+# What similarities lose as their operands become float32 (three roundings and one), and on the grid.
+_ROUNDED = 8 * 2.0**-24 + 2 / COSINE_GRID
+# Norms from which products of float32 may overflow.
 _LARGE_NORM = 1e15
-_LEAST_NORM = 1e-12
 # So few that a block of their scores stays in the cache.
 _QUERIES_OF_A_THREAD = 256
-# Values of the pairs that are computed at a time: on a processor they stay in its cache.
-_PAIR_VALUES = {"cpu": 1 << 17, "cuda": 1 << 26}
-
-
-class Rows(Protocol):
-    """Features ``(num_samples, dim)``: an array, a tensor, or what reads a slice of rows as an array when asked."""
-
-    @property
-    def shape(self) -> Sequence[int]:
-        """Samples and dimensions."""
-
-    @property
-    def ndim(self) -> int:
-        """Two."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice) -> Any: ...
 
 
 def nearest_neighbors(
@@ -67,7 +65,7 @@ def nearest_neighbors(
     similarity: str = "cosine",
     device: str | torch.device = "cpu",
     query_chunk: int = 4096,
-    gallery_chunk: int = 4096,
+    gallery_chunk: int = 8192,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Finds the gallery samples with the greatest similarity to each query, comparing it with all.
 
@@ -101,56 +99,78 @@ def nearest_neighbors(
     assert len(gallery) <= _INDEX_MASK, "indices of the gallery must fit into 32 bits"
     assert similarity in ("cosine", "dot"), similarity
     gallery_chunk = min(gallery_chunk, _LOCAL_RANGE, len(gallery))
-    norms = _norms(gallery, gallery_chunk, device)
+    keep_freed_memory()
+    norms = row_norms(gallery, gallery_chunk, device, "gallery")
     # Dot products are brought between -1 and 1, as cosines are, and back.
     largest = float(norms.max()) or 1.0
-    factors = 1 / (norms.clamp(min=_LEAST_NORM) if similarity == "cosine" else torch.full_like(norms, largest))
+    factors = 1 / (norms.clamp(min=LEAST_NORM) if similarity == "cosine" else torch.full_like(norms, largest))
     # On a processor each thread takes some queries: PyTorch's own would meet after each of many short operations.
     on_card = torch.device(device).type == "cuda"
+    dtype = fast_product_type(torch.device(device).type)
     for query_start in range(0, len(queries), query_chunk):
         queries_QD = unit_rows(queries, query_start, query_start + query_chunk, device, "queries")
         parts = queries_QD.split(query_chunk if on_card else _QUERIES_OF_A_THREAD)
-        searches = [_Search(part, num_neighbors) for part in parts]
+        searches = [_Search(part, num_neighbors, dtype) for part in parts]
         for start in range(0, len(gallery), gallery_chunk):
-            rows_GD = _rows(gallery, start, start + gallery_chunk, device)
-            block = _Block(rows_GD, factors[start : start + gallery_chunk], start)
+            rows_GD = read_rows(gallery, start, start + gallery_chunk, device)
+            block = _Block(rows_GD, factors[start : start + gallery_chunk], start, dtype)
             look = functools.partial(_Search.take_block, block=block)
             with full_precision():
                 _ = [look(search) for search in searches] if on_card else in_parallel(look, searches)
         similarities_QK, indices_QK = map(torch.cat, zip(*(search.found() for search in searches), strict=True))
         if similarity == "dot":
-            norms_Q = _rows(queries, query_start, query_start + query_chunk, device).double().norm(dim=1)
+            norms_Q = read_rows(queries, query_start, query_start + query_chunk, device).double().norm(dim=1)
             similarities_QK *= largest * norms_Q[:, None]
         yield similarities_QK, indices_QK
 
 
 class _Block:
-    """Some gallery samples: rows (G, D) as they came, the factors (G,) float64 that scale them, the first's index."""
+    """Some gallery samples: rows (G, D) as they came, the factors (G,) float64 that scale them, the first's index.
 
-    def __init__(self, rows_GD: Tensor, factors_G: Tensor, start: int) -> None:
+    Attributes:
+        operand_GD: The scaled rows less a shift, in the product type; zeros up to whole groups.
+        shift_D: About their mean, float32.
+        prepared: How long the rows of the operand are, and what they lost.
+    """
+
+    def __init__(self, rows_GD: Tensor, factors_G: Tensor, start: int, dtype: torch.dtype) -> None:
         self.rows_GD, self.factors_G, self.start = rows_GD, factors_G, start
-        #: The scaled rows, each value within three roundings of float32.
-        self.in_float32 = self._in_float32()
+        num_rows, dim = rows_GD.shape
+        self.shift_D = self._scaled(slice(None, None, -(-num_rows // _ROWS_OF_A_MEAN))).mean(dim=0)
+        self.operand_GD = torch.empty(-(-num_rows // _GROUP) * _GROUP, dim, dtype=dtype, device=rows_GD.device)
+        self.operand_GD[num_rows:] = 0
+        prepared = in_parallel(self._prepare, parts_of(rows_GD))
+        self.prepared = Shifted(*(torch.cat([getattr(of, name) for of in prepared]) for name in ("norms", "residuals")))
 
     def __len__(self) -> int:
         return len(self.rows_GD)
 
-    def _in_float32(self) -> Tensor:
-        if self.rows_GD.dtype == torch.float64 or float(self.factors_G.min()) < 1 / _LARGE_NORM:
-            return self.in_float64().float()
-        return self.rows_GD.float() * self.factors_G.float()[:, None]
+    def _prepare(self, part: slice) -> Shifted:
+        return shifted(self._scaled(part), self.shift_D, 1.0, self.operand_GD[part])
+
+    def _scaled(self, part: slice) -> Tensor:
+        """Scaled rows as float32, each value within three roundings."""
+        rows_GD, factors_G = self.rows_GD[part], self.factors_G[part]
+        if rows_GD.dtype == torch.float64 or float(factors_G.min()) < 1 / _LARGE_NORM:
+            return (rows_GD.double() * factors_G[:, None]).float()
+        return rows_GD.float() * factors_G.float()[:, None]
 
     def in_float64(self) -> Tensor:
         """The scaled rows, (G, D)."""
         return self.rows_GD.double() * self.factors_G[:, None]
 
     def similarities(self, queries_QD: Tensor, query_P: Tensor, place_P: Tensor) -> Tensor:
-        """The similarities of pairs, (P,) float64."""
-        size = max(1, _PAIR_VALUES[queries_QD.device.type] // queries_QD.shape[1])
-        parts = [
-            self.rows_GD.index_select(0, place).double().mul_(queries_QD.index_select(0, query)).sum(dim=1)
-            for query, place in zip(query_P.split(size), place_P.split(size), strict=True)
-        ]
+        """The similarities of pairs, (P,) float64, query by query."""
+        if len(query_P) > _PAIRS_OF_A_QUERY * len(queries_QD):
+            counts = torch.bincount(query_P, minlength=len(queries_QD)).tolist()
+            each = zip(queries_QD, place_P.split(counts), strict=True)
+            parts = [self.rows_GD.index_select(0, place).double() @ query_D for query_D, place in each]
+        else:
+            size = max(1, PART_VALUES[queries_QD.device.type] // queries_QD.shape[1])
+            parts = [
+                self.rows_GD.index_select(0, place).double().mul_(queries_QD.index_select(0, query)).sum(dim=1)
+                for query, place in zip(query_P.split(size), place_P.split(size), strict=True)
+            ]
         return torch.cat(parts) * self.factors_G[place_P]
 
 
@@ -161,11 +181,11 @@ class _Search:
     from the end. So no two keys of a query are equal: of equal similarities the smaller index wins.
     """
 
-    def __init__(self, queries_QD: Tensor, num_neighbors: int) -> None:
+    def __init__(self, queries_QD: Tensor, num_neighbors: int, dtype: torch.dtype) -> None:
         self._queries_QD, self._num_neighbors = queries_QD, num_neighbors
-        self._in_float32 = queries_QD.float()
-        # Operands within three roundings and one, D products and their sum in any order, and what is left of the grid.
-        self._error = 1.01 * (queries_QD.shape[1] + 6) * _U + 2 / COSINE_GRID
+        self._operand_QD = torch.empty(queries_QD.shape, dtype=dtype, device=queries_QD.device)
+        zero_D = torch.zeros(queries_QD.shape[1], device=queries_QD.device)
+        self._prepared = shifted(queries_QD.float(), zero_D, 1.0, self._operand_QD)
         self._best_QK = torch.full((len(queries_QD), 0), _NOBODY, dtype=torch.int64, device=queries_QD.device)
 
     def found(self) -> tuple[Tensor, Tensor]:
@@ -175,26 +195,47 @@ class _Search:
 
     def take_block(self, block: _Block) -> None:
         """Looks for neighbours among some more gallery samples."""
-        scores_QG = self._in_float32 @ block.in_float32.T
-        count = min(self._num_neighbors + _SPARE_CANDIDATES, len(block))
-        scores_QC, places_QC = scores_QG.topk(count, dim=1)
-        # A neighbour is as good as the last of those that are known, and of the best of this block.
-        least_Q = torch.maximum(self._least_Q(), scores_QC[:, min(self._num_neighbors, count) - 1] - self._error)
-        if count < self._num_neighbors:
-            least_Q = self._least_Q()
-        query_P, column_P = (scores_QC >= (least_Q - self._error)[:, None]).nonzero().unbind(1)
-        place_P = places_QC[query_P, column_P]
+        query_P, place_P = self._candidates(block)
+        counts_Q = torch.bincount(query_P, minlength=len(self._queries_QD))
+        crowded_Q = counts_Q > self._num_neighbors + len(block) // _GROUP
+        if crowded_Q.any():
+            apart = ~crowded_Q[query_P]
+            query_P, place_P = query_P[apart], place_P[apart]
+            counts_Q.masked_fill_(crowded_Q, 0)
         grid_P = (block.similarities(self._queries_QD, query_P, place_P) * COSINE_GRID).round_().long()
-        keys_QC = torch.full_like(places_QC, _NOBODY)
+        # The pairs of a query lie side by side, and become a row.
+        column_P = torch.arange(len(query_P), device=query_P.device) - (counts_Q.cumsum(0) - counts_Q)[query_P]
+        keys_QC = torch.full((len(counts_Q), int(counts_Q.max())), _NOBODY, dtype=torch.int64, device=query_P.device)
         keys_QC[query_P, column_P] = (grid_P << _INDEX_BITS) + (_INDEX_MASK - block.start - place_P)
-        before_QK = self._best_QK
-        self._best_QK = self._best_of(before_QK, keys_QC)
-        if count < len(block):
-            # Whoever is no candidate is at most as good as the last of them.
-            doubtful = scores_QC[:, -1].double() + self._error >= self._least_Q()
-            if doubtful.any():
-                keys_QC = self._best_keys(doubtful, block)
-                self._best_QK[doubtful] = self._best_of(before_QK[doubtful], keys_QC)
+        if crowded_Q.any():
+            of_crowded = self._best_keys(crowded_Q, block)
+            keys_QC = pad(keys_QC, (0, max(0, of_crowded.shape[1] - keys_QC.shape[1])), value=_NOBODY)
+            keys_QC[crowded_Q, : of_crowded.shape[1]] = of_crowded
+        self._best_QK = self._best_of(self._best_QK, keys_QC)
+
+    def _candidates(self, block: _Block) -> tuple[Tensor, Tensor]:
+        """All pairs (P,) of a query and a place in the block that may be neighbours, query by query."""
+        scores_GQ = block.operand_GD @ self._operand_QD.T
+        dtype, shift_D = scores_GQ.dtype, block.shift_D.double()
+        error_Q = score_error(self._prepared, block.prepared, len(shift_D)) + _ROUNDED
+        # Scores are of rows less the shift.
+        least_Q = (self._least_Q() - self._queries_QD @ shift_D).float()
+        limit_Q = certainly_below(least_Q, error_Q, dtype)
+        # Scores of a group lie far apart, those of a place's queries side by side: so maxima are quick to find.
+        groups = scores_GQ.view(-1, _GROUP, scores_GQ.shape[1])
+        maxima_QM = groups.amax(dim=1).T.float()
+        if self._best_QK.shape[1] < self._num_neighbors <= len(block) // (2 * _GROUP):
+            # So many groups have one that is as good.
+            last_Q = maxima_QM.topk(self._num_neighbors, dim=1).values[:, -1]
+            limit_Q = torch.maximum(limit_Q, certainly_lower(last_Q, error_Q, dtype))
+        query_H, group_H = (maxima_QM >= limit_Q[:, None]).nonzero().unbind(1)
+        if len(query_H) > _MANY_GROUPS * self._num_neighbors * len(limit_Q) and self._num_neighbors <= len(block):
+            last_Q = scores_GQ[: len(block)].T.float().topk(self._num_neighbors, dim=1).values[:, -1]
+            limit_Q = torch.maximum(limit_Q, certainly_lower(last_Q, error_Q, dtype))
+        hit_P, member_P = (groups[group_H, :, query_H].float() >= limit_Q[query_H, None]).nonzero().unbind(1)
+        place_P = group_H[hit_P] * _GROUP + member_P
+        real = place_P < len(block)
+        return query_H[hit_P][real], place_P[real]
 
     def _least_Q(self) -> Tensor:
         """The least similarity of each query's neighbours; minus infinity while they are too few."""
@@ -218,47 +259,3 @@ class _Search:
         grid_QK = (found_QK / _LOCAL_RANGE).ceil()
         indices_QK = (grid_QK * _LOCAL_RANGE - found_QK).long() + block.start
         return (grid_QK.long() << _INDEX_BITS) + (_INDEX_MASK - indices_QK)
-
-
-def unit_rows(features: Rows, start: int, stop: int, device: str | torch.device, name: str) -> Tensor:
-    """Some rows as float64 of unit norm, on ``device``; a row of norm zero stays zero.
-
-    Raises:
-        DataError: a row is not finite; ``name`` is what the message calls the features.
-    """
-    rows = _rows(features, start, stop, device).double()
-    _require_finite(rows.isfinite().all(dim=1), start, name)
-    return normalize(rows, dim=1)
-
-
-def require_device(device: str | torch.device) -> None:
-    """Refuses a GPU where there is none.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(problem("device", found=f"{device}, but no GPU is usable here", allowed="cpu"))
-
-
-def _norms(gallery: Rows, chunk: int, device: str | torch.device) -> Tensor:
-    """Of all rows, (num_gallery,) float64; they are checked on the way."""
-    norms = []
-    for start in range(0, len(gallery), chunk):
-        norms.append(_rows(gallery, start, start + chunk, device).double().norm(dim=1))
-        _require_finite(norms[-1].isfinite(), start, "gallery")
-    return torch.cat(norms)
-
-
-def _rows(features: Rows, start: int, stop: int, device: str | torch.device) -> Tensor:
-    block = features[start:stop]
-    if isinstance(block, np.ndarray):
-        # A memory-mapped array is read-only, which torch wraps only with a warning: copy the block.
-        block = torch.from_numpy(np.ascontiguousarray(block) if block.flags.writeable else np.array(block, order="C"))
-    return block.to(device)
-
-
-def _require_finite(finite: Tensor, start: int, name: str) -> None:
-    if not finite.all():
-        row = start + int(finite.logical_not().nonzero()[0, 0])
-        raise DataError(problem(name, found=f"NaN or infinity in row {row}", allowed="finite features"))

@@ -5,22 +5,25 @@ Shapes in names: Q queries of one chunk, G gallery samples, R relevant samples o
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vissl_clusterfit.clustering.threads import in_parallel, keep_freed_memory
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.transfer.checks import check_features, checked_labels
-from vissl_clusterfit.transfer.neighbors import COSINE_GRID, Rows, require_device, unit_rows
+from vissl_clusterfit.transfer.neighbors import COSINE_GRID
+from vissl_clusterfit.transfer.rows import LEAST_NORM, Rows, parts_of, read_rows, require_device, row_norms, unit_rows
 
 # Below every key of a sample: nothing that has it counts.
 _NOBODY = torch.iinfo(torch.int64).min
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
 # Keys that are held at a time, of 8 bytes each: so many queries times the whole gallery, but at least so many queries.
-_KEYS = 1 << 24
+_KEYS = 1 << 25
 _LEAST_QUERIES = 64
 
 
@@ -87,12 +90,16 @@ def category_retrieval(
     present = wanted if same else torch.from_numpy(checked_labels(gallery_labels, len(candidates), "gallery_labels"))
     assert len(candidates) <= _INDEX_MASK, "indices of the gallery must fit into 32 bits"
 
+    keep_freed_memory()
+    norms_G = row_norms(candidates, gallery_chunk, device, "gallery")
+    # What brings a product with a row as it came to the grid.
+    factors_G = COSINE_GRID / norms_G.clamp(min=LEAST_NORM)
     by_class = _ByClass(present.to(device))
     precisions = []
     size = max(_LEAST_QUERIES, _KEYS // len(candidates))
     for start in range(0, len(queries), size):
         queries_QD = unit_rows(queries, start, start + size, device, "queries")
-        keys_QG = _keys(queries_QD, candidates, device, gallery_chunk)
+        keys_QG = _keys(queries_QD, candidates, factors_G, gallery_chunk)
         if same:
             own = torch.arange(len(queries_QD), device=device)
             keys_QG[own, own + start] = _NOBODY
@@ -125,22 +132,32 @@ def retrieval_protocol(gallery: str, num_without_match: int) -> str:
     )
 
 
-def _keys(queries_QD: Tensor, gallery: Rows, device: str | torch.device, chunk: int) -> Tensor:
+def _keys(queries_QD: Tensor, gallery: Rows, factors_G: Tensor, chunk: int) -> Tensor:
     """One int64 for each query and gallery sample: in descending order they are the ranking.
 
     The upper bits hold the cosine's place on the grid, the lower ones the index, counted from the end.
     """
-    keys_QG = torch.empty(len(queries_QD), len(gallery), dtype=torch.int64, device=device)
-    block = torch.empty(len(queries_QD) * min(chunk, len(gallery)), dtype=torch.float64, device=device)
+    device, num_queries = queries_QD.device, len(queries_QD)
+    keys_QG = torch.empty(num_queries, len(gallery), dtype=torch.int64, device=device)
+    # Made once: memory that is given back to the system after each block would have to be cleared for the next.
+    rows = torch.empty(min(chunk, len(gallery)), queries_QD.shape[1], dtype=torch.float64, device=device)
+    products = torch.empty(num_queries * len(rows), dtype=torch.float64, device=device)
     for start in range(0, len(gallery), chunk):
-        gallery_GD = unit_rows(gallery, start, start + chunk, device, "gallery")
-        cosines_QG = block[: len(queries_QD) * len(gallery_GD)].view(len(queries_QD), len(gallery_GD))
-        torch.mm(queries_QD, gallery_GD.T, out=cosines_QG)
-        into_QG = keys_QG[:, start : start + len(gallery_GD)]
-        into_QG.copy_(cosines_QG.mul_(COSINE_GRID).round_())
-        places_G = torch.arange(start, start + len(gallery_GD), device=device)
+        as_they_came_GD = read_rows(gallery, start, start + chunk, device)
+        rows_GD = rows[: len(as_they_came_GD)]
+        copy = functools.partial(_copy_part, as_they_came_GD, rows_GD)
+        in_parallel(copy, parts_of(rows_GD))
+        grid_QG = products[: num_queries * len(rows_GD)].view(num_queries, len(rows_GD))
+        torch.mm(queries_QD, rows_GD.T, out=grid_QG)
+        into_QG = keys_QG[:, start : start + len(rows_GD)]
+        into_QG.copy_(grid_QG.mul_(factors_G[start : start + len(rows_GD)]).round_())
+        places_G = torch.arange(start, start + len(rows_GD), device=device)
         into_QG.bitwise_left_shift_(_INDEX_BITS).add_(_INDEX_MASK - places_G)
     return keys_QG
+
+
+def _copy_part(from_GD: Tensor, to_GD: Tensor, part: slice) -> None:
+    to_GD[part] = from_GD[part]
 
 
 class _ByClass:

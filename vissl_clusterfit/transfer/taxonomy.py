@@ -15,7 +15,8 @@ from torch import Tensor
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.transfer.checks import checked_labels
 from vissl_clusterfit.transfer.knn import KnnSettings, vote
-from vissl_clusterfit.transfer.neighbors import Rows, nearest_neighbors
+from vissl_clusterfit.transfer.neighbors import nearest_neighbors
+from vissl_clusterfit.transfer.rows import Rows
 
 _LAYOUT = '{"levels": [coarsest, …, finest], "classes": [[a name for each level], … one per class]}'
 
