@@ -10,6 +10,8 @@ from sklearn.metrics import average_precision_score
 from vissl_clusterfit.adapters.transfer_settings import TransferSettings
 from vissl_clusterfit.errors import ConfigError
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.report.results import ResultRow
+from vissl_clusterfit.report.table import format_table
 
 TRANSFER = (
     "config=clusterfit/transfer",
@@ -154,7 +156,9 @@ def test_every_protocol_on_several_layers_in_one_pass(rows_of, tmp_path):
     accuracy = "top-1 accuracy"
     assert found["knn, colour, res2", accuracy]["value"] == found["knn, res2", accuracy]["value"]
     assert found["knn, warmth, res2", accuracy]["value"] > found["knn, colour, res2", accuracy]["value"]
-    assert found["low-shot, k = 4, res5", f"{accuracy}, half-width of the 95 % interval"]["value"] > 0
+    half_width = found["low-shot, k = 4, res5", f"{accuracy}, half-width of the 95 % interval"]["value"]
+    assert half_width > 0
+    assert f" ± {100 * half_width:.1f}" in format_table([ResultRow(**row) for row in rows]).splitlines()[-1]
     assert found["linear, res5", accuracy]["protocol"].startswith("layer res5, AvgPool2d([1, 1], 1, 0), flattened; ")
     store = FeatureStore.open(tmp_path / "run/features/test")
     assert store.dim == 256 + 2048

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.report.results import ResultRow, append_results, read_results
+from vissl_clusterfit.report.results import ResultRow, append_results, read_results, read_runs
 
 ROW = ResultRow(
     model="student",
@@ -176,3 +176,27 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_row_that_json_would_change_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(ROW, **change)
+
+
+def test_runs_are_folders_and_files_and_a_row_that_is_there_twice_counts_once(tmp_path):
+    other = dataclasses.replace(ROW, seed=1, value=0.5)
+    append_results(tmp_path / "a", [ROW])
+    append_results(tmp_path / "b", [ROW, other])
+    (tmp_path / "copy.json").write_bytes((tmp_path / "b/results.json").read_bytes())
+    assert read_runs([tmp_path / "a", tmp_path / "b", tmp_path / "copy.json", tmp_path / "a"]) == [ROW, other]
+
+
+def test_two_values_of_one_thing_are_refused_with_both_places(tmp_path):
+    append_results(tmp_path / "a", [ROW])
+    append_results(tmp_path / "b", [dataclasses.replace(ROW, value=0.5)])
+    message = (
+        r"linear of student on digits, top-1 accuracy, seed 0: found 0.915 in .*a/results.json and 0.5 in .*b/results"
+    )
+    with pytest.raises(ArtifactError, match=message):
+        read_runs([tmp_path / "a", tmp_path / "b"])
+
+
+def test_a_run_without_a_row_is_refused(tmp_path):
+    append_results(tmp_path, [])
+    with pytest.raises(ArtifactError, match=r"results\.json has no rows: nothing has been evaluated there yet"):
+        read_runs([tmp_path])

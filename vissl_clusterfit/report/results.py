@@ -100,6 +100,36 @@ def read_results(folder: Path) -> list[ResultRow]:
     return _read(folder / RESULTS_NAME)
 
 
+def read_runs(places: Iterable[Path]) -> list[ResultRow]:
+    """The rows of several runs: folders with a ``results.json``, or such files under any name that ends in ``.json``.
+
+    A row that is there twice counts once, as when a run is named twice, or a suite's rows lie in its training's folder.
+
+    Raises:
+        ArtifactError: a file is missing, damaged or without a row, or two give another value for the same thing.
+    """
+    found: dict[tuple[str, str, str, str, str, str, int], tuple[ResultRow, Path]] = {}
+    for place in places:
+        path = place if place.name.endswith(".json") else place / RESULTS_NAME
+        rows = _read(path)
+        if not rows:
+            raise ArtifactError(f"{path} has no rows: nothing has been evaluated there yet.")
+        for row in rows:
+            known, where = found.setdefault(row.identity, (row, path))
+            if known.value != row.value:
+                what = f"{row.benchmark} of {row.model} on {row.dataset}, {row.metric}, seed {row.seed}"
+                raise ArtifactError(
+                    problem(
+                        what,
+                        found=f"{known.value:g} in {where} and {row.value:g} in {path}, by the same protocol",
+                        allowed="one value",
+                        remedy="If two models bear this name, name them apart (config.TRANSFER.MODEL_NAME); if two "
+                        "seeds do, set config.SEED_VALUE. Otherwise leave one of the two out.",
+                    )
+                )
+    return [row for row, _ in found.values()]
+
+
 def _read(path: Path) -> list[ResultRow]:
     """The rows of one file. Anything that writing it again would lose is refused."""
     try:
