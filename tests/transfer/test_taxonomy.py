@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.neighbors import KNeighborsClassifier
 
 from vissl_clusterfit.errors import ConfigError, DataError
 from vissl_clusterfit.transfer.knn import KnnSettings, knn_accuracy
@@ -41,6 +42,10 @@ def test_each_level_is_nearest_neighbours_on_the_labels_of_that_level(tmp_path, 
     for level in LEVELS:
         group = taxonomy.labels_at(level)
         assert found[level] == knn_accuracy(queries, group[wanted], gallery, group[present], settings), level
+        weights = "uniform" if vote == "majority" else lambda distances: np.exp((1 - distances) / settings.temperature)
+        peer = KNeighborsClassifier(9, weights=weights, algorithm="brute", metric="cosine")
+        peer.fit(gallery, group[present])
+        assert found[level] == pytest.approx(peer.score(queries, group[wanted]), abs=1e-12)
     assert 0.3 < found["species"] < found["kingdom"] < 1
 
 
