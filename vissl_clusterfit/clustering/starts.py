@@ -97,7 +97,8 @@ def _draw(
         times = np.where(np.isin(positions, drawn), np.inf, waiting / rates)
         first, own = _first(np.concatenate([first, times]), np.concatenate([own, positions]), count)
     gathered = source.gather((first, own))
-    return np.sort(_first(*(np.concatenate(parts) for parts in zip(*gathered, strict=True)), count)[1])
+    times, positions = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+    return np.sort(_first(times, positions, count)[1])
 
 
 def _first(times: np.ndarray, positions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
