@@ -10,30 +10,26 @@ any training of VISSL does, and is not run again when it has finished.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from vissl.config import AttrDict
 
 from vissl_clusterfit import artifacts
 from vissl_clusterfit.adapters.benchmarks.trained import describe_training, figures, last_test, test_views
-from vissl_clusterfit.adapters.dataset import require_same_classes, true_labels
 from vissl_clusterfit.adapters.exits import RankFailed
 from vissl_clusterfit.adapters.finished import read_metrics
 from vissl_clusterfit.adapters.job import require_gpus_and_weights
-from vissl_clusterfit.adapters.kept import array_hash
 from vissl_clusterfit.adapters.prepared import require_prepared
 from vissl_clusterfit.adapters.ranks import launch
 from vissl_clusterfit.adapters.torchrun import is_torchrun
 from vissl_clusterfit.adapters.tune.engine import NETWORK_NAME, VALIDATION_NAME
 from vissl_clusterfit.adapters.tune.heads import head_names, write_network
+from vissl_clusterfit.adapters.tune.inputs import checked_labels, inputs_of
 from vissl_clusterfit.adapters.tune.settings import TuneSettings, chosen_by
 from vissl_clusterfit.adapters.tune.split import ValidationSplit
 from vissl_clusterfit.adapters.tune.trainings import Setting, grid, of_test, on_validation, with_setting
-from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError, problem
+from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.report.results import ResultRow, append_results
 from vissl_clusterfit.storage.places import artifact_path
 
@@ -59,7 +55,7 @@ def run_tuning(cfg: AttrDict) -> None:
     if not tuning.is_finished:
         tuning.run()
     else:
-        print("This tuning was finished before: nothing is trained or scored again.", flush=True)  # noqa: T201
+        _say("This tuning was finished before: nothing is trained or scored again.")
     tuning.report()
 
 
@@ -81,26 +77,27 @@ class _Tuning:
         self._place, self._folder = place, place / _FOLDER_NAME
         require_prepared(cfg)
         require_gpus_and_weights(cfg, resuming=False)
-        labels = _checked_labels(cfg)
+        labels = checked_labels(cfg)
         self._num_samples = len(labels)
         self._split = ValidationSplit(cfg, self._settings, labels) if len(self._grid) > 1 else None
-        self._inputs = _inputs(cfg, self._settings, labels, is_split=self._split is not None)
-        self._asked = {"grid": [str(setting) for setting in self._grid], "inputs": self._inputs}
+        self._inputs = inputs_of(cfg, self._settings, labels, is_split=self._split is not None)
+        self._names = [str(setting) for setting in self._grid]
         self._require_nothing_of_others()
 
     def _require_nothing_of_others(self) -> None:
         before, finished = self._folder / _INPUTS_NAME, self._folder / _FINISHED_NAME
-        if before.is_file():
-            artifacts.require_same_inputs(self._folder, artifacts.read_json(before), self._inputs)
-        if finished.is_file() and (tried := artifacts.read_json(finished)["grid"]) != self._asked["grid"]:
+        if finished.is_file() and (tried := artifacts.read_json(finished)["grid"]) != self._names:
             raise ArtifactError(
                 f"{self._folder} has scored the test split for what was chosen of {', '.join(tried)}; this run has "
-                f"{', '.join(self._asked['grid'])}. Name another config.CHECKPOINT.DIR to choose anew."
+                f"{', '.join(self._names)}. Name another config.CHECKPOINT.DIR to choose anew."
             )
+        if before.is_file():
+            found, places = artifacts.read_json(before), "config.CHECKPOINT.DIR"
+            artifacts.require_same_inputs(self._folder, found, self._inputs, places)
 
     @property
     def is_finished(self) -> bool:
-        """Whether the test split was scored, for what this tuning asks."""
+        """Whether the test split was scored."""
         return (self._folder / _FINISHED_NAME).is_file()
 
     def run(self) -> None:
@@ -118,7 +115,7 @@ class _Tuning:
         if not read_metrics(str(test)):
             _say("Test: TEST is scored, once.")
             launch("train", 0, of_test(self._cfg, network, test), apart=True)
-        artifacts.write_json(self._folder / _FINISHED_NAME, self._asked)
+        artifacts.write_json(self._folder / _FINISHED_NAME, {"grid": self._names})
 
     def _choose(self) -> dict[str, Setting]:
         """The setting of each head; what was tried goes to a file before anything is trained on all of TRAIN."""
@@ -139,7 +136,7 @@ class _Tuning:
         record = {
             "metric": self._metric,
             "validation": str(self._split),
-            "tried": {str(setting): scores[setting] or "diverged" for setting in self._grid},
+            "tried": {str(setting): of_each or "diverged" for setting, of_each in scores.items()},
             "chosen": {head: str(setting) for head, setting in chosen.items()},
         }
         artifacts.write_json(self._place / VALIDATION_NAME, record)
@@ -169,7 +166,7 @@ class _Tuning:
         chosen = dict.fromkeys(self._heads, self._grid[0])
         if self._split is not None:
             names = artifacts.read_json(self._place / VALIDATION_NAME)["chosen"]
-            by_name = {str(setting): setting for setting in self._grid}
+            by_name = dict(zip(self._names, self._grid, strict=True))
             chosen = {head: by_name[name] for head, name in names.items()}
         rows = []
         for metric, head, value in figures(last_test(str(self._folder / "test"))):
@@ -193,7 +190,7 @@ class _Tuning:
             choice = f"one setting, {chosen}: nothing was chosen"
         else:
             choice = (
-                f"{chosen} of [{', '.join(self._asked['grid'])}] by {self._metric} on {self._split}, after the last "
+                f"{chosen} of [{', '.join(self._names)}] by {self._metric} on {self._split}, after the last "
                 "epoch of a training without these; then trained on all"
             )
         parts = [
@@ -203,41 +200,6 @@ class _Tuning:
             f"test samples scored once, after {self._cfg.OPTIMIZER.num_epochs} epochs on {self._num_samples} samples",
         ]
         return "; ".join(parts)
-
-
-def _checked_labels(cfg: AttrDict) -> np.ndarray:
-    """Those of TRAIN; those of both splits are looked at, so that nothing is wrong with them at the end."""
-    require_same_classes(cfg)
-    labels = {split: true_labels(cfg, split) for split in ("TRAIN", "TEST")}
-    for split, found in labels.items():
-        widths = [
-            head[1]["dims"][-1] for head in cfg.MODEL.HEAD.PARAMS if isinstance(head[0], str) and "dims" in head[1]
-        ]
-        needed = (int(found.max()) + 1 if found.ndim == 1 else found.shape[1]) if len(found) else 0
-        if not needed or any(width < needed for width in widths):
-            what = f"{needed} classes, and heads for {min(widths, default=0)}" if needed else "no samples"
-            allowed = "heads for all classes: the last of dims in config.MODEL.HEAD.PARAMS"
-            raise DataError(problem(f"config.DATA.{split}", found=what, allowed=allowed))
-    return labels["TRAIN"]
-
-
-def _inputs(cfg: AttrDict, settings: TuneSettings, labels: np.ndarray, *, is_split: bool) -> dict[str, Any]:
-    """What trainings are made from, but for the grid: one that grows keeps those that are done."""
-    weights = cfg.MODEL.WEIGHTS_INIT.PARAMS_FILE
-    validation = {name: getattr(settings, name) for name in ("validation", "validation_share", "seed")}
-    inputs = {
-        "data": {split: cfg.DATA[split] for split in ("TRAIN", "TEST")},
-        "labels": array_hash(labels),
-        "model": cfg.MODEL,
-        "weights": artifacts.file_sha256(artifact_path(weights)) if weights else "",
-        "loss": {"name": cfg.LOSS.name, **cfg.LOSS[cfg.LOSS.name]},
-        "meters": cfg.METERS,
-        "optimizer": cfg.OPTIMIZER,
-        "processes": cfg.DISTRIBUTED.NUM_PROC_PER_NODE,
-        "seed": cfg.SEED_VALUE,
-        "split": validation if is_split else {},
-    }
-    return json.loads(json.dumps(inputs, default=str))  # a type of numbers is among them
 
 
 def _train(cfg: AttrDict) -> None:
