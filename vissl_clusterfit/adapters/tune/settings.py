@@ -58,14 +58,13 @@ class TuneSettings:
         if not 0 < self.validation_share <= 0.5:
             allowed = "above 0 and at most 0.5"
             found.append(problem(f"{_BLOCK}.VALIDATION_SHARE", found=self.validation_share, allowed=allowed))
-        for key, values, smallest in (
-            ("LEARNING_RATES", self.learning_rates, "above 0"),
-            ("WEIGHT_DECAYS", self.weight_decays, "of at least 0"),
+        for key, values, limit, fits in (
+            ("LEARNING_RATES", self.learning_rates, "above 0", lambda value: value > 0),
+            ("WEIGHT_DECAYS", self.weight_decays, "of at least 0", lambda value: value >= 0),
         ):
             numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-            wrong = not numbers or any(not (value > 0 or (value == 0 and key == "WEIGHT_DECAYS")) for value in values)
-            if wrong or len({*values}) < len(values):
-                allowed = f"numbers {smallest}, each once; [] for the config's own"
+            if not numbers or not all(map(fits, values)) or len({*values}) < len(values):
+                allowed = f"numbers {limit}, each once; [] for the config's own"
                 found.append(problem(f"{_BLOCK}.{key}", found=values, allowed=allowed))
         return found
 
