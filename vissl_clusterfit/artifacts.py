@@ -230,8 +230,13 @@ def has_manifest(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file()
 
 
-def require_same_inputs(folder: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuses an artefact that was made from other data or settings.
+def require_same_inputs(
+    folder: Path,
+    found: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    places: str = "CLUSTERFIT.OUTPUT_DIR, CLUSTERFIT.FEATURES.PATH",
+) -> None:
+    """Refuses an artefact that was made from other data or settings; ``places`` are the settings that name its folder.
 
     Raises:
         ArtifactError: naming every input that differs, with both values, and the remedy.
@@ -241,8 +246,7 @@ def require_same_inputs(folder: Path, found: Mapping[str, Any], expected: Mappin
         lines = "\n".join(f"  {name}: it was made with {was}, this run has {now}" for name, was, now in differences)
         raise ArtifactError(
             f"{folder} was made from other data or settings:\n{lines}\n"
-            "Undo the change, name another folder (CLUSTERFIT.OUTPUT_DIR, CLUSTERFIT.FEATURES.PATH), or delete "
-            "this folder to make it anew."
+            f"Undo the change, name another folder ({places}), or delete this folder to make it anew."
         )
 
 

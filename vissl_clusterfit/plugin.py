@@ -27,6 +27,7 @@ def register() -> None:
     | data loaders | the processes that read images end with the one that they read for |
     | hooks | the extract-then-cluster hook, wherever the loss is one of ours |
     | engines | ``clusterfit_extract``, ``_cluster``, ``_label``, ``_assign``, ``_transfer``, ``_video_accuracy`` |
+    | engines | ``clusterfit_tune``, which stands for trainings that are started one after the other |
     | engines | ``clusterfit_nearest_neighbor``, ``_svm``, ``_low_shot_svm``, ``_retrieval``, for VISSL's benchmarks |
     | weights | a trunk that ``WEIGHTS_INIT`` gives weights to in part is refused |
 
@@ -64,6 +65,7 @@ def register() -> None:
         transfer,
     )
     from vissl_clusterfit.adapters.benchmarks import nearest_neighbor, retrieval, svm
+    from vissl_clusterfit.adapters.tune import engine as tune
     from vissl_clusterfit.adapters.video import accuracy as video_accuracy
     from vissl_clusterfit.adapters.video import labels as video_labels
     from vissl_clusterfit.adapters.video import source as video_source
@@ -81,6 +83,7 @@ def register() -> None:
     register_engine("clusterfit_label")(engines.LabelEngine)
     register_engine("clusterfit_assign")(assign.AssignEngine)
     register_engine("clusterfit_transfer")(transfer.TransferEngine)
+    register_engine(tune.ENGINE)(tune.TuneEngine)
     register_engine("clusterfit_video_accuracy")(video_accuracy.VideoAccuracyEngine)
     register_engine("clusterfit_nearest_neighbor")(nearest_neighbor.NearestNeighborEngine)
     register_engine("clusterfit_svm")(svm.SvmEngine)

@@ -42,7 +42,7 @@ PARTS_OF_STUDIES = ("clusterfit/study/common", "clusterfit/study/embedded", "clu
 PLACES_OF_STUDY = [
     f"study.{name}=somewhere" for name in ("folder", "pretrain", "train", "validation", "test", "teacher")
 ]
-ENGINES = {"train", "clusterfit_assign", "clusterfit_transfer", "clusterfit_study", "clusterfit_video_accuracy"}
+ENGINES = {"train", *(f"clusterfit_{name}" for name in ("assign", "transfer", "tune", "study", "video_accuracy"))}
 
 
 def places(name: str) -> list[str]:

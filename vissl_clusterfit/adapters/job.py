@@ -36,7 +36,7 @@ def prepare_job(engine: str, config: Any, node_id: int, run_id: str, agree: Agre
     finished, checkpoint = agree("start", lambda: _start(config, folder)) if engine == "train" else (False, None)
     if finished:
         return None
-    _require_gpus_and_weights(config, resuming=checkpoint is not None)
+    require_gpus_and_weights(config, resuming=checkpoint is not None)
     require_data_paths(config)
     require_prepared(config)
     return functools.partial(
@@ -73,7 +73,7 @@ def _checkpoint_to_resume(config: Any, folder: str) -> str | None:
     return get_resume_checkpoint(config, checkpoint_folder=folder)
 
 
-def _require_gpus_and_weights(config: Any, *, resuming: bool) -> None:
+def require_gpus_and_weights(config: Any, *, resuming: bool) -> None:
     """What VISSL asserts in its launcher."""
     wanted, found = config.DISTRIBUTED.NUM_PROC_PER_NODE, torch.cuda.device_count()
     if config.MACHINE.DEVICE == "gpu" and wanted > found:

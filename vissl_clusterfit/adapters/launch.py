@@ -54,8 +54,8 @@ def _run(overrides: list[str]) -> int:
     bootstrap.cover_children()
     from vissl_clusterfit.adapters.benchmarks.suite import plan_suite
     from vissl_clusterfit.adapters.conclusion import conclude
-    from vissl_clusterfit.adapters.ranks import launch
     from vissl_clusterfit.adapters.separate_runs import run_each
+    from vissl_clusterfit.adapters.start import start
     from vissl_clusterfit.adapters.sweep import sweep_runs
     from vissl_clusterfit.adapters.torchrun import is_first_of_run, once_per_node, with_torchrun
 
@@ -75,7 +75,7 @@ def _run(overrides: list[str]) -> int:
         submit(overrides, engine, config)
         return DONE
     is_first = is_first_of_run(node_id)
-    launch(engine, node_id, config, apart=bool(suite))  # what a training leaves in memory, benchmarks may need
+    start(engine, node_id, config, apart=bool(suite))  # what a training leaves in memory, benchmarks may need
     if not is_first:
         return DONE
     print(conclude(engine, config))  # noqa: T201

@@ -33,7 +33,7 @@ _TOO_NEAR = 0.85
 #: The same where a name is only proposed.
 _NEAR = 0.6
 #: Blocks whose unknown keys are refused where they are read.
-_CHECKED_ELSEWHERE = ("config.CLUSTERFIT", "config.TRANSFER", "config.VIDEO_ACCURACY")
+_CHECKED_ELSEWHERE = ("config.CLUSTERFIT", "config.TRANSFER", "config.TUNE", "config.VIDEO_ACCURACY")
 _SELECTING_KEYS = ("name", "names", "NAME")
 
 

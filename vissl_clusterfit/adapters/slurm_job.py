@@ -17,8 +17,8 @@ from vissl.config import AttrDict
 from vissl_clusterfit.adapters.benchmarks.suite import SuiteRun
 from vissl_clusterfit.adapters.conclusion import conclude
 from vissl_clusterfit.adapters.exits import DONE, FAILED, USER_ERROR, RankFailed
-from vissl_clusterfit.adapters.ranks import launch
 from vissl_clusterfit.adapters.stages import require_device
+from vissl_clusterfit.adapters.start import start
 from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.slurm_settings import VISSLS_PORT
 
@@ -87,7 +87,7 @@ class Job:
                 require_device(config)
                 if benchmark and is_first:
                     benchmark.begin()
-                launch(stage.engine, environment.node, config, apart=True)
+                start(stage.engine, environment.node, config, apart=True)
                 if is_first:
                     print(conclude(stage.engine, config), flush=True)  # noqa: T201
             if benchmark and is_first:

@@ -108,13 +108,12 @@ def _starting(work: Workload, product_bytes: int) -> dict[str, int]:
         return {"centroids": centroids, "features as read": raw, "numbers to draw from": drawn}
     fresh = -(-work.num_clusters // NUM_ROUNDS)
     sample = int(work.own_vectors * work.start_share)
-    keys = min(sample, fresh * -(-work.own_vectors // chunk_rows(work.input_dim)))
     search = _conversion(work, fresh) if work.device == "cpu" else 0
     return {
         "centroids": centroids,
         "search": _search(work, fresh, product_bytes),
-        # A position and a distance; keys to draw by, their order, and copies.
-        "distances of the sample": 12 * sample + 40 * keys,
+        # Those that are drawn have a time and a position, in each copy and each process.
+        "distances of the sample": 4 * sample + 64 * min(sample, fresh) * work.processes,
         "chunks and blocks": max(search, _chunks(work) + _blocks(work, fresh, product_bytes)),
     }
 

@@ -40,15 +40,14 @@ def spread_start(
         search_factory: makes a search of centroids.
         share: of the source, from which all are drawn; it must hold K vectors or more.
     """
-    positions = list(source.positions(share))
-    distances = [np.full(len(part), np.inf, dtype=np.float32) for part in positions]
+    distances = [np.full(len(positions), np.inf, dtype=np.float32) for positions in source.positions(share)]
     drawn = np.empty(0, dtype=np.int64)
     centroids = np.empty((0, source.dim), dtype=np.float32)
     for number in range(NUM_ROUNDS):
         count = num_clusters // NUM_ROUNDS + (number < num_clusters % NUM_ROUNDS)
         if not count:
             continue
-        fresh = _draw(source, positions, distances, drawn, count, stream=seed * NUM_ROUNDS + number + 1)
+        fresh = _draw(source, share, distances, drawn, count, stream=seed * NUM_ROUNDS + number + 1)
         drawn = np.concatenate([drawn, fresh])
         new = source.take(fresh)
         centroids = np.concatenate([centroids, new])
@@ -83,30 +82,30 @@ def _squared_distances(rows_nD: np.ndarray, centroids_KD: np.ndarray, labels_n: 
 
 
 def _draw(
-    source: VectorSource,
-    positions: list[np.ndarray],
-    distances: list[np.ndarray],
-    drawn: np.ndarray,
-    count: int,
-    stream: int,
+    source: VectorSource, share: Share, distances: list[np.ndarray], drawn: np.ndarray, count: int, stream: int
 ) -> np.ndarray:
     """Draws positions without replacement, with weights; sorted.
 
     Each position gets an exponential time with its weight as rate; the first ones are drawn (Efraimidis and Spirakis,
     2006). So what is drawn does not depend on which process has which position.
     """
-    keys = [np.empty(0)]
-    own = [np.empty(0, dtype=np.int64)]
-    for part, weight in zip(positions, distances, strict=True):
-        waiting = -np.log(uniform(part, stream))
+    first, own = np.empty(0), np.empty(0, dtype=np.int64)
+    for positions, weight in zip(source.positions(share), distances, strict=True):
+        waiting = -np.log(uniform(positions, stream))
         # At the start all weights are the same; later those without one, which lie on a centroid, come last.
         rates = np.where(np.isinf(weight), 1.0, np.maximum(weight.astype(np.float64), 1e-300))
-        times = np.where(np.isin(part, drawn), np.inf, waiting / rates)
-        first = np.argpartition(times, min(count, len(times) - 1))[:count] if len(times) > count else slice(None)
-        keys.append(times[first])
-        own.append(part[first])
-    key, position = np.concatenate(keys), np.concatenate(own)
-    best = np.lexsort((position, key))[:count]
-    gathered = source.gather((key[best], position[best]))
-    key, position = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
-    return np.sort(position[np.lexsort((position, key))[:count]])
+        times = np.where(np.isin(positions, drawn), np.inf, waiting / rates)
+        first, own = _first(np.concatenate([first, times]), np.concatenate([own, positions]), count)
+    gathered = source.gather((first, own))
+    times, positions = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+    return np.sort(_first(times, positions, count)[1])
+
+
+def _first(times: np.ndarray, positions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``count`` first times and their positions, in any order; of equal times, the lower positions."""
+    if len(times) > count:
+        latest = np.partition(times, count - 1)[count - 1]
+        candidates = np.flatnonzero(times <= latest)
+        kept = candidates[np.lexsort((positions[candidates], times[candidates]))[:count]]
+        return times[kept], positions[kept]
+    return times, positions

@@ -6,6 +6,7 @@ brings as soon as something else runs on the machine; and while its pool waits f
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import threading
@@ -14,14 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-import numpy as np
 import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Just below the largest size for which glibc's allocator adapts; see ``keep_freed_memory``.
-_LARGEST_ADAPTED_BYTES = (32 << 20) - (1 << 16)
+# mallopt(3), malloc.h: numbers of the parameters of glibc's allocator, and what they are set to.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_KEPT_BYTES = 32 << 20
+# So many threads do not wait long for each other when they allocate chunks.
+_THREADS_PER_ARENA = 8
 
 
 def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -104,19 +107,25 @@ class _Turns(Generic[Item]):
             raise self._errors[min(self._errors)]
 
 
+@functools.cache
 def keep_freed_memory() -> None:
-    """Has glibc keep memory of a few MiB that is freed, for the next chunk.
+    """Has glibc keep memory of a few MiB that is freed, for the next chunk, on whichever thread.
 
     Else every temporary of a chunk is given back to the system and its pages are cleared again for the next: a quarter
-    of the time of a search. The allocator adapts when a larger block than before is freed (mallopt(3),
-    M_MMAP_THRESHOLD); this one is never touched. Elsewhere it has no effect.
+    of the time of a search. And each thread would keep what it freed for itself: a quarter of the memory of a
+    clustering. Another allocator than glibc's has its own way.
     """
-    np.empty(_LARGEST_ADAPTED_BYTES, dtype=np.uint8)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT_BYTES)
+        mallopt(_M_ARENA_MAX, max(1, torch.get_num_threads() // _THREADS_PER_ARENA))
 
 
 @functools.lru_cache(maxsize=1)
 def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
     """The threads of this process; one that was forked from another has none of its."""
+    keep_freed_memory()
     return ThreadPoolExecutor(
         num_threads, thread_name_prefix="clustering", initializer=torch.set_num_threads, initargs=(1,)
     )

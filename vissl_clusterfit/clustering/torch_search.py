@@ -248,7 +248,9 @@ def tile_size(num_clusters: int) -> int:
 def block_rows(num_clusters: int, device: str) -> int:
     """The vectors of one block, at most: so many that all their scores stay near the units that compute them."""
     least, most = _BLOCK_ROWS[device]
-    return max(least, min(most, _BLOCK_SCORES[device] // tile_size(num_clusters)))
+    rows = max(least, min(most, _BLOCK_SCORES[device] // tile_size(num_clusters)))
+    # Whole multiples, or blocks would be filled up with rows of nothing.
+    return rows if rows < _HEIGHT_MULTIPLE else rows // _HEIGHT_MULTIPLE * _HEIGHT_MULTIPLE
 
 
 def _up_to(number: int, multiple: int) -> int:

@@ -45,21 +45,31 @@ def add_trained_rows(config: AttrDict, folder: str) -> None:
     """
     if config.get("BENCHMARK") is None:
         return
-    tested = [row for row in read_metrics(folder) if any(name.startswith("test_") for name in row)]
-    if not tested:
-        raise ArtifactError(f"{folder} has no figure of a test phase: set config.TEST_MODEL=true and METERS.")
+    line = last_test(folder)
     settings = BenchmarkSettings.from_config(config)
     common = common_fields(config, settings)
-    protocol = _protocol(config, tested[-1])
+    protocol = _protocol(config, line)
     kind = _kind(config)
     rows = [
         ResultRow(**common, benchmark=f"{kind}, {layer}", metric=metric, value=value, protocol=protocol)
-        for metric, layer, value in _figures(tested[-1])
+        for metric, layer, value in figures(line)
     ]
     append_results(artifact_path(folder), rows)
 
 
-def _figures(line: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+def last_test(folder: str) -> Mapping[str, Any]:
+    """The line of the last test phase in the folder of a training.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    tested = [row for row in read_metrics(folder) if any(name.startswith("test_") for name in row)]
+    if not tested:
+        raise ArtifactError(f"{folder} has no figure of a test phase: set config.TEST_MODEL=true and METERS.")
+    return tested[-1]
+
+
+def figures(line: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
     """Metric, layer and value, as a fraction. VISSL's meters give percent, one or several for each name."""
     for name, of_metric in line.items():
         if not name.startswith("test_"):
@@ -94,12 +104,23 @@ def _is_frozen(config: AttrDict) -> bool:
 
 
 def _protocol(config: AttrDict, line: Mapping[str, Any]) -> str:
-    test = f"test images by {_views(config, 'TEST')}"
     if config.TEST_ONLY:
-        return f"VISSL's test of the network as it is; {test}"
-    evaluation, optimizer = config.MODEL.FEATURE_EVAL_SETTINGS, config.OPTIMIZER
+        return f"VISSL's test of the network as it is; {test_views(config)}"
+    optimizer = config.OPTIMIZER
     phases = sum(phase["train"] for phase in build_task(config)._build_phases())
     done = (line["train_phase_idx"] + 1) * optimizer.num_epochs / phases
+    last = f"the figure after epoch {done:g} of {optimizer.num_epochs}, the last that was tested, which is not chosen"
+    return "; ".join([describe_training(config), test_views(config), last])
+
+
+def test_views(config: AttrDict) -> str:
+    """How test images are looked at, for the protocol of a row."""
+    return f"test images by {_views(config, 'TEST')}"
+
+
+def describe_training(config: AttrDict) -> str:
+    """What a training of VISSL's does, for the protocol of a row."""
+    evaluation, optimizer = config.MODEL.FEATURE_EVAL_SETTINGS, config.OPTIMIZER
     batch = config.DATA.TRAIN.BATCHSIZE_PER_REPLICA
     processes = config.DISTRIBUTED.NUM_NODES * config.DISTRIBUTED.NUM_PROC_PER_NODE
     layers = list(evaluation.LINEAR_EVAL_FEAT_POOL_OPS_MAP) if evaluation.EVAL_MODE_ON else []
@@ -114,8 +135,6 @@ def _protocol(config: AttrDict, line: Mapping[str, Any]) -> str:
         f"images by {_views(config, 'TRAIN')}",
         f"{optimizer.name}, momentum {optimizer.momentum:g}{' (Nesterov)' * bool(optimizer.nesterov)}, "
         f"weight decay {optimizer.weight_decay:g}, {_schedules(optimizer.param_schedulers)}",
-        test,
-        f"the figure after epoch {done:g} of {optimizer.num_epochs}, the last that was tested, which is not chosen",
     ]
     return "; ".join(filter(None, parts))
 
