@@ -1,6 +1,6 @@
 """Category-level retrieval, mAP over all relevant samples, against scikit-learn and faiss, in pairs, on equal figures.
 
-    make bench BENCH=retrieval                            all sizes, some four minutes on two cores
+    make bench BENCH=retrieval                            all sizes, a minute or two on two cores
     python benchmarks/retrieval.py --sizes 1000x10000x512 --pairs 1
 
 A size is queries x gallery x dimensions. All sides get the same float32 features of unit norm in memory and as many
@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 
 from vissl_clusterfit.transfer.retrieval import category_retrieval
 
-SIZES = ("2000x10000x512", "1000x50000x512", "1000x50000x2048")
+SIZES = ("1000x10000x512", "500x50000x512", "500x50000x2048")
 #: Queries of which the peers hold all similarities at a time.
 CHUNK = 256
 PEERS = ("scikit-learn", "faiss")

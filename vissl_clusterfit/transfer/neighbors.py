@@ -80,8 +80,8 @@ def nearest_neighbors(
         similarity: "cosine" or "dot".
         device: Where the similarities are computed. Chunks are moved there one by one.
         query_chunk: Queries per block.
-        gallery_chunk: Gallery samples per block. Memory is proportional to
-            ``query_chunk * (gallery_chunk + dim) + gallery_chunk * dim``.
+        gallery_chunk: Gallery samples per block. Memory is proportional to ``(query_chunk + gallery_chunk) * dim``; and
+            for each thread some hundred queries times ``gallery_chunk``, on a GPU ``query_chunk * gallery_chunk``.
 
     Yields:
         For one chunk of queries after the other: similarities ``(Q, num_neighbors)`` float64 in descending order,
@@ -161,7 +161,7 @@ class _Block:
 
     def similarities(self, queries_QD: Tensor, query_P: Tensor, place_P: Tensor) -> Tensor:
         """The similarities of pairs, (P,) float64, query by query."""
-        if len(query_P) > _PAIRS_OF_A_QUERY * len(queries_QD):
+        if queries_QD.device.type == "cpu" and len(query_P) > _PAIRS_OF_A_QUERY * len(queries_QD):
             counts = torch.bincount(query_P, minlength=len(queries_QD)).tolist()
             each = zip(queries_QD, place_P.split(counts), strict=True)
             parts = [self.rows_GD.index_select(0, place).double() @ query_D for query_D, place in each]
@@ -225,8 +225,8 @@ class _Search:
         groups = scores_GQ.view(-1, _GROUP, scores_GQ.shape[1])
         maxima_QM = groups.amax(dim=1).T.float()
         if self._best_QK.shape[1] < self._num_neighbors <= len(block) // (2 * _GROUP):
-            # So many groups have one that is as good.
-            last_Q = maxima_QM.topk(self._num_neighbors, dim=1).values[:, -1]
+            # So many groups have one that is as good; the last group may not be whole.
+            last_Q = maxima_QM[:, : len(block) // _GROUP].topk(self._num_neighbors, dim=1).values[:, -1]
             limit_Q = torch.maximum(limit_Q, certainly_lower(last_Q, error_Q, dtype))
         query_H, group_H = (maxima_QM >= limit_Q[:, None]).nonzero().unbind(1)
         if len(query_H) > _MANY_GROUPS * self._num_neighbors * len(limit_Q) and self._num_neighbors <= len(block):
