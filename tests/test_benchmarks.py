@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,3 +18,16 @@ def test_a_pipeline_that_is_killed_a_few_times_loses_nothing():
     report = json.loads(ended.stdout.splitlines()[-1])
     assert (ended.returncode, report["identical"], report["lost_shards"], report["kills"]) == (0, True, 0, 8)
     assert report["finished_runs"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "agreement"),
+    [("knn", "60x700x32x20", "predictions_agree"), ("retrieval", "40x20000x16", "figures_agree")],
+)
+def test_both_sides_of_a_benchmark_of_transfer_agree(name, size, agreement):
+    command = [sys.executable, BENCHMARKS / f"{name}.py", "--sizes", size, "--pairs", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout.splitlines()[-1])
+    assert report[agreement] is True
+    assert set(report["ratios"]) == {"scikit-learn", "faiss"}

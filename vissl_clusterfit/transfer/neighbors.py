@@ -47,8 +47,6 @@ _GROUP = 16
 _MANY_GROUPS = 2
 # A shift is the mean of about so many rows.
 _ROWS_OF_A_MEAN = 512
-# From so many pairs of each query on, a product for each query is quicker than one pair by pair.
-_PAIRS_OF_A_QUERY = 32
 # What similarities lose as their operands become float32 (three roundings and one), and on the grid.
 _ROUNDED = 8 * 2.0**-24 + 2 / COSINE_GRID
 # Norms from which products of float32 may overflow.
@@ -160,17 +158,12 @@ class _Block:
         return self.rows_GD.double() * self.factors_G[:, None]
 
     def similarities(self, queries_QD: Tensor, query_P: Tensor, place_P: Tensor) -> Tensor:
-        """The similarities of pairs, (P,) float64, query by query."""
-        if queries_QD.device.type == "cpu" and len(query_P) > _PAIRS_OF_A_QUERY * len(queries_QD):
-            counts = torch.bincount(query_P, minlength=len(queries_QD)).tolist()
-            each = zip(queries_QD, place_P.split(counts), strict=True)
-            parts = [self.rows_GD.index_select(0, place).double() @ query_D for query_D, place in each]
-        else:
-            size = max(1, PART_VALUES[queries_QD.device.type] // queries_QD.shape[1])
-            parts = [
-                self.rows_GD.index_select(0, place).double().mul_(queries_QD.index_select(0, query)).sum(dim=1)
-                for query, place in zip(query_P.split(size), place_P.split(size), strict=True)
-            ]
+        """The similarities of pairs, (P,) float64."""
+        size = max(1, PART_VALUES[queries_QD.device.type] // queries_QD.shape[1])
+        parts = [
+            self.rows_GD.index_select(0, place).double().mul_(queries_QD.index_select(0, query)).sum(dim=1)
+            for query, place in zip(query_P.split(size), place_P.split(size), strict=True)
+        ]
         return torch.cat(parts) * self.factors_G[place_P]
 
 
