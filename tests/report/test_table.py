@@ -5,8 +5,8 @@ import pytest
 
 from vissl_clusterfit.errors import ConfigError
 from vissl_clusterfit.report.published import published_rows
-from vissl_clusterfit.report.results import ResultRow
-from vissl_clusterfit.report.table import OVER_DRAWS, format_table, table_csv
+from vissl_clusterfit.report.results import OVER_DRAWS, ResultRow
+from vissl_clusterfit.report.table import format_table, table_csv
 
 METRIC = "top-1 accuracy"
 

@@ -13,6 +13,7 @@ from vissl_clusterfit.adapters.kept import KeptResults, array_hash
 from vissl_clusterfit.adapters.layers import LayerRows
 from vissl_clusterfit.adapters.transfer_settings import TransferSettings
 from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.report.results import OVER_DRAWS
 from vissl_clusterfit.storage.places import artifact_path
 from vissl_clusterfit.transfer import svm
 from vissl_clusterfit.transfer.clips import clip_and_video_accuracy
@@ -23,8 +24,6 @@ from vissl_clusterfit.transfer.retrieval import category_retrieval, retrieval_pr
 from vissl_clusterfit.transfer.taxonomy import Taxonomy, taxonomy_knn_accuracies
 
 ACCURACY, MEAN_AP = "top-1 accuracy", "mAP"
-#: What the half-width of an interval is called: the metric that it is of, and this.
-HALF_WIDTH = ", half-width of the 95 % interval"
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def _low_shot(train: Split, test: Split, settings: TransferSettings, device: tor
         found = low_shot_probe(*data, k, settings.low_shot)
         benchmark, protocol = f"low-shot, k = {k}", settings.low_shot.protocol(k)
         figures.append(Figure(benchmark, ACCURACY, found.interval.mean, protocol))
-        figures.append(Figure(benchmark, ACCURACY + HALF_WIDTH, found.interval.half_width, protocol))
+        figures.append(Figure(benchmark, ACCURACY + OVER_DRAWS, found.interval.half_width, protocol))
     return figures
 
 

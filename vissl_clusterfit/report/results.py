@@ -24,6 +24,8 @@ except ImportError:  # not on Windows
 logger = logging.getLogger(__name__)
 
 RESULTS_NAME = "results.json"
+#: What follows a metric's name where the row is the half-width of its interval over draws: low-shot rows come in pairs.
+OVER_DRAWS = ", half-width of the 95 % interval"
 _LOCK_NAME = ".results.json.lock"
 
 

@@ -11,12 +11,9 @@ from typing import NamedTuple
 
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.intervals import Interval, student_interval
-from vissl_clusterfit.report.results import ResultRow
+from vissl_clusterfit.report.results import OVER_DRAWS, ResultRow
 
 _STYLES = ("text", "markdown")
-
-#: What follows a metric's name where the row is the half-width of its interval over draws: low-shot rows come in pairs.
-OVER_DRAWS = ", half-width of the 95 % interval"
 
 
 class _Column(NamedTuple):
