@@ -138,7 +138,7 @@ def test_low_shot_gives_mean_and_range(benchmark, voc, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "'clusterfit_low_shot_svm'" in result.stdout
     found = {(row["benchmark"], row["metric"]): row["value"] for row in rows(tmp_path)}
-    assert len(found) == 2 * 2 * 4  # layers, k, metrics
+    assert len(found) == 2 * 2 * 5  # layers, k, metrics
     settings = compose([*LOW_SHOT, f"config.CHECKPOINT.DIR={tmp_path}"])[2].SVM
     train, test = layers_of(tmp_path)["res5"]
     targets = [np.load(lists[1]) for lists in voc]
@@ -155,6 +155,9 @@ def test_low_shot_gives_mean_and_range(benchmark, voc, tmp_path):
         "std": found[name, "mAP, standard deviation of the draws"],
     }
     assert {key: 100 * value for key, value in ours.items()} == pytest.approx(theirs, abs=0.006)
+    of_two_degrees = 4.302653  # Student's t, 97.5 %; the deviation divides by the three draws
+    half_width = found[name, "mAP, mean of the draws, half-width of the 95 % interval"]
+    assert half_width == pytest.approx(of_two_degrees * ours["std"] / 2**0.5)
 
 
 def test_low_shot_of_one_class_each_looks_at_the_drawn_images_only(benchmark, voc, tmp_path):
@@ -164,7 +167,7 @@ def test_low_shot_of_one_class_each_looks_at_the_drawn_images_only(benchmark, vo
     overrides = [f"config.DATA.{split.upper()}.LABEL_PATHS=[{tmp_path}/{split}.npy]" for split in ("train", "test")]
     result = benchmark(*LOW_SHOT, *overrides, "config.SVM.low_shot.dataset_name=places205")
     assert result.returncode == 0, result.stderr
-    assert len(rows(tmp_path)) == 2 * 2 * 4
+    assert len(rows(tmp_path)) == 2 * 2 * 5
     assert "k samples of each class" in rows(tmp_path)[0]["protocol"]
     store = FeatureStore.open(tmp_path / "run/features/train_low_shot")
     assert 4 <= store.num_samples <= 2 * 3 * (1 + 2)

@@ -24,6 +24,7 @@ from vissl_clusterfit.adapters.engines import StageEngine
 from vissl_clusterfit.adapters.kept import KeptResults, array_hash
 from vissl_clusterfit.adapters.layers import LayerRows
 from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.report.results import OVER_DRAWS
 from vissl_clusterfit.transfer import low_shot, svm
 from vissl_clusterfit.transfer.svm import SvmSettings
 
@@ -215,12 +216,13 @@ def _score_draws(
     for k in numbers:
         result = low_shot.summarize_draws(np.stack([figures[k, draw] for draw in draws]), settings)
         protocol = where + low_shot.low_shot_protocol(settings, k, len(draws), taken)
+        mean = "mAP, mean of the draws"
         for metric, value in (
-            ("mAP, mean of the draws", result.mean),
+            (mean, result.mean),
             ("mAP, least of the draws", result.least),
             ("mAP, greatest of the draws", result.greatest),
             ("mAP, standard deviation of the draws", result.deviation),
-            ("mAP, half-width of the 95 % interval of the draws", result.half_width),
+            (mean + OVER_DRAWS, result.half_width),
         ):
             if value is None:  # of one draw
                 continue
