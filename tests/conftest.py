@@ -7,11 +7,16 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _log_of_its_own() -> Iterator[None]:
-    """A run in a test's own process makes VISSL's log the root one, which is to end with the test."""
+def _log_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ends what a run in the process of the tests does to the log, also one before this test or in its module's fixtures.
+
+    It makes VISSL's log the root one and joins ours, and what is in the log would depend on which tests ran before.
+    """
+    monkeypatch.setattr(logging, "root", logging.Logger.root)
     root = logging.getLogger()
     handlers = root.handlers[:]
-    root.setLevel(logging.WARNING)  # a run in a fixture of the module, which comes before this one, set it, too
+    root.setLevel(logging.WARNING)
+    logging.getLogger("vissl_clusterfit").setLevel(logging.NOTSET)
     yield
     root.handlers[:] = handlers
 
