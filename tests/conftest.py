@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _log_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Ends what a run in the process of the tests does to the log, also one before this test or in its module's fixtures.
+    """Ends what a run in the process of the tests does to the log, in earlier tests or in the module's fixtures, too.
 
     It makes VISSL's log the root one and joins ours, and what is in the log would depend on which tests ran before.
     """
