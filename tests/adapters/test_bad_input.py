@@ -12,6 +12,7 @@ from vissl_clusterfit.adapters import launch
 
 # What VISSL writes before the first step of any training: its config and its log.
 VISSLS_OWN = {"train_config.yaml", "log.txt", "stdout.json"}
+_LR = "config.OPTIMIZER.param_schedulers.lr"
 
 
 def require_refusal(result, *fragments: str) -> None:
@@ -69,6 +70,10 @@ MISTAKES = {
     "an interpolation that leads nowhere": (
         ["config.CLUSTERFIT.OUTPUT_DIR='${config.CHECKPOINT.FOLDER}'"],
         ["The config cannot be composed: Interpolation key 'config.CHECKPOINT.FOLDER' not found"],
+    ),
+    "a schedule that is longer than the training": (
+        [f"{_LR}={{name:multistep,values:[0.1,0.01,0.001],milestones:[30,60],update_interval:epoch}}"],
+        [f"{_LR}: found multistep with milestones [30, 60], for config.OPTIMIZER.num_epochs=1;", f"{_LR}.name=cosine"],
     ),
     "a device that does not exist": (
         ["config.MACHINE.DEVICE=cuda"],

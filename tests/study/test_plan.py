@@ -74,6 +74,15 @@ def test_teachers_are_tuned_before_they_teach_and_students_are_tuned_on_the_chos
     assert machine.plan.choices() == {"teacher": {"0 %": 0.2, "50 %": 0.1}, "student": {"0 %": 0.1, "50 %": 0.1}}
 
 
+def test_a_value_is_chosen_at_one_point_for_all():
+    machine = Machine(TUNING={**STUDY["TUNING"], "POINT": "0 %"})
+    names = [name for wave in machine.run_all() for name in wave]
+    assert {name.split("/")[1] for name in names if "seed=0" in name} == {"0__"}
+    assert machine.plan.choices()["teacher"] == {"0 %": 0.2, "50 %": 0.2}
+    assert "teacher/50__/seed=1,value=0.2/training" in names
+    assert "teacher/50__/seed=1,value=0.1/training" not in names
+
+
 def test_no_run_is_there_twice_and_the_test_data_decide_nothing():
     machine = Machine()
     waves = machine.run_all()
@@ -158,6 +167,10 @@ def test_nothing_is_tuned_with_one_value():
         ({"WRONG_LABELS": "2"}, "WRONG_LABELS: found 2, at the point 0 %; allowed: a share of 0 to 1"),
         ({"WRONG_LABELS": "many"}, "WRONG_LABELS: found many"),
         ({"POINTS": []}, "POINTS: found nothing"),
+        (
+            {"TUNING": {**STUDY["TUNING"], "POINT": "25 %"}},
+            "TUNING.POINT: found '25 %'; allowed: '0 %' | '50 %', or '' for every point by itself",
+        ),
         ({"TARGETS": {"own": {"TRAIN": "/a", "TEST": "/c"}}}, "TARGETS.own: found no VALIDATION.*TUNING.VALUES"),
         ({"TARGETS": {"own": {"TRIAN": "/a"}}}, "TARGETS.own.TRIAN: found an unknown key.*Did you mean TRAIN"),
         ({"METHODS": {"teacher": {"EPOCHS": -1.0}}}, "METHODS.teacher.EPOCHS: found -1.0; allowed: at least 0.0"),

@@ -87,7 +87,7 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
 
     Raises:
         ConfigError: as :func:`vissl_clusterfit.adapters.overrides.compose_overrides`; or a bad value under
-            ``config.CLUSTERFIT``, a GPU where there is none, or what VISSL refuses.
+            ``config.CLUSTERFIT``, a GPU where there is none, a schedule that does not fit, or what VISSL refuses.
     """
     from omegaconf import OmegaConf
     from vissl.config import AttrDict
@@ -97,6 +97,7 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
     from vissl_clusterfit.adapters.benchmarks.choice import choose_benchmark_engine
     from vissl_clusterfit.adapters.composition import complete_config
     from vissl_clusterfit.adapters.overrides import compose_overrides
+    from vissl_clusterfit.adapters.schedules import require_schedules
     from vissl_clusterfit.adapters.stages import require_device
     from vissl_clusterfit.slurm_settings import with_our_keys
 
@@ -113,6 +114,8 @@ def compose(overrides: list[str]) -> tuple[str, int, Any]:
         if not str(error):
             raise
         raise ConfigError(f"VISSL refuses the config: {error}") from None
+    if args.engine_name == "train" and not config.TEST_ONLY:
+        require_schedules(config.OPTIMIZER)
     for change in changes:
         print(change)  # noqa: T201  (VISSL sets up its log later, in the processes)
     return args.engine_name, args.node_id, config

@@ -107,6 +107,7 @@ class StudyPlan:
         method, tuning = self._method(name), self._settings.tuning
         if not (self._settings.is_tuned and method.epochs) or method.weights:
             return tuning.values[0]
+        point = tuning.point or point
         scores = []
         for value in tuning.values:
             of_targets = self._evaluated(name, point, tuning.seed, value, "validation")

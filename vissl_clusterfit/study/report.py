@@ -94,7 +94,8 @@ class Report:
         tuning = self.settings.tuning
         text = (
             f"`{tuning.key}` of each method at each point: the value of {tuning.values} with the best linear probe on "
-            f"the validation data, the mean of all targets, of a training with seed {tuning.seed}."
+            f"the validation data, the mean of all targets, of a training with seed {tuning.seed}"
+            + (f" at {tuning.point}." if tuning.point else ".")
         )
         rows = [[name, *map(str, of_points.values())] for name, of_points in self.choices.items()]
         return text + "\n\n" + _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])

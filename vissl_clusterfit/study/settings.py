@@ -60,6 +60,8 @@ class TuningSettings:
     #: One value: nothing is tuned.
     values: list = setting([0.1])
     seed: int = setting(0, at_least=0)
+    #: The point where the value of a method is chosen for all, by its name in the table; "": at every point by itself.
+    point: str = setting("")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,9 @@ class StudySettings:
                 yield problem(f"config.STUDY.{name.upper()}", found="nothing", allowed="one or more")
         if not self.tuning.values:
             yield problem("config.STUDY.TUNING.VALUES", found="nothing", allowed="one value, or several to choose from")
+        if self.is_tuned and self.tuning.point not in ("", *self.named_points):
+            allowed = " | ".join(map(repr, self.named_points)) + ", or '' for every point by itself"
+            yield problem("config.STUDY.TUNING.POINT", found=repr(self.tuning.point), allowed=allowed)
         if self.baseline not in self.methods:
             allowed = " | ".join(self.methods)
             yield problem("config.STUDY.BASELINE", found=repr(self.baseline), allowed=allowed)
