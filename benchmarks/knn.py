@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import faiss
 import numpy as np
 import torch
 from inputs import geometric_mean, labelled_features, machine
+from pairs import in_pairs
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
@@ -66,21 +65,10 @@ def compare(size: str, num_pairs: int) -> dict:
     num_queries, num_gallery, dim, k = map(int, size.split("x"))
     features, labels = labelled_features(num_queries + num_gallery, dim)
     data = features[:num_queries], features[num_queries:], labels[num_queries:], k
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for number in range(num_pairs):
-        found = {}
-        for side in list(SIDES)[:: 1 if number % 2 else -1]:
-            begun = time.perf_counter()
-            found[side] = SIDES[side](*data)
-            seconds[side].append(time.perf_counter() - begun)
-        print(size, {side: round(of_side[-1], 2) for side, of_side in seconds.items()}, flush=True)
+    found, timed = in_pairs(SIDES, data, num_pairs, size)
     return {
         "size": size,
-        "seconds": {side: statistics.median(of_side) for side, of_side in seconds.items()},
-        "ratios": {
-            side: statistics.median(theirs / our for theirs, our in zip(seconds[side], seconds["ours"], strict=True))
-            for side in MAY_DIFFER
-        },
+        **timed,
         "differing": {side: float(np.mean(found[side] != found["ours"])) for side in MAY_DIFFER},
         "accuracy": float(np.mean(found["ours"] == labels[:num_queries])),
     }
