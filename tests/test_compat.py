@@ -121,6 +121,27 @@ def cluster_assignment_config(folder: Path) -> None:
     assert loaded.cluster_assignments == {"TRAIN": {0: 7}}
 
 
+def images_read_once(folder: Path) -> None:
+    import pickle
+
+    from PIL import Image
+    from vissl.config import AttrDict
+    from vissl.data.disk_dataset import DiskImageDataset
+
+    (folder / "images/of").mkdir(parents=True)
+    for red in (0, 1):
+        Image.new("RGB", (4, 3), (red, 0, 0)).save(folder / f"images/of/{red}.png")
+    queue = {"ENABLE_QUEUE_DATASET": False, "BATCHSIZE_PER_REPLICA": 1}
+    data = AttrDict({"DATA": {"TRAIN": {"REMOVE_IMG_PATH_PREFIX": "", "NEW_IMG_PATH_PREFIX": "", **queue}}})
+    images = DiskImageDataset(data, "disk_folder", str(folder / "images"), "TRAIN", "two")
+    images = pickle.loads(pickle.dumps(images))  # as it goes to processes that read
+    read, loader = [], images.image_dataset.loader
+    images.image_dataset.loader = lambda path: read.append(Path(path).stem) or loader(path)
+    order = [0, 1, 1, 0]
+    assert [images[index][0].getpixel((0, 0))[0] for index in order] == order
+    assert read == [*map(str, order)]
+
+
 def whole_checkpoints(folder: Path) -> None:
     import torch
     from classy_vision.generic.util import load_checkpoint
@@ -243,6 +264,7 @@ USES = {
         numpy_aliases,
         checkpoint_types,
         cluster_assignment_config,
+        images_read_once,
         whole_checkpoints,
         svm_average_precision,
         svm_low_shot_mean,
@@ -275,6 +297,7 @@ BROKEN_BY = (
         "svm_low_shot_mean": "ValueError: setting an array element with a sequence",
         "whole_checkpoints": "(RuntimeError|EOFError|UnpicklingError|AssertionError)",
     },
+    {"images_read_once": "AssertionError"},
     {"cluster_assignment_config": "AttributeError: .*OrderedDict' object has no attribute 'DATA'"},
 )
 ERRORS = {repair: (frozenset(group), error) for group in BROKEN_BY for repair, error in group.items()}

@@ -241,6 +241,32 @@ def whole_checkpoints(module: Any) -> bool:
     return True
 
 
+@_repair("vissl.data.disk_dataset")
+def images_read_once(disk_dataset: Any) -> bool:
+    """Each image of a ``disk_folder`` read and decoded once.
+
+    ``DiskImageDataset.__getitem__`` asks the folder twice for every image: first only for the name in a warning.
+    """
+
+    class ImageFolder(disk_dataset.ImageFolder):
+        """Gives what it has just read when it is asked for it again; once, as what becomes of it is the caller's."""
+
+        _read: tuple[int, Any] | None = None
+
+        def __getitem__(self, index: int) -> Any:
+            if self._read and self._read[0] == index:
+                item, self._read = self._read[1], None
+            else:
+                item = super().__getitem__(index)
+                self._read = index, item
+            return item
+
+    # Where pickle finds it, for processes that read.
+    ImageFolder.__module__, ImageFolder.__qualname__ = disk_dataset.__name__, "ImageFolder"
+    disk_dataset.ImageFolder = ImageFolder
+    return True
+
+
 @_repair("vissl.utils.cluster_utils")
 def cluster_assignment_config(cluster_utils: Any) -> bool:
     """The configuration in VISSL's cluster assignments as an ``AttrDict`` again.
