@@ -50,6 +50,12 @@ def test_a_study_that_is_killed_goes_on_and_reports(start_script, tmp_path):
     }
     assert found == expected
     assert len(read_results(folder)) == len(expected)
+    said_by_labels = (folder / "study.md").read_text("utf-8").partition("## What the labels say")[2]
+    assert [line.split("|")[1].strip() for line in said_by_labels.splitlines() if line.startswith("| ")][2:] == [
+        "teacher",
+        "teacher, twice as long",
+        "ClusterFit",
+    ]
     assert (folder / "study.png").read_bytes().startswith(b"\x89PNG")
     # Half of the labels are wrong, and the student was trained on clusters, without any.
     labels = folder / "labels"

@@ -6,7 +6,12 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.report import quality
-from vissl_clusterfit.report.quality import agreement, size_statistics, undecided_share
+from vissl_clusterfit.report.quality import (
+    adjusted_mutual_information,
+    agreement,
+    size_statistics,
+    undecided_share,
+)
 
 
 def test_sizes_by_hand():
@@ -95,3 +100,16 @@ def test_undecided_samples_by_hand(monkeypatch, tolerance, expected, block_rows)
 
 def test_where_nothing_is_labelled_nothing_is_undecided():
     assert undecided_share(np.array([-1]), np.full(1, -1, "f4"), np.full(1, -1, "f4"), 0.05) == 0
+
+
+def test_labels_say_all_whatever_their_names_and_nothing_where_they_are_chance():
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 7, 1000)
+    assert adjusted_mutual_information((3 * true + 1) % 7, true) == pytest.approx(1)
+    # Fifty clusters of chance: mutual information that is not adjusted would find something.
+    assert adjusted_mutual_information(rng.integers(0, 50, 1000), true) == pytest.approx(0, abs=0.02)
+
+
+def test_samples_without_a_label_say_nothing():
+    true = np.arange(1000) % 7
+    assert adjusted_mutual_information(np.where(np.arange(1000) % 2, true, -1), true) == pytest.approx(1)

@@ -51,7 +51,8 @@ def report():
             "TARGETS": {"case": target, "letter": target},
         }
     )
-    return Report(settings, figures(), {"teacher": {"0 %": 0.1, "50 %": 0.1}})
+    information = {"teacher": {"0 %": [1.0, 1.0, 1.0], "50 %": [0.31, 0.32, 0.33]}}
+    return Report(settings, figures(), {"teacher": {"0 %": 0.1, "50 %": 0.1}}, information)
 
 
 @pytest.mark.parametrize("num_seeds", [2, 3, 5, 10])
@@ -93,6 +94,7 @@ def test_the_tables(report):
     assert ["teacher", "60.0 ± 24.8", "50.0 ± 24.8"] in lines
     assert ["student", "+0.0 ± 24.8", "**+10.0 ± 2.5**"] in lines
     assert ["pixels", "20.0", "20.0"] in lines
+    assert ["teacher", "100.0 ± 0.0", "32.0 ± 2.5"] in lines
 
 
 def test_every_figure_is_in_the_csv_to_the_last_digit(report):

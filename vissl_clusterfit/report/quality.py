@@ -10,7 +10,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
 from vissl_clusterfit.errors import DataError, problem
@@ -135,6 +135,19 @@ def agreement(labels: np.ndarray, others: np.ndarray) -> Agreement:
         purity=float(counts.max(axis=1).sum() / num_compared),
         inverse_purity=float(counts.max(axis=0).sum() / num_compared),
     )
+
+
+def adjusted_mutual_information(labels: np.ndarray, true: np.ndarray) -> float:
+    """What labels say of the true ones: 1 where they tell them, 0 as by chance, whatever K (Vinh, Epps, Bailey, 2010).
+
+    For thousands of samples: the correction for chance takes K times the true classes.
+
+    Args:
+        labels: (N,) int64; samples without a label, -1, are left out.
+        true: (N,) int64.
+    """
+    kept = labels >= 0
+    return float(adjusted_mutual_info_score(true[kept], labels[kept]))
 
 
 def _require_labels(name: str, array: np.ndarray) -> None:

@@ -88,6 +88,13 @@ class StudyPlan:
                     for target, rows in (self._figures(name, point, seed) or {}).items():
                         yield from (Figure(name, point, target, row) for row in rows)
 
+    def trainings(self) -> Iterator[tuple[str, str, int, Path]]:
+        """Method, point, seed and folder of each training that is shown; there when nothing is ready any more."""
+        for name in self.choices():
+            for point in self._settings.named_points:
+                for seed in self._seeds(name):
+                    yield name, point, seed, self._place(name, point, seed, self._choice(name, point)) / "training"
+
     def choices(self) -> dict[str, dict[str, object]]:
         """The tuned value of each method at each point."""
         return {

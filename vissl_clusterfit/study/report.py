@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 from vissl_clusterfit.intervals import Interval, student_interval
@@ -30,13 +31,19 @@ class Report:
         settings: of the study.
         figures: complete, in percent nowhere: values are fractions.
         choices: the tuned value of each method at each point.
+        information: by method and point, for each seed, what the labels of a training say of the true ones, of 1.
     """
 
     def __init__(
-        self, settings: StudySettings, figures: Sequence[Figure], choices: Mapping[str, Mapping[str, object]]
+        self,
+        settings: StudySettings,
+        figures: Sequence[Figure],
+        choices: Mapping[str, Mapping[str, object]],
+        information: Mapping[str, Mapping[str, Sequence[float]]] = MappingProxyType({}),
     ) -> None:
         self.settings = settings
         self.choices = choices
+        self.information = information
         self.benchmarks = list(dict.fromkeys(figure.row.benchmark for figure in figures))
         self.methods = list(dict.fromkeys(figure.method for figure in figures))
         self.targets = [ALL_TARGETS, *settings.targets] if len(settings.targets) > 1 else list(settings.targets)
@@ -80,6 +87,8 @@ class Report:
                 others = [method for method in self.methods if method != baseline]
                 parts.append(f"Lead over {baseline}, in points:")
                 parts.append(self._table(lambda *place: _signed(self.lead(*place)), benchmark, target, others))
+        if self.information:
+            parts += ["## What the labels say", self._information()]
         if settings.is_tuned:
             parts += ["## What was tuned", self._tuned()]
         return "\n\n".join(parts) + "\n"
@@ -89,6 +98,17 @@ class Report:
             [name, *(cell(benchmark, target, name, point) for point in self.settings.named_points)] for name in methods
         ]
         return _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])
+
+    def _information(self) -> str:
+        text = (
+            "Adjusted mutual information of the labels that a method is trained on, given ones or clusters, with the "
+            "true labels of the pre-training, in %: 100 where they tell them, 0 as by chance."
+        )
+        rows = [
+            [name, *(_plain(student_interval([*of_points[point]])) for point in self.settings.named_points)]
+            for name, of_points in self.information.items()
+        ]
+        return text + "\n\n" + _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])
 
     def _tuned(self) -> str:
         tuning = self.settings.tuning

@@ -20,6 +20,8 @@ from vissl_clusterfit.adapters.exits import DONE, INTERRUPTED
 from vissl_clusterfit.adapters.separate_runs import stopped_as_interrupted
 from vissl_clusterfit.adapters.study.processes import OUTPUT_NAME, processes
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
+from vissl_clusterfit.labels import PseudoLabels
+from vissl_clusterfit.report.quality import adjusted_mutual_information
 from vissl_clusterfit.report.results import RESULTS_NAME, append_results, read_results
 from vissl_clusterfit.storage.places import artifact_path
 from vissl_clusterfit.study.labels import wrong_labels
@@ -77,6 +79,7 @@ class _Study:
         self._folder = folder
         self._overrides = [override for override in overrides if not _OF_THE_STUDY.match(override)]
         self._finished: set[Path] = set()
+        self._true_labels: np.ndarray | None = None
         self._plan = StudyPlan(
             settings,
             folder,
@@ -89,7 +92,7 @@ class _Study:
         """The labels that are wrong to the share of each point, where a method is trained on labels."""
         if not any(method.labelled and not method.weights for method in self._settings.methods.values()):
             return
-        true = true_labels(config, "TRAIN")
+        self._true_labels = true = true_labels(config, "TRAIN")
         tuned = [self._settings.tuning.seed] if self._settings.is_tuned else []
         for point in self._settings.named_points:
             for seed in [*self._settings.seeds, *tuned]:
@@ -126,9 +129,24 @@ class _Study:
         """Writes rows and report, and returns what the user may look for."""
         figures = list(self._plan.figures())
         append_results(self._folder, [figure.row for figure in figures])
-        report = Report(self._settings, figures, self._plan.choices())
+        report = Report(self._settings, figures, self._plan.choices(), self._information())
         files = [self._folder / RESULTS_NAME, *write_report(self._folder, report)]
         return "\n".join([report.markdown(), "This study is finished.", *(f"  {file}" for file in files)])
+
+    def _information(self) -> dict[str, dict[str, list[float]]]:
+        """By method and point, what the labels of each seed's training say of the true ones, where these are known."""
+        found: dict[str, dict[str, list[float]]] = {}
+        if (true := self._true_labels) is None:
+            return found
+        for name, point, seed, training in self._plan.trainings():
+            if self._settings.methods[name].labelled:
+                labels = artifacts.read_array(self._plan.labels_file(point, seed))
+            elif (folder := training / "clusterfit" / "labels" / "train").is_dir():
+                labels = PseudoLabels.open(folder).labels
+            else:
+                continue
+            found.setdefault(name, {}).setdefault(point, []).append(adjusted_mutual_information(labels, true))
+        return found
 
     def _command(self, run: StudyRun) -> list[str]:
         return [*self._overrides, *run.overrides, f"config.CHECKPOINT.DIR={quoted(str(run.folder))}"]
