@@ -89,7 +89,7 @@ class StudyPlan:
                         yield from (Figure(name, point, target, row) for row in rows)
 
     def trainings(self) -> Iterator[tuple[str, str, int, Path]]:
-        """Method, point, seed and folder of each training that is shown; there when nothing is ready any more."""
+        """Method, point, seed and folder of each training with the chosen value, when nothing is ready any more."""
         for name in self.choices():
             for point in self._settings.named_points:
                 for seed in self._seeds(name):
