@@ -8,7 +8,7 @@ from vissl_clusterfit.errors import ConfigError, problem
 
 
 def require_schedules(optimizer: Any) -> None:
-    """Builds the schedules as a training does, which otherwise meets their faults after the labels were made.
+    """Builds the schedules as a training does, in whose processes their faults would end in a traceback.
 
     Args:
         optimizer: ``config.OPTIMIZER``, learning rates scaled.
@@ -27,8 +27,8 @@ def require_schedules(optimizer: Any) -> None:
                 problem(
                     setting,
                     found=f"{_described(schedule)}, for config.OPTIMIZER.num_epochs={optimizer['num_epochs']}",
-                    allowed=f"a schedule that this training has the epochs for ({error})",
-                    remedy=f"Fit its milestones and values to it, or take one that has none: {setting}.name=cosine",
+                    allowed=f"a schedule that can be made for so many ({error})",
+                    remedy=f"Fit its milestones and values to them, or take one that has none: {setting}.name=cosine",
                 )
             ) from None
 

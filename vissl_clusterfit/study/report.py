@@ -10,7 +10,6 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import BinaryIO
 
 from vissl_clusterfit.intervals import Interval, student_interval
@@ -39,7 +38,7 @@ class Report:
         settings: StudySettings,
         figures: Sequence[Figure],
         choices: Mapping[str, Mapping[str, object]],
-        information: Mapping[str, Mapping[str, Sequence[float]]] = MappingProxyType({}),
+        information: Mapping[str, Mapping[str, Sequence[float]]],
     ) -> None:
         self.settings = settings
         self.choices = choices
@@ -113,9 +112,9 @@ class Report:
     def _tuned(self) -> str:
         tuning = self.settings.tuning
         text = (
-            f"`{tuning.key}` of each method at each point: the value of {tuning.values} with the best linear probe on "
-            f"the validation data, the mean of all targets, of a training with seed {tuning.seed}"
-            + (f" at {tuning.point}." if tuning.point else ".")
+            f"`{tuning.key}` of each method, chosen at {tuning.point or 'each point'}: the value of {tuning.values} "
+            "with the best linear probe on the validation data, the mean of all targets, of a training with seed "
+            f"{tuning.seed}."
         )
         rows = [[name, *map(str, of_points.values())] for name, of_points in self.choices.items()]
         return text + "\n\n" + _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])
