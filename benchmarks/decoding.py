@@ -21,11 +21,11 @@ import torch
 from inputs import machine
 from PIL import Image
 
-from vissl_clusterfit.adapters import bootstrap  # noqa: F401  (repairs; without them VISSL is not imported)
+from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (repairs; without them VISSL is not imported)
 
 # isort: split
-from vissl_clusterfit.adapters.dataset import SplitImages
-from vissl_clusterfit.adapters.launch import compose
+from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.plugin.data.split_images import SplitImages
 
 NUM_IMAGES, WIDTH, HEIGHT, QUALITY = 300, 500, 375, 90
 REPEATS = 3

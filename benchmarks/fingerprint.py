@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from vissl_clusterfit.features.samples import dataset_inputs, hash_samples, names_and_sizes
+from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples, names_and_sizes
 
 FILES_PER_FOLDER = 1000
 

@@ -21,11 +21,11 @@ from inputs import clustered_features, machine
 from processes import in_own_process, measured
 
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.clustering.torch_search import fast_product_type
-from vissl_clusterfit.config import ClusterFitConfig, FeatureSettings
-from vissl_clusterfit.features.samples import dataset_inputs, hash_samples
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig, FeatureSettings
+from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.features.writer import FeatureStoreWriter
+from vissl_clusterfit.search.torch_search import fast_product_type
 
 DIM, NUM_ITER, SHARD_SIZE = 512, 4, 10_000
 MANY_SAMPLES, MANY_CLUSTERS = (100_000, 1_000_000), (1000, 2000, 4000, 8000, 16_000)

@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 import torch
 
-from vissl_clusterfit.clustering.torch_search import TorchSearch, fast_product_type
+from vissl_clusterfit.search.torch_search import TorchSearch, fast_product_type
 
 _LATENT_DIM, _NUM_GROUPS, _NUM_KINDS, _NUM_CLASSES = 64, 200, 4000, 1000
 

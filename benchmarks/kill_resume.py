@@ -224,13 +224,13 @@ def _command(base: Path) -> list[str]:
 
 
 def _teacher(base: Path) -> Path:
-    from vissl_clusterfit.adapters import bootstrap  # noqa: F401  (repairs and registrations)
+    from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (repairs and registrations)
 
     # isort: split
     import torch
     from vissl.models import build_model
 
-    from vissl_clusterfit.adapters.launch import compose
+    from vissl_clusterfit.launch.main import compose
 
     torch.manual_seed(0)
     model = compose([*SETTINGS, f"config.CHECKPOINT.DIR={base / 'compose'}"])[2].MODEL

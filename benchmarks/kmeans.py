@@ -25,7 +25,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from vissl_clusterfit.clustering.kmeans import SPREAD, kmeans
 from vissl_clusterfit.clustering.sources import ArraySource
-from vissl_clusterfit.clustering.torch_search import TorchSearch
+from vissl_clusterfit.search.torch_search import TorchSearch
 
 SIZES = ("200000x512x1000", "200000x512x4096", "200000x2048x1000", "100000x2048x4096")
 NUM_ITER = 20

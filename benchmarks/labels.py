@@ -24,7 +24,7 @@ import numpy as np
 from inputs import clustered_features, machine, objective
 from processes import in_own_process, measured
 
-from vissl_clusterfit.adapters import bootstrap  # noqa: F401  (repairs; without them the peer does not run)
+from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (repairs; without them the peer does not run)
 
 # isort: split
 import faiss  # noqa: F401  (both sides have the same imports)
@@ -33,11 +33,11 @@ from vissl.utils.hydra_config import compose_hydra_configuration, convert_to_att
 
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.config import ClusterFitConfig, FeatureSettings
-from vissl_clusterfit.features.samples import dataset_inputs, hash_samples
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig, FeatureSettings
+from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.features.writer import FeatureStoreWriter
-from vissl_clusterfit.labels import label_store
+from vissl_clusterfit.labels.assign import label_store
 
 NUM_SAMPLES, DIM, NUM_CLUSTERS, NUM_ITER, NUM_SHARDS = 100_000, 512, 1000, 20, 10
 LAYER = "heads"

@@ -14,9 +14,9 @@ import sys
 import numpy as np
 from inputs import clustered_features, machine, objective
 
-from vissl_clusterfit.clustering.backends import TORCH, search_factory
 from vissl_clusterfit.clustering.kmeans import SPREAD, kmeans
 from vissl_clusterfit.clustering.sources import ArraySource
+from vissl_clusterfit.search.backends import TORCH, search_factory
 
 SIZES = ("100000x128x1000", "50000x64x2000", "200000x64x200")
 NUMS_ITER = (20, 50)

@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from vissl.config import AttrDict
 
-from vissl_clusterfit import compat, plugin
+from vissl_clusterfit.compat import repairs
+from vissl_clusterfit.plugin import registration
 
 NUM_FRAMES, HEIGHT, WIDTH, RATE = 300, 256, 340, 30
 FILES_PER_KIND, CLIPS_PER_FILE = 4, 3
@@ -58,7 +59,7 @@ def write(path: Path, codec: str, gop_size: int, num_frames: int, height: int, w
 
 def source_of(folder: Path, num_frames: int, stride: int):
     """The data source of a folder, as VISSL builds it."""
-    from vissl_clusterfit.adapters.video.source import FOLDER, VideoSource
+    from vissl_clusterfit.plugin.data.video_source import FOLDER, VideoSource
 
     data = {
         "CLIPS": {"NUM_FRAMES": num_frames, "STRIDE": stride},
@@ -190,8 +191,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10_000, help="to read for the memory, at least 10")
     parser.add_argument("--pairs", type=int, default=3, help="measurements of which the median is taken")
     options = parser.parse_args()
-    compat.apply()
-    plugin.register()
+    repairs.apply()
+    registration.register()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -10,7 +10,7 @@ import pytest
 from tiny_run import ROWS, UNREADABLE, make_run
 from tiny_store import edit_manifest, save_codebook, save_store
 
-from vissl_clusterfit.labels import label_store
+from vissl_clusterfit.labels.assign import label_store
 
 DOCUMENT = (Path(__file__).parent.parent / "docs/artifacts.md").read_text("utf-8")
 CODE = "\n\n".join(re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL))

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.storage import artifacts
 
 
 def test_array_round_trip_and_its_digest(tmp_path):

@@ -25,7 +25,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from vissl_clusterfit import compat
+from vissl_clusterfit.compat import repairs
 
 # ------------ what is used of VISSL, in a process
 
@@ -232,8 +232,8 @@ def applying_again_changes_nothing(_folder: Path) -> None:
         wrapped = svm_trainer.get_precision_recall, svm_low_shot_trainer.get_precision_recall
         return *wrapped, svm_low_shot_trainer.np, list(sys.meta_path)
 
-    before, names = state(), compat.apply()
-    assert compat.apply() == names
+    before, names = state(), repairs.apply()
+    assert repairs.apply() == names
     assert state() == before
 
 
@@ -305,16 +305,16 @@ ERRORS = {repair: (frozenset(group), error) for group in BROKEN_BY for repair, e
 
 def child(uses: list[str], without: list[str], late: bool, result: str) -> None:
     """Runs in a process of its own, whose only repairs are those that are not left out."""
-    repairs = {name: repair for name, repair in compat.REPAIRS.items() if name not in without}
-    compat.REPAIRS.clear()
+    kept = {name: repair for name, repair in repairs.REPAIRS.items() if name not in without}
+    repairs.REPAIRS.clear()
     if late:  # First only what VISSL cannot be imported without.
         first = ("pkg_resources_stand_in", "kinetics400_alias")
-        compat.REPAIRS.update({name: repairs[name] for name in first})
-        compat.apply()
-        for module in {module for repair in repairs.values() for module in repair.modules}:
+        repairs.REPAIRS.update({name: kept[name] for name in first})
+        repairs.apply()
+        for module in {module for repair in kept.values() for module in repair.modules}:
             importlib.import_module(module)
-    compat.REPAIRS.update(repairs)
-    compat.apply()
+    repairs.REPAIRS.update(kept)
+    repairs.apply()
     outcomes, tracebacks = {}, {}
     with TemporaryDirectory() as folder:
         for name in uses:
@@ -323,7 +323,7 @@ def child(uses: list[str], without: list[str], late: bool, result: str) -> None:
                 outcomes[name] = "works"
             except Exception as error:
                 outcomes[name], tracebacks[name] = f"{type(error).__name__}: {error}", traceback.format_exc()
-    content = {"outcomes": outcomes, "tracebacks": tracebacks, "made": compat.apply()}
+    content = {"outcomes": outcomes, "tracebacks": tracebacks, "made": repairs.apply()}
     Path(result).write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -339,9 +339,9 @@ def outcomes_of(
 
 
 def run_python(code: str, trust: str = "") -> str:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", compat.TRUST_VARIABLE: trust}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", repairs.TRUST_VARIABLE: trust}
     environment.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
-    environment["PYTHONPATH"] = str(Path(compat.__file__).parents[1])
+    environment["PYTHONPATH"] = str(Path(repairs.__file__).parents[2])
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert process.returncode == 0, process.stderr
     return process.stdout
@@ -351,7 +351,7 @@ def run_python(code: str, trust: str = "") -> str:
 
 
 def test_every_repair_is_covered():
-    assert set(USES) == set(ERRORS) == set(compat.REPAIRS)
+    assert set(USES) == set(ERRORS) == set(repairs.REPAIRS)
 
 
 @pytest.mark.parametrize("repair", USES)
@@ -394,9 +394,9 @@ def test_the_user_can_trust_checkpoints():
 
 @pytest.mark.parametrize("value", ["", "0", "yes"])
 def test_checkpoints_are_not_trusted_unless_the_variable_is_1(value, monkeypatch, caplog):
-    monkeypatch.setenv(compat.TRUST_VARIABLE, value)
+    monkeypatch.setenv(repairs.TRUST_VARIABLE, value)
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
-    assert compat.trusted_checkpoints() is False
+    assert repairs.trusted_checkpoints() is False
     assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" not in os.environ
     assert ("found 'yes'; allowed: 0 and 1" in caplog.text) == (value == "yes")
 
@@ -410,19 +410,19 @@ def test_applying_imports_nothing_heavy():
 
 def test_does_nothing_where_nothing_is_missing(monkeypatch):
     monkeypatch.setattr(collections, "MutableMapping", dict, raising=False)
-    assert compat.collections_mutable_mapping() is False
+    assert repairs.collections_mutable_mapping() is False
     assert collections.MutableMapping is dict
 
     names = dict.fromkeys(("float", "int", "bool", "in1d", "Kinetics400"), "its own")
     module = SimpleNamespace(**names)
-    assert compat.numpy_aliases(module) is False
-    assert compat.kinetics400_alias(module) is False
+    assert repairs.numpy_aliases(module) is False
+    assert repairs.kinetics400_alias(module) is False
     assert vars(module) == names
 
     numpy = SimpleNamespace(__version__="2.3.5", lib=importlib.import_module("numpy").lib)
     trainer = SimpleNamespace(np=numpy, get_precision_recall="its own")
-    assert compat.svm_average_precision(trainer) is False
-    assert compat.svm_low_shot_mean(trainer) is False
+    assert repairs.svm_average_precision(trainer) is False
+    assert repairs.svm_low_shot_mean(trainer) is False
     assert vars(trainer) == {"np": numpy, "get_precision_recall": "its own"}
 
 
@@ -434,7 +434,7 @@ def test_a_pkg_resources_that_can_be_imported_is_left_alone(source, needed, tmp_
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.delitem(sys.modules, "pkg_resources", raising=False)
     try:
-        with contextmanager(compat.pkg_resources_stand_in)(ModuleType("vissl.utils.misc")) as stands_in:
+        with contextmanager(repairs.pkg_resources_stand_in)(ModuleType("vissl.utils.misc")) as stands_in:
             assert stands_in is needed
             assert hasattr(sys.modules["pkg_resources"], "there") is not needed
         assert ("pkg_resources" in sys.modules) is not needed
@@ -443,6 +443,6 @@ def test_a_pkg_resources_that_can_be_imported_is_left_alone(source, needed, tmp_
 
 
 def test_a_resource_of_no_package_is_an_error():
-    stand_in = compat._small_pkg_resources()
+    stand_in = repairs._small_pkg_resources()
     with pytest.raises(ModuleNotFoundError, match="No package named 'no_such_package'"):
         stand_in.resource_filename("no_such_package", "a/file")

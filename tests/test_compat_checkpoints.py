@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vissl_clusterfit.compat_checkpoints import NumberArray, NumberType, number, safe_globals
+from vissl_clusterfit.compat.checkpoints import NumberArray, NumberType, number, safe_globals
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from vissl_clusterfit import compat_imports
-from vissl_clusterfit.compat_imports import around_import
+from vissl_clusterfit.compat import import_hooks
+from vissl_clusterfit.compat.import_hooks import around_import
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def write_module(tmp_path, monkeypatch):
     """Writes a module that can be imported, in a world that has never been asked to do anything about it."""
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    monkeypatch.setattr(compat_imports._FINDER, "wanted", {})
+    monkeypatch.setattr(import_hooks._FINDER, "wanted", {})
 
     def write(source: str) -> str:
         (tmp_path / "waited_for.py").write_text(source)

@@ -4,8 +4,8 @@ import re
 import pytest
 import yaml
 
-from vissl_clusterfit.config import ClusterFitConfig
-from vissl_clusterfit.config_path import config_dir
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.search_path import config_dir
 from vissl_clusterfit.errors import ConfigError
 
 

@@ -14,11 +14,11 @@ import pytest
 from tiny_run import ROWS, make_run
 from tiny_store import edit_manifest
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore, Shard
-from vissl_clusterfit.labels import PseudoLabels
+from vissl_clusterfit.labels.assign import PseudoLabels
+from vissl_clusterfit.storage import artifacts
 
 TOOL = Path(__file__).parent.parent / "tools/check_artifacts.py"
 #: Of each artefact its folder in a run, one of its arrays, and what opens it.

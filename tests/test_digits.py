@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vissl_clusterfit.digits import DigitsSpec, write_digits
+from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec, write_digits
+from vissl_clusterfit.datasets.synthetic.scans import PICTURE_PX, place, scraps
 from vissl_clusterfit.errors import ArtifactError, DataError
-from vissl_clusterfit.scans import PICTURE_PX, place, scraps
 
 SMALL = DigitsSpec(num_scans=60, num_test_scans=20, train_drawings=2, test_drawings=1)
 

@@ -9,7 +9,7 @@ import stage_work
 from processes import outcome
 from tiny_store import contents, save_codebook, save_store
 
-from vissl_clusterfit.storage.whole_files import write_file
+from vissl_clusterfit.storage.atomic import write_file
 
 STAGES = ["extract", "cluster", "label"]
 

@@ -4,10 +4,10 @@ import json
 import numpy as np
 import pytest
 
-from vissl_clusterfit import label_files
-from vissl_clusterfit.artifacts import read_array
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.label_files import LabelFiles
+from vissl_clusterfit.labels import files
+from vissl_clusterfit.labels.files import LabelFiles
+from vissl_clusterfit.storage.artifacts import read_array
 
 NUM_SAMPLES = 1000
 LABELS = np.random.default_rng(0).integers(-1, 7, NUM_SAMPLES)
@@ -18,7 +18,7 @@ ARRAYS = {"labels.npy": LABELS, "distances.npy": DISTANCES, "margins.npy": MARGI
 
 @pytest.fixture(autouse=True)
 def close_marks(monkeypatch):
-    monkeypatch.setattr(label_files, "_ROWS_BETWEEN_MARKS", 200)
+    monkeypatch.setattr(files, "_ROWS_BETWEEN_MARKS", 200)
 
 
 def append(files, stop, step=100):

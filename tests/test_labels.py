@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from tiny_store import edit_manifest, rewrite_manifest, save_codebook, save_store
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.labels.assign import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.storage import artifacts
 
 ROWS = np.random.default_rng(0).standard_normal((1000, 6)).astype(np.float32)
 CENTROIDS = np.random.default_rng(1).standard_normal((9, 6)).astype(np.float32)

@@ -14,19 +14,19 @@ CORE = set(PACKAGE.rglob("*.py")) - ADAPTERS - BRIDGES
 # What the core may import: these everywhere, the others in their places.
 CORE_LIBRARIES = {"numpy", "torch", "tqdm", "vissl_clusterfit"}
 PLACES = {
-    "faiss": (PACKAGE / "clustering/faiss_search.py",),
+    "faiss": (PACKAGE / "search/faiss_search.py",),
     "av": (PACKAGE / "video/decode.py", PACKAGE / "moving_digits.py"),
-    "sklearn": (PACKAGE / "transfer", PACKAGE / "report/quality.py", PACKAGE / "scans.py", PACKAGE / "digits.py"),
+    "sklearn": (PACKAGE / "transfer", PACKAGE / "labels/quality.py", PACKAGE / "scans.py", PACKAGE / "digits.py"),
     "scipy": (PACKAGE / "intervals.py", PACKAGE / "datasets/matlab.py"),
-    "matplotlib": (PACKAGE / "study/plot.py", PACKAGE / "study/characters.py"),
+    "matplotlib": (PACKAGE / "study/plot.py", PACKAGE / "datasets/synthetic/characters.py"),
     "PIL": (
         PACKAGE / "datasets/cifar.py",
         PACKAGE / "digits.py",
-        PACKAGE / "study/characters.py",
-        PACKAGE / "study/pictures.py",
+        PACKAGE / "datasets/synthetic/characters.py",
+        PACKAGE / "datasets/synthetic/study_images.py",
         PACKAGE / "video/frame_folder.py",
     ),
-    "iopath": (PACKAGE / "storage/places.py", PACKAGE / "storage/remote.py"),
+    "iopath": (PACKAGE / "storage/paths.py", PACKAGE / "storage/remote.py"),
 }
 
 
@@ -64,7 +64,7 @@ def ids(files: set[Path]) -> list:
 
 def test_the_layers_are_found():
     assert PACKAGE / "clustering/kmeans.py" in CORE
-    assert PACKAGE / "adapters/launch.py" in ADAPTERS
+    assert PACKAGE / "launch/main.py" in ADAPTERS
     assert PACKAGE / "compat.py" in BRIDGES
 
 
@@ -80,7 +80,7 @@ def test_the_core_imports_its_few_libraries(file):
 
 @pytest.mark.parametrize("file", ids(CORE))
 def test_the_core_knows_nothing_above_it(file):
-    above = ("vissl_clusterfit.adapters", "vissl_clusterfit.plugin", "vissl_clusterfit.compat")
+    above = ("vissl_clusterfit.adapters", "vissl_clusterfit.plugin.registration", "vissl_clusterfit.compat.repairs")
     assert [name for name in sorted(imports(file)) if name.startswith(above)] == []
 
 

@@ -18,7 +18,7 @@ from processes import context, exit_code, outcome, running
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.storage import leases
 from vissl_clusterfit.storage.leases import STALE_AFTER_S, Lease, only_one
-from vissl_clusterfit.storage.processes import this_process
+from vissl_clusterfit.storage.process_ids import this_process
 
 
 @pytest.fixture

@@ -4,10 +4,16 @@ import av
 import numpy as np
 import pytest
 
-from vissl_clusterfit.digits import DigitsSpec
+from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec
+from vissl_clusterfit.datasets.synthetic.moving_digits import (
+    MOTIONS,
+    NUM_FRAMES,
+    VERBS,
+    draw_clips,
+    write_moving_digits,
+)
+from vissl_clusterfit.datasets.synthetic.scans import PICTURE_PX, load_scans
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.moving_digits import MOTIONS, NUM_FRAMES, VERBS, draw_clips, write_moving_digits
-from vissl_clusterfit.scans import PICTURE_PX, load_scans
 
 SMALL = DigitsSpec(num_scans=70, num_test_scans=20, train_drawings=2, test_drawings=1)
 

@@ -222,7 +222,7 @@ sys.meta_path.insert(0, Without())
 
 def test_the_package_and_its_hydra_plugin_import_nothing_heavy(tmp_path):
     code = """
-        import sys, vissl_clusterfit.plugin, vissl_clusterfit.compat, vissl_clusterfit.dependencies
+        import sys, vissl_clusterfit.plugin.registration, vissl_clusterfit.compat.repairs, vissl_clusterfit.dependencies
         import hydra_plugins.vissl_clusterfit_plugin.search_path
         print({"torch", "numpy", "vissl", "classy_vision", "faiss", "sklearn"} & set(sys.modules))
     """
@@ -259,7 +259,7 @@ except MissingDependencyError as error:
 
 @pytest.mark.parametrize("missing", ["torch", "vissl"])
 def test_the_command_line_says_what_is_missing_without_a_traceback(missing, tmp_path):
-    code = "from vissl_clusterfit.adapters.launch import main; sys.exit(main(['config=clusterfit/defaults']))"
+    code = "from vissl_clusterfit.launch.main import main; sys.exit(main(['config=clusterfit/defaults']))"
     done = run(sys.executable, "-c", WITHOUT.format(missing=[missing]) + code, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert f"Not installed: {missing}. Install with:\n    python -m pip install" in done.stderr

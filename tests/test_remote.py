@@ -23,18 +23,17 @@ from stage_work import COUNT, SHARD_SIZE, Numbers
 from tiny_run import make_run
 from tiny_store import save_store
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.config import ClusterFitConfig, EncodingSettings, FeatureSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig, EncodingSettings, FeatureSettings
 from vissl_clusterfit.errors import ArtifactError, ConfigError
 from vissl_clusterfit.features.extract import extract_features
-from vissl_clusterfit.features.samples import dataset_inputs
+from vissl_clusterfit.features.sample_list import dataset_inputs
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels import PseudoLabels, label_store
+from vissl_clusterfit.labels.assign import PseudoLabels, label_store
 from vissl_clusterfit.report.results import ResultRow, append_results, read_results
-from vissl_clusterfit.storage import places
-from vissl_clusterfit.storage.places import HANDLERS_VARIABLE, artifact_path
+from vissl_clusterfit.storage import artifacts, paths
+from vissl_clusterfit.storage.paths import HANDLERS_VARIABLE, artifact_path
 from vissl_clusterfit.verification.verify import verify_artifact, verify_artifacts
 
 TOOL = Path(__file__).parent.parent / "tools/check_artifacts.py"
@@ -311,7 +310,7 @@ def test_the_command_says_what_it_cannot_reach(monkeypatch, capsys):
 
 def test_a_module_of_handlers_that_cannot_be_imported_is_named(monkeypatch):
     monkeypatch.setenv(HANDLERS_VARIABLE, "no_such_module")
-    places.register_handlers.cache_clear()
+    paths.register_handlers.cache_clear()
     with pytest.raises(ConfigError, match=f"{HANDLERS_VARIABLE}: found 'no_such_module', which cannot be imported"):
         artifact_path("store://bucket/run")
 

@@ -15,13 +15,13 @@ from processes import context, exit_code, outcome, running
 from stage_work import COUNT, MAX_DISTANCE, REFUSED, SHARD_SIZE
 from tiny_store import contents, save_codebook, save_store
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering import fit
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.kmeans import kmeans
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels import PseudoLabels, label_store
+from vissl_clusterfit.labels.assign import PseudoLabels, label_store
+from vissl_clusterfit.storage import artifacts
 
 KINDS = list(stage_work.CLUSTERINGS)
 

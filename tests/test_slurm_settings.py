@@ -1,8 +1,8 @@
 import pytest
 
+from vissl_clusterfit.config.schema import read_settings
+from vissl_clusterfit.config.slurm import ChainSettings, SlurmSettings, with_our_keys
 from vissl_clusterfit.errors import ConfigError
-from vissl_clusterfit.settings import read_settings
-from vissl_clusterfit.slurm_settings import ChainSettings, SlurmSettings, with_our_keys
 
 
 def test_vissls_block_is_taken_as_it_is():

@@ -5,12 +5,13 @@ import pytest
 from tiny_run import make_run
 from tiny_store import contents, rewrite_manifest, save_codebook, save_store
 
-from vissl_clusterfit import artifacts, label_files
 from vissl_clusterfit.clustering import sources
-from vissl_clusterfit.config import ClusterFitConfig
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError
-from vissl_clusterfit.label_files import LabelFiles
-from vissl_clusterfit.labels import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.labels import files
+from vissl_clusterfit.labels.assign import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.labels.files import LabelFiles
+from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.verification.verify import verify_artifact, verify_artifacts
 
 ROWS = np.random.default_rng(0).standard_normal((1000, 6)).astype(np.float32)
@@ -122,7 +123,7 @@ def test_the_config_refuses_more_than_there_are_clusters():
 @pytest.mark.parametrize("num_chunks", [0, 1, 2, 3])
 def test_labelling_that_was_stopped_gives_the_same_bytes(label, monkeypatch, num_chunks):
     monkeypatch.setattr(sources, "_CHUNK_ROWS", 256)
-    monkeypatch.setattr(label_files, "_ROWS_BETWEEN_MARKS", 500)
+    monkeypatch.setattr(files, "_ROWS_BETWEEN_MARKS", 500)
     expected = contents(label(3, "undisturbed").folder)
     append, chunks = LabelFiles.append, iter(range(num_chunks))
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from tiny_run import ROWS, UNREADABLE, cluster, make_run
 from tiny_store import edit_manifest, rewrite_manifest, save_store
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore, Shard
 from vissl_clusterfit.features.writer import FeatureStoreWriter
-from vissl_clusterfit.label_files import LabelFiles
-from vissl_clusterfit.labels import PseudoLabels, label_store
+from vissl_clusterfit.labels.assign import PseudoLabels, label_store
+from vissl_clusterfit.labels.files import LabelFiles
+from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.verification.verify import find_artifacts, verify_artifact, verify_artifacts
 
 TOOL = Path(__file__).parent.parent / "tools/check_artifacts.py"

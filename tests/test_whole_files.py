@@ -5,9 +5,9 @@ import disk_work
 import pytest
 from processes import context, running
 
-from vissl_clusterfit.artifacts import read_json, write_json
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.storage.whole_files import remove_leftovers, write_file
+from vissl_clusterfit.storage.artifacts import read_json, write_json
+from vissl_clusterfit.storage.atomic import remove_leftovers, write_file
 
 
 def test_a_file_system_without_hard_links_keeps_the_first_file_too(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from vissl_clusterfit.errors import ClusterFitError
-from vissl_clusterfit.storage.places import artifact_path
+from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.verification.verify import find_artifacts, how_to_mend, verify_artifacts
 
 

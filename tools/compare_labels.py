@@ -14,8 +14,8 @@ import math
 import sys
 
 from vissl_clusterfit.errors import ClusterFitError
-from vissl_clusterfit.report.label_quality import TOLERANCE, format_quality, label_quality
-from vissl_clusterfit.storage.places import artifact_path
+from vissl_clusterfit.labels.comparison import TOLERANCE, format_quality, label_quality
+from vissl_clusterfit.storage.paths import artifact_path
 
 
 def main() -> int:

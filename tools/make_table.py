@@ -17,8 +17,8 @@ from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.report.published import published_rows
 from vissl_clusterfit.report.results import read_runs
 from vissl_clusterfit.report.table import format_table, table_csv
-from vissl_clusterfit.storage.places import artifact_path
-from vissl_clusterfit.storage.whole_files import write_file
+from vissl_clusterfit.storage.atomic import write_file
+from vissl_clusterfit.storage.paths import artifact_path
 
 
 def main() -> int:

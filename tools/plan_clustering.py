@@ -22,15 +22,15 @@ from typing import Any
 
 import torch
 
-from vissl_clusterfit.artifacts import has_manifest
-from vissl_clusterfit.clustering.backends import require_backend
-from vissl_clusterfit.clustering.calibration import calibrate, product_bytes, this_machine
-from vissl_clusterfit.clustering.planner import Plan, Rates, in_bytes, in_time, make_plan, warnings
-from vissl_clusterfit.clustering.workload import Workload
-from vissl_clusterfit.config import ClusterFitConfig
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.storage.places import artifact_path
+from vissl_clusterfit.planner.calibration import calibrate, product_bytes, this_machine
+from vissl_clusterfit.planner.plan import Plan, Rates, in_bytes, in_time, make_plan, warnings
+from vissl_clusterfit.planner.workload import Workload
+from vissl_clusterfit.search.backends import require_backend
+from vissl_clusterfit.storage.artifacts import has_manifest
+from vissl_clusterfit.storage.paths import artifact_path
 
 
 def _count(text: str) -> int:
@@ -111,8 +111,8 @@ def _run_of(overrides: list[str]) -> tuple[ClusterFitConfig, int, int, str]:
         return ClusterFitConfig(), 1, 1, "cpu"
     if not any(override.startswith("config=") for override in overrides):
         raise ConfigError(problem("The command", found=overrides[0], allowed="config=<name>, overrides, or options"))
-    from vissl_clusterfit.adapters import bootstrap  # noqa: F401  (before VISSL)
-    from vissl_clusterfit.adapters.launch import compose
+    from vissl_clusterfit.launch.main import compose
+    from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (before VISSL)
 
     with contextlib.redirect_stdout(sys.stderr):
         _, _, config = compose(overrides)

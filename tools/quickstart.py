@@ -15,7 +15,7 @@ from pathlib import Path
 
 from quickstart_stages import Stage, run_stages
 
-from vissl_clusterfit.digits import DigitsSpec, write_digits
+from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec, write_digits
 from vissl_clusterfit.errors import ClusterFitError
 
 SMALL_DIGITS = DigitsSpec(num_scans=300, num_test_scans=100, train_drawings=1, test_drawings=1)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from quickstart_stages import Stage, run_stages
 
-from vissl_clusterfit.digits import DigitsSpec
+from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec
+from vissl_clusterfit.datasets.synthetic.moving_digits import write_moving_digits
 from vissl_clusterfit.errors import ClusterFitError
-from vissl_clusterfit.moving_digits import write_moving_digits
 
 DIGITS = DigitsSpec(train_drawings=2, test_drawings=2)
 SMALL_DIGITS = DigitsSpec(num_scans=160, num_test_scans=40, train_drawings=1, test_drawings=1)

@@ -8,7 +8,7 @@ Examples:
 
 import sys
 
-from vissl_clusterfit.adapters.launch import main
+from vissl_clusterfit.launch.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,7 +6,7 @@ Hydra imports this module in every application of the environment, so it must st
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from vissl_clusterfit.config_path import config_dir
+from vissl_clusterfit.config.search_path import config_dir
 
 
 class ClusterFitSearchPath(SearchPathPlugin):

@@ -9,12 +9,13 @@ import pytest
 from command import CommandServer
 from tiny import STUDENT, write_images
 
-from vissl_clusterfit import compat, plugin
+from vissl_clusterfit.compat import repairs
+from vissl_clusterfit.plugin import registration
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-compat.apply()
-plugin.register()
+repairs.apply()
+registration.register()
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,7 @@ def student_overrides(images, teacher) -> list[str]:
 @pytest.fixture(scope="session")
 def model_config(tmp_path_factory):
     """The MODEL block of ``STUDENT``."""
-    from vissl_clusterfit.adapters.launch import compose
+    from vissl_clusterfit.launch.main import compose
 
     folder = tmp_path_factory.mktemp("compose")
     return compose([*STUDENT, f"config.CHECKPOINT.DIR={folder}"])[2].MODEL

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import write_images
 
-from vissl_clusterfit.labels import PseudoLabels
+from vissl_clusterfit.labels.assign import PseudoLabels
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import write_images
 
-from vissl_clusterfit.adapters import launch
+from vissl_clusterfit.launch import main
 
 # What VISSL writes before the first step of any training: its config and its log.
 VISSLS_OWN = {"train_config.yaml", "log.txt", "stdout.json"}
@@ -17,7 +17,7 @@ _LR = "config.OPTIMIZER.param_schedulers.lr"
 
 def require_refusal(result, *fragments: str) -> None:
     """The exit code of a user's mistake, and one message on stderr that holds all ``fragments``."""
-    assert result.returncode == launch.USER_ERROR, result.stderr
+    assert result.returncode == main.USER_ERROR, result.stderr
     assert "Traceback" not in result.stderr + result.stdout
     assert result.stderr.count("error: ") == 1, result.stderr
     message = result.stderr.partition("error: ")[2]

@@ -9,9 +9,9 @@ import pytest
 import vissl
 import yaml
 
-from vissl_clusterfit.adapters.launch import compose
-from vissl_clusterfit.config_path import config_dir
+from vissl_clusterfit.config.search_path import config_dir
 from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.launch.main import compose
 
 OURS = config_dir() / "config"
 VISSLS = Path(vissl.__file__).resolve().parents[1] / "configs/config"

@@ -9,9 +9,9 @@ from tiny import write_images, write_labels
 from vissl.config import AttrDict
 from vissl.data import build_dataset
 
-from vissl_clusterfit.adapters.dataset import SplitImages, true_labels
-from vissl_clusterfit.adapters.launch import compose
 from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError
+from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.plugin.data.split_images import SplitImages, true_labels
 
 TO_TENSOR = [{"name": "Resize", "size": [8, 8]}, {"name": "ToTensor"}]
 

@@ -8,10 +8,10 @@ import torchvision
 from vissl.config import AttrDict
 from vissl.models import build_model
 
-from vissl_clusterfit.adapters.encoder import EncoderSpec, build_encoder, teacher_spec
-from vissl_clusterfit.artifacts import file_sha256
-from vissl_clusterfit.config import FeatureSettings, TeacherSettings
+from vissl_clusterfit.config.clusterfit import FeatureSettings, TeacherSettings
 from vissl_clusterfit.errors import ConfigError, TeacherError
+from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder, teacher_spec
+from vissl_clusterfit.storage.artifacts import file_sha256
 
 CPU = torch.device("cpu")
 IMAGES = torch.rand(5, 3, 48, 48, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ import signal
 import pytest
 from tiny import write_images
 
-from vissl_clusterfit.adapters import launch
+from vissl_clusterfit.launch import main
 
 
 def metrics(folder):
@@ -85,7 +85,7 @@ def test_a_last_test_phase_that_was_killed_is_done_on_the_next_start(
 def test_a_finished_training_is_not_taken_for_one_of_another_length(undisturbed, tested, run_command, tmp_path):
     command = [*tested, f"config.CHECKPOINT.DIR={undisturbed[0]}", "config.OPTIMIZER.num_epochs=3"]
     result = run_command(*command, cwd=tmp_path)
-    assert result.returncode == launch.USER_ERROR
+    assert result.returncode == main.USER_ERROR
     assert "num_epochs: found 3 training phases, and a finished training of 1 in" in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -93,7 +93,7 @@ def test_a_finished_training_is_not_taken_for_one_of_another_length(undisturbed,
 def test_a_test_is_not_taken_for_the_training_in_its_folder(undisturbed, tested, run_command, tmp_path):
     command = [*tested, f"config.CHECKPOINT.DIR={undisturbed[0]}", "config.TEST_ONLY=true"]
     result = run_command(*command, cwd=tmp_path)
-    assert result.returncode == launch.USER_ERROR
+    assert result.returncode == main.USER_ERROR
     assert "config.TEST_ONLY: found true, and a finished training in" in result.stderr
 
 

@@ -7,9 +7,9 @@ from vissl.config import AttrDict
 from vissl.hooks import default_hook_generator
 from vissl.models.trunks import get_model_trunk
 
-from vissl_clusterfit.adapters.hook import ExtractThenClusterHook, require_head_width
-from vissl_clusterfit.adapters.launch import compose
 from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.plugin.training.hook import ExtractThenClusterHook, require_head_width
 
 
 def config(tmp_path, *overrides: str) -> AttrDict:

@@ -7,8 +7,8 @@ import time
 import pytest
 from tiny import write_images
 
-from vissl_clusterfit import artifacts
-from vissl_clusterfit.adapters import launch
+from vissl_clusterfit.launch import main
+from vissl_clusterfit.storage import artifacts
 
 
 @pytest.mark.slow
@@ -39,7 +39,7 @@ def test_ctrl_c_in_a_stage_ends_all_processes(
     assert any("Extracting 300 samples" in line for line in process.stdout), process.stderr.read()
     (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == launch.INTERRUPTED == 130
+    assert process.returncode == main.INTERRUPTED == 130
     assert errors.endswith("Interrupted.\n")
     assert any(_nobody_left(process.pid) or time.sleep(0.5) for _ in range(60))
     [manifest] = (tmp_path / "run").rglob("manifest.json")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vissl_clusterfit.adapters import launch
+from vissl_clusterfit.launch import main
 
 
 def start_long_training(start_script, student_overrides, tmp_path, *overrides):
@@ -43,7 +43,7 @@ def test_ctrl_c_ends_all_processes(start_script, student_overrides, tmp_path, nu
     )
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == launch.INTERRUPTED == 130
+    assert process.returncode == main.INTERRUPTED == 130
     assert "Interrupted." in errors
     assert "Traceback" not in errors
     # Data workers look every five seconds whether their rank lives.
@@ -59,7 +59,7 @@ def test_any_other_failure_keeps_its_traceback(run_command, student_overrides, t
         f"config.CHECKPOINT.DIR={tmp_path / 'run'}",
         cwd=tmp_path,
     )
-    assert result.returncode == launch.FAILED == 1
+    assert result.returncode == main.FAILED == 1
     assert "Traceback (most recent call last)" in result.stderr
     assert "no_such_optimizer" in result.stderr
     assert "error: " not in result.stderr

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from classy_vision.losses import build_loss
 
-from vissl_clusterfit.adapters.loss import ClusterFitLoss
 from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.plugin.training.loss import ClusterFitLoss
 
 LOGITS = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 TARGET = torch.tensor([0, 4, -1, 2, 2, -1])

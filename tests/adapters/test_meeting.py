@@ -10,10 +10,10 @@ from hosts import free_port
 from meeting_work import fail_after, meet
 from processes import context, running
 
-from vissl_clusterfit.adapters.failures import KILLED, LOST, Failure, of_exception, of_exit_code, root_cause
-from vissl_clusterfit.adapters.meeting import Failed, Meeting
-from vissl_clusterfit.adapters.watch import LIMIT_VARIABLE, Member
 from vissl_clusterfit.errors import ClusterFitError, ConfigError
+from vissl_clusterfit.launch.processes.failures import KILLED, LOST, Failure, of_exception, of_exit_code, root_cause
+from vissl_clusterfit.launch.processes.heartbeat import LIMIT_VARIABLE, Member
+from vissl_clusterfit.launch.processes.rendezvous import Failed, Meeting
 
 PLACE = {"node": 1, "host": "b", "rank": 3, "nodes": 2}
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from tiny import write_images
 
-from vissl_clusterfit.adapters.dataset import SplitImages
-from vissl_clusterfit.adapters.launch import compose
+from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.plugin.data.split_images import SplitImages
 
 TO_TENSOR = [{"name": "Resize", "size": [8, 8]}, {"name": "ToTensor"}]
 

@@ -16,8 +16,8 @@ from PIL import Image
 from vissl.config import AttrDict
 from vissl.models import build_model
 
-from vissl_clusterfit.adapters.launch import compose
 from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.launch.main import compose
 
 VISSLS = Path(vissl.__file__).resolve().parents[1] / "configs/config"
 STUDENT = "+config/clusterfit=student"

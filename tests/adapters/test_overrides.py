@@ -2,8 +2,8 @@
 
 import pytest
 
-from vissl_clusterfit.adapters.overrides import compose_overrides
 from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.launch.compose.overrides import compose_overrides
 
 SIMCLR = "config=test/cpu_test/test_cpu_resnet_simclr"
 STUDENT = (SIMCLR, "+config/clusterfit=student")

@@ -9,7 +9,7 @@ import tiny_store
 from command import CommandServer
 from object_store import contents, handler_of
 
-from vissl_clusterfit.storage.places import HANDLERS_VARIABLE
+from vissl_clusterfit.storage.paths import HANDLERS_VARIABLE
 
 RUN, WEIGHTS = "store://bucket/run", "store://bucket/weights/teacher.torch"
 

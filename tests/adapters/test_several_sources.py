@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from tiny import STUDENT, write_images
 
-from vissl_clusterfit.adapters.dataset import SplitImages
-from vissl_clusterfit.adapters.launch import compose
-from vissl_clusterfit.config import EncodingSettings
+from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError
 from vissl_clusterfit.features.extract import extract_features
-from vissl_clusterfit.features.samples import require_same_samples
-from vissl_clusterfit.labels import PseudoLabels
+from vissl_clusterfit.features.sample_list import require_same_samples
+from vissl_clusterfit.labels.assign import PseudoLabels
+from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.plugin.data.split_images import SplitImages
 
 TRANSFORMS = [{"name": "Resize", "size": [8, 8]}, {"name": "ToTensor"}]
 COUNT = 30

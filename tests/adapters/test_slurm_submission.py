@@ -8,7 +8,7 @@ from command import CommandServer
 from fake_slurm import FakeSlurm
 from suite import benchmarks
 
-from vissl_clusterfit.adapters.slurm_job import job_port
+from vissl_clusterfit.launch.slurm.job import job_port
 
 CHAIN = (
     "config.CLUSTERFIT.SLURM.STAGES=[train,extract,cluster]",  # in any order
@@ -197,12 +197,12 @@ def test_without_slurm_the_message_says_what_to_do(run_command, student_override
 
 
 def test_nothing_is_submitted_inside_a_job(student_overrides, cluster, tmp_path, monkeypatch, capfd):
-    from vissl_clusterfit.adapters import launch
+    from vissl_clusterfit.launch import main
 
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("PATH", f"{cluster.bin}:{os.environ['PATH']}")
     before = cluster.jobs()
-    code = launch.main(
+    code = main.main(
         [*student_overrides, "config.SLURM.USE_SLURM=true", f"config.CHECKPOINT.DIR={tmp_path}"],
     )
     assert (code, cluster.jobs()) == (2, before)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vissl_clusterfit.adapters import launch
-from vissl_clusterfit.adapters.sweep import safe_name, sweep_runs
 from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.launch import main
+from vissl_clusterfit.launch.runs.sweep import safe_name, sweep_runs
 
 SIMCLR = "config=test/cpu_test/test_cpu_resnet_simclr"
 
@@ -89,7 +89,7 @@ def test_each_run_has_its_folder_and_one_that_fails_does_not_stop_the_others(
     for outcome in ("finished", "was finished before"):
         process = start_script(*command, cwd=tmp_path)
         said, errors = process.communicate()
-        assert process.returncode == launch.USER_ERROR == 2, errors
+        assert process.returncode == main.USER_ERROR == 2, errors
         assert "NUM_CLUSTERS: found 31 for 30 samples" in errors
         assert said.splitlines()[-3:] == [
             "2 runs:",

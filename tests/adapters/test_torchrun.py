@@ -2,8 +2,8 @@
 
 import pytest
 
-from vissl_clusterfit.adapters.torchrun import with_torchrun
 from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.launch.processes.torchrun import with_torchrun
 
 #: The last of four processes on two nodes.
 ENVIRONMENT = {

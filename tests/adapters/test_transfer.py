@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from vissl_clusterfit.adapters.transfer_settings import TransferSettings
 from vissl_clusterfit.errors import ConfigError
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.report.results import ResultRow
 from vissl_clusterfit.report.table import format_table
+from vissl_clusterfit.transfer.settings import TransferSettings
 
 TRANSFER = (
     "config=clusterfit/transfer",

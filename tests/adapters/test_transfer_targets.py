@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from publishers import WRITERS
 
-from vissl_clusterfit.adapters.launch import compose
-from vissl_clusterfit.adapters.prepared import require_prepared
-from vissl_clusterfit.adapters.tune.settings import TuneSettings
-from vissl_clusterfit.adapters.tune.trainings import grid
-from vissl_clusterfit.config_path import config_dir
+from vissl_clusterfit.config.search_path import config_dir
 from vissl_clusterfit.datasets.catalogue import RECIPES
 from vissl_clusterfit.datasets.preparation import prepare
+from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.runs.tune.settings import TuneSettings
+from vissl_clusterfit.launch.runs.tune.trainings import grid
+from vissl_clusterfit.plugin.data.prepared import require_prepared
 
 CONFIGS = config_dir() / "config/clusterfit/transfer"
 ROWS = {

@@ -15,15 +15,15 @@ from torchvision.transforms.functional import to_tensor
 from vissl.config import AttrDict
 from vissl.models import build_model
 
-from vissl_clusterfit.adapters.launch import compose
-from vissl_clusterfit.adapters.start import start
-from vissl_clusterfit.adapters.tune.settings import TuneSettings
-from vissl_clusterfit.adapters.tune.split import ValidationSplit
-from vissl_clusterfit.adapters.tune.trainings import Setting, grid, on_validation, with_setting
-from vissl_clusterfit.artifacts import write_array, write_manifest
 from vissl_clusterfit.errors import ArtifactError, ClusterFitError, DataError
+from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.runs.start import start
+from vissl_clusterfit.launch.runs.tune.settings import TuneSettings
+from vissl_clusterfit.launch.runs.tune.split import ValidationSplit
+from vissl_clusterfit.launch.runs.tune.trainings import Setting, grid, on_validation, with_setting
 from vissl_clusterfit.report.results import read_results
-from vissl_clusterfit.storage.places import HANDLERS_VARIABLE
+from vissl_clusterfit.storage.artifacts import write_array, write_manifest
+from vissl_clusterfit.storage.paths import HANDLERS_VARIABLE
 
 VISSLS_LINEAR = "benchmark/linear_image_classification/imagenet1k/eval_resnet_8gpu_transfer_in1k_linear"
 LAYERS = (("res4", 1024), ("res5", 2048))

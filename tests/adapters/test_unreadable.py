@@ -12,10 +12,10 @@ from vissl.config import AttrDict
 from vissl.data import build_dataset
 from vissl.models import build_model
 
-from vissl_clusterfit.adapters.dataset import SplitImages
-from vissl_clusterfit.adapters.launch import compose
-from vissl_clusterfit.adapters.loss import ClusterFitLoss
-from vissl_clusterfit.artifacts import read_array
+from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.plugin.data.split_images import SplitImages
+from vissl_clusterfit.plugin.training.loss import ClusterFitLoss
+from vissl_clusterfit.storage.artifacts import read_array
 
 
 def spoil(folder) -> list[int]:

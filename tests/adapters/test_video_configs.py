@@ -11,7 +11,8 @@ from PIL import Image
 from vissl.config import AttrDict
 from vissl.models import build_model
 
-from vissl_clusterfit.adapters.launch import compose
+from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec
+from vissl_clusterfit.datasets.synthetic.moving_digits import MOTIONS, write_moving_digits
 from vissl_clusterfit.datasets.video_lists import (
     hashtags,
     kinetics,
@@ -19,8 +20,7 @@ from vissl_clusterfit.datasets.video_lists import (
     sports1m,
     write_lists,
 )
-from vissl_clusterfit.digits import DigitsSpec
-from vissl_clusterfit.moving_digits import MOTIONS, write_moving_digits
+from vissl_clusterfit.launch.main import compose
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/config/clusterfit/video"
 # What any user without eight GPUs would set, and a network of a size for tests.

@@ -12,9 +12,9 @@ import torch
 from vissl.config import AttrDict
 from vissl.models import build_model
 
-from vissl_clusterfit.adapters.launch import compose
-from vissl_clusterfit.digits import DigitsSpec
-from vissl_clusterfit.moving_digits import write_moving_digits
+from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec
+from vissl_clusterfit.datasets.synthetic.moving_digits import write_moving_digits
+from vissl_clusterfit.launch.main import compose
 
 CHECK = Path(__file__).resolve().parents[2] / "tools/check_artifacts.py"
 SHARD_SIZE = 8

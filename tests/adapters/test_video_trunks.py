@@ -14,10 +14,10 @@ from vissl.config import AttrDict
 from vissl.models import build_model
 from vissl.models.trunks import get_model_trunk
 
-from vissl_clusterfit.adapters.encoder import EncoderSpec, build_encoder, trunk_layers
-from vissl_clusterfit.adapters.head import trunk_width
-from vissl_clusterfit.adapters.video.trunks import VIDEO_TRUNKS
 from vissl_clusterfit.errors import ConfigError, TeacherError
+from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder, trunk_layers
+from vissl_clusterfit.plugin.models.head import trunk_width
+from vissl_clusterfit.plugin.models.video_trunks import VIDEO_TRUNKS
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from vissl_clusterfit.adapters.weights import load_state_dict, load_weights
 from vissl_clusterfit.errors import TeacherError
+from vissl_clusterfit.plugin.models.weights import load_state_dict, load_weights
 
 
 class Trunk(nn.Module):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from tiny_store import save_store
 
-from vissl_clusterfit.clustering.faiss_search import FaissSearch
 from vissl_clusterfit.clustering.protocol import SearchFactory
-from vissl_clusterfit.clustering.torch_search import TorchSearch
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.search.faiss_search import FaissSearch
+from vissl_clusterfit.search.torch_search import TorchSearch
 
 StoreMaker = Callable[..., FeatureStore]
 

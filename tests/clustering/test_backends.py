@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from vissl_clusterfit.clustering.backends import require_backend, search_factory
-from vissl_clusterfit.clustering.faiss_search import FaissSearch
-from vissl_clusterfit.clustering.torch_search import TorchSearch
 from vissl_clusterfit.errors import ConfigError, DataError
+from vissl_clusterfit.search.backends import require_backend, search_factory
+from vissl_clusterfit.search.faiss_search import FaissSearch
+from vissl_clusterfit.search.torch_search import TorchSearch
 
 
 @pytest.fixture(params=["faiss", "torch"])

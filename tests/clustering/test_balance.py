@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from tiny_store import contents, save_codebook, save_store
 
-from vissl_clusterfit import artifacts, label_files, labels
-from vissl_clusterfit.clustering import balance, sources
-from vissl_clusterfit.clustering.balance import size_limit
+from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.labels import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.labels import assign, balanced, files
+from vissl_clusterfit.labels.assign import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.labels.balanced import size_limit
+from vissl_clusterfit.storage import artifacts
 
 RATIOS = (1.0, 1.1, 1.5, 2.0, 30.0)
 
@@ -143,11 +144,11 @@ def test_features_are_prepared_before_they_are_compared(tmp_path):
 def test_chunks_of_any_size_give_the_same_bytes(tmp_path, monkeypatch, size):
     rows, centroids = clustered(1000, 12, 5, 0.5)
     rows[100:300] = rows[0]  # which prices cannot part
-    monkeypatch.setattr("vissl_clusterfit.clustering.moves._MOST_EDGES", 50)
+    monkeypatch.setattr("vissl_clusterfit.labels.min_cost_flow._MOST_EDGES", 50)
     expected = bounded(tmp_path / "expected", rows, centroids, 1.0, [5, 950])
     assert expected.manifest["bounded"]["num_moved"] > 0
     assert expected.manifest["bounded"]["num_settled_in_order"] > 0
-    for module in (sources, labels):
+    for module in (sources, assign):
         monkeypatch.setattr(module, "chunk_rows", lambda _: size)
     made = label_store(
         save_store(tmp_path / "expected/features", rows, [5, 950]),
@@ -160,7 +161,7 @@ def test_chunks_of_any_size_give_the_same_bytes(tmp_path, monkeypatch, size):
 
 
 def test_where_many_vectors_are_there_a_sample_prices_first(tmp_path, monkeypatch):
-    monkeypatch.setattr("vissl_clusterfit.clustering.prices._VECTORS_PER_CLUSTER", 20)
+    monkeypatch.setattr("vissl_clusterfit.labels.auction._VECTORS_PER_CLUSTER", 20)
     rows, centroids = clustered(2000, 10, 5, 1.0)
     made = bounded(tmp_path, rows, centroids, 1.0)
     facts = made.manifest["bounded"]
@@ -183,7 +184,7 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(tmp_path, monkeypatch, caplo
     store, codebook = save_store(tmp_path / "features", rows, [5, 950]), save_codebook(tmp_path / "codebook", centroids)
     folder = tmp_path / "made"
     with monkeypatch.context() as patch:
-        patch.setattr(label_files, "_ROWS_BETWEEN_MARKS", 256)
+        patch.setattr(files, "_ROWS_BETWEEN_MARKS", 256)
         _die(patch, in_pass)
         with pytest.raises(Killed):
             label_store(store, codebook, "cpu", folder, max_cluster_size=1.0)
@@ -196,7 +197,7 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(tmp_path, monkeypatch, caplo
 
 def _die(patch, in_pass):
     """After a pass, or where the third chunk of labels would be written."""
-    module, name, number = (artifacts, "write_array", in_pass) if in_pass else (label_files.LabelFiles, "append", 2)
+    module, name, number = (artifacts, "write_array", in_pass) if in_pass else (files.LabelFiles, "append", 2)
     original, calls = getattr(module, name), []
 
     def dying(*args):
@@ -241,8 +242,8 @@ def test_a_bound_and_a_threshold_exclude_each_other(tmp_path):
 
 def test_candidates_run_out_and_are_searched_again(tmp_path, monkeypatch):
     """Rows that are all alike fill one cluster after the other."""
-    monkeypatch.setattr(balance, "_CANDIDATES", 2)
-    monkeypatch.setattr("vissl_clusterfit.clustering.moves._MOST_EDGES", 0)
+    monkeypatch.setattr(balanced, "_CANDIDATES", 2)
+    monkeypatch.setattr("vissl_clusterfit.labels.min_cost_flow._MOST_EDGES", 0)
     centroids = np.arange(8, dtype=np.float32)[:, None].copy()
     made = bounded(tmp_path, np.full((80, 1), -1, dtype=np.float32), centroids, 1.0)
     assert made.cluster_sizes.tolist() == [10] * 8

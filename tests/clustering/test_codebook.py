@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny_store import edit_manifest, rewrite_manifest
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.config import ClusterFitConfig, FeatureSettings, SamplingSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig, FeatureSettings, SamplingSettings
 from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.storage import artifacts
 
 
 def settings(**changes):

@@ -9,9 +9,9 @@ import stage_work
 from processes import exit_code, running
 from tiny_store import contents, save_store
 
-from vissl_clusterfit.clustering import fit, kept_iterations, sources
+from vissl_clusterfit.clustering import checkpoints, fit, sources
 from vissl_clusterfit.clustering.fit import fit_codebook, fit_codebooks
-from vissl_clusterfit.config import ClusterFitConfig
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError
 
 ALSO = [3, 40]
@@ -104,7 +104,7 @@ def test_a_projection_that_differs_in_its_last_bits_is_kept(store, tmp_path, exp
         if folder.name == "iteration-000001":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(kept_iterations, "remove_folder", stop)
+    monkeypatch.setattr(checkpoints, "remove_folder", stop)
     with pytest.raises(KeyboardInterrupt):
         fit_codebook(store, settings, "cpu", settings.paths.codebook)
     monkeypatch.undo()

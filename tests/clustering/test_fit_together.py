@@ -10,9 +10,9 @@ from processes import context, exit_code, running
 from stage_work import REFUSED
 from tiny_store import contents, save_store
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.storage import artifacts
 
 UNREADABLE = [0, 77, 500, 2999]
 DISTINCT = "more clusters than distinct features"

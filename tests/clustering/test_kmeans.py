@@ -7,14 +7,14 @@ from kept_states import KeptStates
 from sklearn.datasets import load_digits
 
 from vissl_clusterfit.clustering import sources
-from vissl_clusterfit.clustering.faiss_search import FaissSearch
 from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, kmeans
+from vissl_clusterfit.clustering.minibatches import PARTS, steps, width
 from vissl_clusterfit.clustering.preprocessing import unit_rows
 from vissl_clusterfit.clustering.sampling import in_share
-from vissl_clusterfit.clustering.schedule import PARTS, steps, width
 from vissl_clusterfit.clustering.sources import ArraySource
-from vissl_clusterfit.clustering.torch_search import TorchSearch
 from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.search.faiss_search import FaissSearch
+from vissl_clusterfit.search.torch_search import TorchSearch
 
 
 @pytest.fixture

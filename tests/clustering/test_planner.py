@@ -11,17 +11,17 @@ import plan_work
 import pytest
 from tiny_store import save_store
 
-from vissl_clusterfit import artifacts
-from vissl_clusterfit.clustering import forecast
-from vissl_clusterfit.clustering.calibration import calibrate, product_bytes, this_machine
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.clustering.footprint import footprint
-from vissl_clusterfit.clustering.planner import Machine, Rates, in_bytes, in_time, make_plan, warnings
-from vissl_clusterfit.clustering.schedule import steps, width
-from vissl_clusterfit.clustering.workload import Workload
-from vissl_clusterfit.config import ClusterFitConfig
+from vissl_clusterfit.clustering.minibatches import steps, width
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError
-from vissl_clusterfit.labels import label_store
+from vissl_clusterfit.labels.assign import label_store
+from vissl_clusterfit.planner import announce
+from vissl_clusterfit.planner.calibration import calibrate, product_bytes, this_machine
+from vissl_clusterfit.planner.memory import footprint
+from vissl_clusterfit.planner.plan import Machine, Rates, in_bytes, in_time, make_plan, warnings
+from vissl_clusterfit.planner.workload import Workload
+from vissl_clusterfit.storage import artifacts
 
 WORK = Workload(num_samples=1_000_000, input_dim=512, num_clusters=1000, num_iter=12, start="random")
 RATES = Rates(label=1e-9, nearest=3e-9, add=1e-6, read=0.0, prepare=0.0, covariance=1e-4, update=0.0, keep=0.0)
@@ -171,7 +171,7 @@ def test_this_machine_has_memory_and_disk(tmp_path):
 
 
 def test_the_log_says_what_a_clustering_takes_before_it_begins(make_store, blobs, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(forecast, "_WORTH_MEASURING", 0)
+    monkeypatch.setattr(announce, "_WORTH_MEASURING", 0)
     store = make_store(blobs)
     with caplog.at_level(logging.INFO):
         fit_codebook(store, ClusterFitConfig(num_clusters=5, num_iter=3), "cpu", tmp_path / "codebook")
@@ -185,7 +185,7 @@ def test_the_log_says_what_a_clustering_takes_before_it_begins(make_store, blobs
 
 
 def test_the_log_warns_of_memory_that_is_not_there(make_store, blobs, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(forecast, "this_machine", lambda *_: Machine(memory=1000))
+    monkeypatch.setattr(announce, "this_machine", lambda *_: Machine(memory=1000))
     fit_codebook(make_store(blobs), ClusterFitConfig(num_clusters=5, num_iter=2), "cpu", tmp_path / "codebook")
     assert "Memory: 1 process(es) on one machine take" in caplog.text
 

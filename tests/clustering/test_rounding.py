@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vissl_clusterfit.clustering import rounding
+from vissl_clusterfit.search import error_bounds
 
 TYPES = [torch.bfloat16, torch.float32]
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}
@@ -18,7 +18,7 @@ def errors_and_bounds(rows, centroids, shift, scale, dtype):
     """|T - G| of every score (n, K), the bound on it less the rounding of the result (n,), and the scores G."""
     left, right = (torch.ones(len(vectors), rows.shape[1] + 3, dtype=dtype) for vectors in (rows, centroids))
     prepared, of_centroids = (
-        rounding.shifted(torch.from_numpy(vectors), torch.from_numpy(shift), scale, operand[:, :-3])
+        error_bounds.shifted(torch.from_numpy(vectors), torch.from_numpy(shift), scale, operand[:, :-3])
         for vectors, operand in ((rows, left), (centroids, right))
     )
     exact_rows, exact_centroids = (
@@ -27,9 +27,9 @@ def errors_and_bounds(rows, centroids, shift, scale, dtype):
     halves = np.square(exact_centroids).sum(axis=1) / 2
     true = exact_rows @ exact_centroids.T - halves
     # As the search does it: the halved squares are three more columns of the product.
-    right[:, -3:] = rounding.pieces(torch.from_numpy(-halves), dtype)
+    right[:, -3:] = error_bounds.pieces(torch.from_numpy(-halves), dtype)
     scores = (left @ right.T).double().numpy()
-    bound = rounding.score_error(prepared, of_centroids, rows.shape[1]).double().numpy()
+    bound = error_bounds.score_error(prepared, of_centroids, rows.shape[1]).double().numpy()
     return np.abs(true - scores), bound, scores
 
 
@@ -104,7 +104,7 @@ def test_in_float32_the_bound_is_that_of_the_additions():
 )
 def test_what_is_certainly_lower_is(best, error, dtype):
     best = torch.tensor([best]).to(dtype)
-    limit = rounding.certainly_lower(best, torch.tensor([error]), dtype)
+    limit = error_bounds.certainly_lower(best, torch.tensor([error]), dtype)
     assert limit.dtype == torch.float32
     # The largest score that counts as lower.
     lower = torch.nextafter(limit, torch.full_like(limit, -torch.inf)).double().item()
@@ -117,14 +117,14 @@ def test_what_is_certainly_lower_is(best, error, dtype):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("best", "error"), [(1.0, np.inf), (np.nan, 1.0), (np.inf, 1.0), (1.0, np.nan), (1e38, 3e38)])
 def test_where_nothing_is_known_nothing_is_lower(dtype, best, error):
-    limit = rounding.certainly_lower(torch.tensor([best], dtype=dtype), torch.tensor([error]), dtype)
+    limit = error_bounds.certainly_lower(torch.tensor([best], dtype=dtype), torch.tensor([error]), dtype)
     assert limit.item() == -np.inf
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_pieces_add_up(dtype):
     values = torch.from_numpy(-np.logspace(-30, 30, 1000))
-    parts = rounding.pieces(values, dtype)
+    parts = error_bounds.pieces(values, dtype)
     assert parts.dtype == dtype
     assert parts.shape == (1000, 3)
     np.testing.assert_allclose(parts.double().sum(dim=1), values, rtol=UNIT_ROUNDOFF[torch.float32])
@@ -137,7 +137,7 @@ def test_norms_and_residuals_are_no_less_than_they_are(dtype):
     shift = rng.standard_normal(33).astype(np.float32)
     for origin, scale in ((np.zeros_like(shift), 1.0), (shift, 1.0), (shift, 2.0**-20)):
         operand = torch.empty(rows.shape, dtype=dtype)
-        found = rounding.shifted(torch.from_numpy(rows), torch.from_numpy(origin), scale, operand)
+        found = error_bounds.shifted(torch.from_numpy(rows), torch.from_numpy(origin), scale, operand)
         exact = (rows.astype(np.float64) - origin) * scale
         assert (found.norms.double().numpy() >= np.linalg.norm(exact, axis=1) * (1 - 2.0**-20)).all()
         lost = np.linalg.norm(exact - operand.double().numpy(), axis=1)

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
+from vissl_clusterfit.clustering.minibatches import PARTS, steps, width
 from vissl_clusterfit.clustering.sampling import in_share, uniform
-from vissl_clusterfit.clustering.schedule import PARTS, steps, width
 
 POSITIONS = np.arange(1 << 18)
 

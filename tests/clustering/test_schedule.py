@@ -1,7 +1,7 @@
 import pytest
 
+from vissl_clusterfit.clustering.minibatches import PARTS, start_share, steps, width
 from vissl_clusterfit.clustering.protocol import ALL
-from vissl_clusterfit.clustering.schedule import PARTS, start_share, steps, width
 
 
 @pytest.mark.parametrize("num_iter", [12, 13, 20, 100, 1000])

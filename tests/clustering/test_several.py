@@ -8,12 +8,12 @@ from kept_states import KeptStates
 
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, kmeans
+from vissl_clusterfit.clustering.minibatches import steps
 from vissl_clusterfit.clustering.preprocessing import fit_preprocessing
-from vissl_clusterfit.clustering.schedule import steps
-from vissl_clusterfit.clustering.several import share_passes
+from vissl_clusterfit.clustering.shared_passes import share_passes
 from vissl_clusterfit.clustering.sources import ArraySource, StoreSource
-from vissl_clusterfit.clustering.torch_search import TorchSearch
 from vissl_clusterfit.errors import ConfigError, DataError
+from vissl_clusterfit.search.torch_search import TorchSearch
 
 #: Their schedules differ: 24 vectors per cluster are in different shares of the sample.
 NUMS_CLUSTERS = [5, 40, 1, 12]

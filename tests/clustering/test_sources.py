@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, unit_rows
 from vissl_clusterfit.clustering.protocol import ALL, Work
@@ -10,6 +9,7 @@ from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.clustering.sources import ArraySource, StoreSource
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.storage import artifacts
 
 
 def brute_force_distances(rows, centroids):

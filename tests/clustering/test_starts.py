@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from vissl_clusterfit.clustering import sources, starts
+from vissl_clusterfit.clustering import initialization, sources
+from vissl_clusterfit.clustering.initialization import NUM_ROUNDS, random_start, spread_start
 from vissl_clusterfit.clustering.protocol import ALL
 from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.clustering.sources import ArraySource
-from vissl_clusterfit.clustering.starts import NUM_ROUNDS, random_start, spread_start
-from vissl_clusterfit.clustering.torch_search import TorchSearch
+from vissl_clusterfit.search.torch_search import TorchSearch
 
 
 def numbered(count):
@@ -86,7 +86,7 @@ def test_one_at_a_time_is_not_much_better_than_a_few(blobs, monkeypatch):
         return np.mean([mean_distance(blobs, centroids) for centroids in starts_])
 
     few = mean_of_seeds()
-    monkeypatch.setattr(starts, "NUM_ROUNDS", 40)
+    monkeypatch.setattr(initialization, "NUM_ROUNDS", 40)
     assert few < 1.1 * mean_of_seeds()
 
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
-from vissl_clusterfit.clustering import torch_search
-from vissl_clusterfit.clustering.torch_search import TorchSearch, fast_product_type
 from vissl_clusterfit.errors import DataError
+from vissl_clusterfit.search import torch_search
+from vissl_clusterfit.search.torch_search import TorchSearch, fast_product_type
 
 TYPES = [torch.bfloat16, torch.float32]
 TYPE_NAMES = ["bfloat16", "float32"]

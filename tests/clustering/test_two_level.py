@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_store import contents, rewrite_manifest, save_store
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering import fit, sources, two_level
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
-from vissl_clusterfit.clustering.torch_search import TorchSearch
 from vissl_clusterfit.clustering.two_level import shares_of_clusters
-from vissl_clusterfit.config import ClusterFitConfig, FeatureSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig, FeatureSettings
 from vissl_clusterfit.errors import ArtifactError, ConfigError
+from vissl_clusterfit.search.torch_search import TorchSearch
+from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.verification.verify import verify_artifact
 
 UNREADABLE = [0, 77, 500, 2999]

@@ -4,8 +4,8 @@ import torch
 
 from vissl_clusterfit.clustering.kmeans import kmeans
 from vissl_clusterfit.clustering.sources import ArraySource
-from vissl_clusterfit.clustering.torch_search import TorchSearch
-from vissl_clusterfit.clustering.two_level_search import NUM_PROBED, TwoLevelSearch
+from vissl_clusterfit.search.torch_search import TorchSearch
+from vissl_clusterfit.search.two_level import NUM_PROBED, TwoLevelSearch
 
 
 def two_levels(rows, num_coarse, num_fine, factory=TorchSearch):

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from publishers import LABELS, WRITERS, write_tar
 
-from vissl_clusterfit.artifacts import read_array, read_manifest
 from vissl_clusterfit.datasets import archives
 from vissl_clusterfit.datasets.catalogue import RECIPES
 from vissl_clusterfit.datasets.preparation import KIND, held_out_samples, prepare
 from vissl_clusterfit.errors import DataError
+from vissl_clusterfit.storage.artifacts import read_array, read_manifest
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/prepare_data.py"
 

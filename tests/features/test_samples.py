@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.features.samples import (
+from vissl_clusterfit.features.sample_list import (
     SAMPLES_FILE,
     dataset_inputs,
     hash_samples,
     names_and_sizes,
     require_same_samples,
 )
+from vissl_clusterfit.storage import artifacts
 
 NAMES = st.lists(st.text("ab/ é\udcff", max_size=4), max_size=8)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tiny_store import contents, rewrite_manifest, save_store
 
 from vissl_clusterfit.errors import ArtifactError, DataError
-from vissl_clusterfit.features.samples import hash_samples
+from vissl_clusterfit.features.sample_list import hash_samples
 from vissl_clusterfit.features.store import FeatureStore, Shard, split_into_shards
 from vissl_clusterfit.features.writer import FeatureStoreWriter
 

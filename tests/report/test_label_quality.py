@@ -11,9 +11,9 @@ import pytest
 from tiny_run import UNREADABLE, make_run
 from tiny_store import rewrite_manifest
 
-from vissl_clusterfit.artifacts import read_manifest
-from vissl_clusterfit.labels import PseudoLabels
-from vissl_clusterfit.report.quality import agreement
+from vissl_clusterfit.labels.assign import PseudoLabels
+from vissl_clusterfit.labels.quality import agreement
+from vissl_clusterfit.storage.artifacts import read_manifest
 
 TOOL = Path(__file__).parent.parent.parent / "tools/compare_labels.py"
 TRAIN, TEST = "labels/train", "labels/test"

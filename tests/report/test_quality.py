@@ -5,13 +5,8 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from vissl_clusterfit.errors import DataError
-from vissl_clusterfit.report import quality
-from vissl_clusterfit.report.quality import (
-    adjusted_mutual_information,
-    agreement,
-    size_statistics,
-    undecided_share,
-)
+from vissl_clusterfit.labels import quality
+from vissl_clusterfit.labels.quality import adjusted_mutual_information, agreement, size_statistics, undecided_share
 
 
 def test_sizes_by_hand():

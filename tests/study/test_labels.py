@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vissl_clusterfit.errors import DataError
-from vissl_clusterfit.study.labels import wrong_labels
+from vissl_clusterfit.study.label_noise import wrong_labels
 
 LABELS = np.random.default_rng(0).integers(0, 7, 1000)
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vissl_clusterfit.digits import scan_labels
+from vissl_clusterfit.datasets.synthetic.characters import FAMILIES, LETTERS, PICTURE_PX, _ink, draw_characters
+from vissl_clusterfit.datasets.synthetic.digits import scan_labels
+from vissl_clusterfit.datasets.synthetic.study_images import _SCANS, SPLITS, PicturesSettings, write_pictures
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.study.characters import FAMILIES, LETTERS, PICTURE_PX, _ink, draw_characters
-from vissl_clusterfit.study.pictures import _SCANS, SPLITS, PicturesSettings, write_pictures
 
 SMALL = {"pretrain": 60, "train": 40, "validation": 20, "test": 30}
 

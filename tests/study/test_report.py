@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from vissl_clusterfit.intervals import student_interval
+from vissl_clusterfit.report.intervals import student_interval
 from vissl_clusterfit.report.results import ResultRow
 from vissl_clusterfit.study.plan import Figure
 from vissl_clusterfit.study.report import ALL_TARGETS, Report, write_report

@@ -64,7 +64,7 @@ def _children(process: int) -> list[int]:
 
 
 def serve() -> None:
-    from vissl_clusterfit.adapters import bootstrap  # noqa: F401  (before VISSL)
+    from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (before VISSL)
 
     for name in ("vissl.engines", "vissl.hooks", "vissl.trainer", "vissl.utils.distributed_launcher"):
         importlib.import_module(name)
@@ -84,7 +84,7 @@ def serve() -> None:
 
 
 def run(argv: list[str], cwd: str, stdout: str, stderr: str) -> None:
-    from vissl_clusterfit.adapters.launch import main
+    from vissl_clusterfit.launch.main import main
 
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream, path in ((1, stdout), (2, stderr)):

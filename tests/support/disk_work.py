@@ -11,7 +11,7 @@ import stage_work
 from tiny_store import contents
 
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.storage.whole_files import write_file
+from vissl_clusterfit.storage.atomic import write_file
 
 #: How a process ends that may not mount anything.
 CANNOT_MOUNT = 4

@@ -1,7 +1,7 @@
 """The states of a clustering as they are kept, to go on from any of them."""
 
 from vissl_clusterfit.clustering.kmeans import KMeansResult, Sums
-from vissl_clusterfit.clustering.schedule import NUM_PARTS
+from vissl_clusterfit.clustering.minibatches import NUM_PARTS
 
 
 class KeptStates:

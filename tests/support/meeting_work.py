@@ -3,9 +3,9 @@
 import os
 import time
 
-from vissl_clusterfit.adapters.failures import of_exception
-from vissl_clusterfit.adapters.meeting import Failed, Meeting
-from vissl_clusterfit.adapters.watch import LIMIT_VARIABLE, Member
+from vissl_clusterfit.launch.processes.failures import of_exception
+from vissl_clusterfit.launch.processes.heartbeat import LIMIT_VARIABLE, Member
+from vissl_clusterfit.launch.processes.rendezvous import Failed, Meeting
 
 
 def meet(number: int, count: int, port: int, limit_s: float, answers) -> None:

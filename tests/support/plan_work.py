@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from vissl_clusterfit.clustering import fit, forecast
+from vissl_clusterfit.clustering import fit
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.clustering.forecast import announce
-from vissl_clusterfit.config import ClusterFitConfig
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.settings import read_settings
+from vissl_clusterfit.planner import announce as announcing
 
 
 def status(name: str) -> int:
@@ -24,9 +24,9 @@ def status(name: str) -> int:
 def main() -> None:
     store, folder, settings = sys.argv[1:]
     plans = []
-    forecast._WORTH_MEASURING = 0
+    announcing._WORTH_MEASURING = 0
     # What is planned in the run itself, with the time when the plan was there.
-    fit.announce = lambda *given: plans.append((announce(*given), time.perf_counter()))
+    fit.announce = lambda *given: plans.append((announcing.announce(*given), time.perf_counter()))
     config = read_settings(ClusterFitConfig, json.loads(settings), "config.CLUSTERFIT")
     torch.ones(64, 64) @ torch.ones(64, 64)
     features = FeatureStore.open(Path(store))

@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
-    ["vissl_clusterfit.clustering.fit", "vissl_clusterfit.features.extract", "vissl_clusterfit.labels", "faiss"]
+    ["vissl_clusterfit.clustering.fit", "vissl_clusterfit.features.extract", "vissl_clusterfit.labels.assign", "faiss"]
 )
 
 _LONGEST_S = 120

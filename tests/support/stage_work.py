@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from vissl_clusterfit import artifacts, label_files, labels
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.fit import fit_codebook, fit_codebooks
-from vissl_clusterfit.config import ClusterFitConfig, EncodingSettings, FeatureSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig, EncodingSettings, FeatureSettings
 from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.features import extract as extraction
-from vissl_clusterfit.features.samples import dataset_inputs, hash_samples
+from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.labels import assign, files
+from vissl_clusterfit.storage import artifacts
 
 #: How a process ends that stops with a message.
 REFUSED = 3
@@ -264,8 +265,8 @@ def label(
         pause_s: the time that a chunk takes.
     """
     prepare(**options)
-    sources._CHUNK_ROWS, label_files._ROWS_BETWEEN_MARKS = 256, 500
-    append = label_files.LabelFiles.append
+    sources._CHUNK_ROWS, files._ROWS_BETWEEN_MARKS = 256, 500
+    append = files.LabelFiles.append
 
     def append_slowly(self, *arrays: np.ndarray) -> None:
         append(self, *arrays)
@@ -275,6 +276,6 @@ def label(
             may_go_on.wait(60)
         time.sleep(pause_s)
 
-    label_files.LabelFiles.append = append_slowly
+    files.LabelFiles.append = append_slowly
     opened = FeatureStore.open(store), Codebook.open(codebook), "cpu", folder
-    labels.label_store(*opened, max_distance=max_distance, max_cluster_size=max_cluster_size)
+    assign.label_store(*opened, max_distance=max_distance, max_cluster_size=max_cluster_size)

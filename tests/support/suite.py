@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmark_data import SMALL_IMAGES
 
-from vissl_clusterfit.adapters.hydra_text import as_override
+from vissl_clusterfit.config.override_text import as_override
 
 LINEAR = "benchmark/linear_image_classification/imagenet1k/eval_resnet_8gpu_transfer_in1k_linear"
 #: VISSL's linear benchmark of one layer, on three classes.

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vissl_clusterfit import artifacts
+from vissl_clusterfit.storage import artifacts
 
 #: A VISSL config that runs on the CPU, with our overlay, on 32-pixel images and the narrowest ResNet-50 of VISSL.
 STUDENT = (

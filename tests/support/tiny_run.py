@@ -6,9 +6,9 @@ import numpy as np
 from tiny_store import save_store
 
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.config import ClusterFitConfig, FeatureSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig, FeatureSettings
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels import label_store
+from vissl_clusterfit.labels.assign import label_store
 
 ROWS = np.random.default_rng(0).standard_normal((250, 6)).astype(np.float32)
 UNREADABLE = {"train": [3, 120, 249], "test": [7]}

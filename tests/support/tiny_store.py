@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
-from vissl_clusterfit.features.samples import dataset_inputs, hash_samples
+from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.features.writer import FeatureStoreWriter
+from vissl_clusterfit.storage import artifacts
 
 
 def save_store(

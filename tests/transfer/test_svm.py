@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from vissl_clusterfit import compat
+from vissl_clusterfit.compat import repairs
 from vissl_clusterfit.errors import ConfigError, DataError
-from vissl_clusterfit.transfer import low_shot, svm
+from vissl_clusterfit.transfer import low_shot_svm, svm
 from vissl_clusterfit.transfer.average_precision import average_precision
 from vissl_clusterfit.transfer.svm import SvmSettings
 
-compat.apply()
+repairs.apply()
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +82,13 @@ def test_the_low_shot_benchmark_is_vissls(data, tmp_path):
     scaled = [svm.scaled(features, settings) for features in (train, test)]
     figures = []
     for draw in (1, 2, 3):
-        targets = low_shot.draw_targets(train_targets, 4, (0, draw, 4))
+        targets = low_shot_svm.draw_targets(train_targets, 4, (0, draw, 4))
         trainer.train(train, targets, draw, 4)
         trainer.test(test, test_targets, draw, 4)
-        figures.append(low_shot.score_draw(scaled[0], targets, scaled[1], test_targets, settings))
+        figures.append(low_shot_svm.score_draw(scaled[0], targets, scaled[1], test_targets, settings))
         theirs = np.load(tmp_path / f"res5/test_ap_sample{draw}_k4.npy")
         np.testing.assert_allclose(figures[-1], theirs[0], atol=1e-12)
-    ours = low_shot.summarize_draws(np.stack(figures), settings)
+    ours = low_shot_svm.summarize_draws(np.stack(figures), settings)
     assert {
         "mean": round(100 * ours.mean, 2),
         "min": round(100 * ours.least, 2),
@@ -108,25 +108,25 @@ def test_low_shot_of_one_class_each_is_vissls(tmp_path):
     )
     settings = SvmSettings(costs=(0.1, 10.0), dual=False)
     trainer = SVMLowShotTrainer(vissl_block(settings, dataset_name="places205"), layer="l", output_dir=str(tmp_path))
-    drawn = low_shot.draw_samples(labels, 5, (0, 1, 5))
+    drawn = low_shot_svm.draw_samples(labels, 5, (0, 1, 5))
     assert np.bincount(labels[drawn]).tolist() == [5, 5, 5]
     trainer.train(train[drawn], labels[drawn, None], 1, 5)
     trainer.test(test, test_labels[:, None], 1, 5)
     scaled = [svm.scaled(features, settings) for features in (train[drawn], test)]
-    targets = [low_shot.one_hot_targets(wanted, 3) for wanted in (labels[drawn], test_labels)]
-    ours = low_shot.score_draw(scaled[0], targets[0], scaled[1], targets[1], settings)
+    targets = [low_shot_svm.one_hot_targets(wanted, 3) for wanted in (labels[drawn], test_labels)]
+    ours = low_shot_svm.score_draw(scaled[0], targets[0], scaled[1], targets[1], settings)
     np.testing.assert_allclose(ours, np.load(tmp_path / "l/test_ap_sample1_k5.npy")[0], atol=1e-12)
 
 
 def test_draws_have_as_many_as_vissls(data):
     targets = data["train"][1]
-    drawn = low_shot.draw_targets(targets, 4, (0, 1, 4))
+    drawn = low_shot_svm.draw_targets(targets, 4, (0, 1, 4))
     kept = drawn != -1
     assert (drawn[kept] == targets[kept]).all()
     assert ((drawn == 1).sum(axis=0) == 4).all()
     assert ((drawn == 0).sum(axis=0) == 12).all()
-    assert (low_shot.draw_targets(targets, 4, (0, 1, 4)) == drawn).all()
-    assert (low_shot.draw_targets(targets, 4, (0, 2, 4)) != drawn).any()
+    assert (low_shot_svm.draw_targets(targets, 4, (0, 1, 4)) == drawn).all()
+    assert (low_shot_svm.draw_targets(targets, 4, (0, 2, 4)) != drawn).any()
 
 
 def test_average_precision_by_hand():
@@ -192,6 +192,6 @@ def test_features_that_are_not_finite_are_refused():
 
 def test_a_class_with_too_few_for_k_is_named(data):
     with pytest.raises(DataError, match=r"k_values: found 99, and class 0 has \d+ targets 1 in the training split"):
-        low_shot.draw_targets(data["train"][1], 99, (0,))
+        low_shot_svm.draw_targets(data["train"][1], 99, (0,))
     with pytest.raises(DataError, match="found 3, and class 1 has 2 samples"):
-        low_shot.draw_samples(np.array([0, 0, 0, 1, 1]), 3, (0,))
+        low_shot_svm.draw_samples(np.array([0, 0, 0, 1, 1]), 3, (0,))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.errors import ConfigError
-from vissl_clusterfit.settings import read_settings
 from vissl_clusterfit.video.clips import ClipSettings, clip_frames, clip_position
 
 AT_25 = np.arange(100) / 25

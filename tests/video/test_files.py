@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vissl_clusterfit.errors import DataError
-from vissl_clusterfit.video.files import read_list, videos_in
+from vissl_clusterfit.video.file_lists import read_list, videos_in
 
 
 def touch(*paths):

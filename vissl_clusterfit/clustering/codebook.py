@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit import artifacts
-from vissl_clusterfit.clustering.backends import search_factory
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.clustering.protocol import Search
-from vissl_clusterfit.clustering.two_level_search import TwoLevelSearch
-from vissl_clusterfit.config import ClusterFitConfig
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, with_remedy
+from vissl_clusterfit.search.backends import search_factory
+from vissl_clusterfit.search.two_level import TwoLevelSearch
+from vissl_clusterfit.storage import artifacts
 
 KIND = "codebook"
 CENTROIDS_FILE, COUNTS_FILE = "centroids.npy", "counts.npy"

@@ -12,23 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from vissl_clusterfit import artifacts, distributed
-from vissl_clusterfit.clustering.backends import search_factory
+from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering.checkpoints import keep_iteration, last_iteration, state_of
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
-from vissl_clusterfit.clustering.forecast import announce
-from vissl_clusterfit.clustering.kept_iterations import keep_iteration, last_iteration, state_of
 from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, KMeansResult, Sums, kmeans, require_enough_points
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing
-from vissl_clusterfit.clustering.several import share_passes
+from vissl_clusterfit.clustering.shared_passes import share_passes
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.clustering.two_level import Vectors, cluster_within, require_coarse_clusters_fit
-from vissl_clusterfit.clustering.workload import Workload
-from vissl_clusterfit.config import ClusterFitConfig
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.planner.announce import announce
+from vissl_clusterfit.planner.workload import Workload
+from vissl_clusterfit.search.backends import search_factory
+from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.atomic import remove_leftovers
 from vissl_clusterfit.storage.folders import remove_folder
-from vissl_clusterfit.storage.places import artifact_path
-from vissl_clusterfit.storage.whole_files import remove_leftovers
+from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
 

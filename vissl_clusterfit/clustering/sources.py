@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.clustering.exact_sums import Accumulator, Extent, SquareSum, squared_norms
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Search, Share, Work
+from vissl_clusterfit.clustering.reproducible_sums import Accumulator, Extent, SquareSum, squared_norms
 from vissl_clusterfit.clustering.sampling import in_share
-from vissl_clusterfit.clustering.threads import in_turns
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.search.threads import in_turns
 
 T = TypeVar("T")
 #: Positions (n,) int64 and their vectors (n, D) float32.

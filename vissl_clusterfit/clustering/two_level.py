@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering import initialization
 from vissl_clusterfit.clustering import kmeans as kmeans_module
-from vissl_clusterfit.clustering import starts
 from vissl_clusterfit.clustering.kmeans import KMeansResult, kmeans
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.clustering.protocol import SearchFactory, VectorSource
 from vissl_clusterfit.clustering.sources import ArraySource, StoreSource, chunk_rows
 from vissl_clusterfit.clustering.two_level_files import CoarseLabels, FineFiles, write_coarse_labels
-from vissl_clusterfit.config import ClusterFitConfig
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
 
@@ -208,7 +208,7 @@ def _groups(wanted: list[int], sizes: np.ndarray, most: int) -> Iterator[list[in
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Without a line for every iteration of every coarse cluster: there are thousands."""
-    loggers = [module.logger for module in (kmeans_module, starts)]
+    loggers = [module.logger for module in (kmeans_module, initialization)]
     before = [each.level for each in loggers]
     for each in loggers:
         each.setLevel(logging.ERROR)

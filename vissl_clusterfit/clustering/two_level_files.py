@@ -8,12 +8,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.clustering.kmeans import KMeansResult
 from vissl_clusterfit.clustering.protocol import Search, Work
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.storage.whole_files import write_file
+from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.atomic import write_file
 
 _BLOCK_LABELS = 1 << 22
 

@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from vissl_clusterfit.artifacts import read_json, write_json
 from vissl_clusterfit.errors import DataError
+from vissl_clusterfit.storage.artifacts import read_json, write_json
 
 _BLOCK_BYTES = 1 << 20
 _NOT_AN_ARCHIVE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)

@@ -16,7 +16,7 @@ from PIL import Image
 from vissl_clusterfit.datasets.archives import Sources, folder_holding
 from vissl_clusterfit.datasets.recipe import Content, Recipe, Split
 from vissl_clusterfit.errors import DataError, problem
-from vissl_clusterfit.storage.whole_files import write_file
+from vissl_clusterfit.storage.atomic import write_file
 
 _ARCHIVE = "cifar-100-python.tar.gz"
 _ROW_BYTES = 3 * 32 * 32

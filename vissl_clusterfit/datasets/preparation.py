@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit.artifacts import (
+from vissl_clusterfit.datasets.archives import Sources
+from vissl_clusterfit.datasets.recipe import Content, Recipe, Split
+from vissl_clusterfit.errors import DataError, problem
+from vissl_clusterfit.storage.artifacts import (
     has_manifest,
     read_manifest,
     remove_manifest,
@@ -25,9 +28,6 @@ from vissl_clusterfit.artifacts import (
     write_json,
     write_manifest,
 )
-from vissl_clusterfit.datasets.archives import Sources
-from vissl_clusterfit.datasets.recipe import Content, Recipe, Split
-from vissl_clusterfit.errors import DataError, problem
 
 logger = logging.getLogger(__name__)
 

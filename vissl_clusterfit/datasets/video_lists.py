@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from vissl_clusterfit.errors import DataError, problem
-from vissl_clusterfit.storage.whole_files import write_file
+from vissl_clusterfit.storage.atomic import write_file
 
 # Of each split, what its list names, with the numbers of its classes.
 Named = dict[str, list[tuple[str, tuple[int, ...]]]]

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from vissl_clusterfit import artifacts, distributed
-from vissl_clusterfit.config import EncodingSettings
+from vissl_clusterfit import distributed
+from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.features.progress import Progress
-from vissl_clusterfit.features.readers import end_with_parent
-from vissl_clusterfit.features.samples import require_same_samples
+from vissl_clusterfit.features.sample_list import require_same_samples
 from vissl_clusterfit.features.store import KIND, FeatureStore, Shard
+from vissl_clusterfit.features.worker_init import end_with_parent
 from vissl_clusterfit.features.writer import FeatureStoreWriter
+from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.leases import Lease
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class ImageSource(Protocol):
 
     @property
     def samples(self) -> np.ndarray:
-        """The ordered sample list, uint64 (N,); see ``features/samples.py``."""
+        """The ordered sample list, uint64 (N,); see ``features/sample_list.py``."""
 
     def name_of(self, index: int) -> str:
         """The name of a sample, for messages."""

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.errors import ArtifactError, with_remedy
-from vissl_clusterfit.features.local_copies import LocalCopies
-from vissl_clusterfit.features.samples import SAMPLES_FILE
+from vissl_clusterfit.features.remote_cache import LocalCopies
+from vissl_clusterfit.features.sample_list import SAMPLES_FILE
+from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.remote import as_remote
 

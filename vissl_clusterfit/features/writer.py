@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.errors import ArtifactError, DataError
-from vissl_clusterfit.features.samples import SAMPLES_FILE
+from vissl_clusterfit.features.sample_list import SAMPLES_FILE
 from vissl_clusterfit.features.store import KIND, UNREADABLE_FILE, FeatureStore, Shard, split_into_shards
+from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.atomic import remove_leftovers
 from vissl_clusterfit.storage.folders import names_in, remove_folder
 from vissl_clusterfit.storage.leases import Lease
-from vissl_clusterfit.storage.whole_files import remove_leftovers
 
 _MAX_LISTED = 1000
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vissl_clusterfit.artifacts import write_json
 from vissl_clusterfit.errors import ArtifactError, problem
+from vissl_clusterfit.storage.artifacts import write_json
 from vissl_clusterfit.storage.remote import as_remote
 
 try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.intervals import Interval, student_interval
+from vissl_clusterfit.report.intervals import Interval, student_interval
 from vissl_clusterfit.report.results import OVER_DRAWS, ResultRow
 
 _STYLES = ("text", "markdown")

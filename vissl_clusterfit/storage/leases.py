@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from vissl_clusterfit.errors import cannot_write
-from vissl_clusterfit.storage.processes import has_died, this_process
+from vissl_clusterfit.storage.atomic import move_if_new, remove_leftovers, temporary_path
+from vissl_clusterfit.storage.process_ids import has_died, this_process
 from vissl_clusterfit.storage.remote import as_remote
-from vissl_clusterfit.storage.whole_files import move_if_new, remove_leftovers, temporary_path
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from vissl_clusterfit.intervals import Interval, student_interval
-from vissl_clusterfit.storage.whole_files import write_file
+from vissl_clusterfit.report.intervals import Interval, student_interval
+from vissl_clusterfit.storage.atomic import write_file
 from vissl_clusterfit.study.plan import Figure
 from vissl_clusterfit.study.settings import StudySettings
 

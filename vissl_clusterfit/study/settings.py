@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vissl_clusterfit.config.schema import read_settings, setting
+from vissl_clusterfit.datasets.synthetic.study_images import PicturesSettings
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.settings import read_settings, setting
-from vissl_clusterfit.study.pictures import PicturesSettings
 
 POINT = "<point>"
 

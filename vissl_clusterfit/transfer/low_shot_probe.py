@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.intervals import Interval, student_interval
+from vissl_clusterfit.report.intervals import Interval, student_interval
 from vissl_clusterfit.transfer.checks import check_features, checked_labels
 from vissl_clusterfit.transfer.linear import LinearProbeSettings, finite_rows, fit_classifier
-from vissl_clusterfit.transfer.low_shot import draw_samples
+from vissl_clusterfit.transfer.low_shot_svm import draw_samples
 from vissl_clusterfit.transfer.validation import hold_out
 
 _SETTING = "config.TRANSFER.LOW_SHOT.SHOTS"

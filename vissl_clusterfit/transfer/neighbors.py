@@ -1,6 +1,6 @@
 """Exact nearest neighbours by cosine similarity or dot product, in bounded memory, on CPU or GPU.
 
-A matrix product in few bits gives every score at once. A bound on its rounding (``clustering/rounding.py``) says which
+A matrix product in few bits gives every score at once. A bound on its rounding (``search/error_bounds.py``) says which
 gallery samples may be neighbours; their similarities are computed in float64. Where they are many, as among ties, the
 whole block is.
 
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vissl_clusterfit.clustering.rounding import Shifted, certainly_below, certainly_lower, score_error, shifted
-from vissl_clusterfit.clustering.threads import in_parallel, keep_freed_memory
-from vissl_clusterfit.clustering.torch_search import fast_product_type, full_precision
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.search.error_bounds import Shifted, certainly_below, certainly_lower, score_error, shifted
+from vissl_clusterfit.search.threads import in_parallel, keep_freed_memory
+from vissl_clusterfit.search.torch_search import fast_product_type, full_precision
 from vissl_clusterfit.transfer.checks import check_features
 from vissl_clusterfit.transfer.rows import (
     LEAST_NORM,

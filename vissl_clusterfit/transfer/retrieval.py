@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vissl_clusterfit.clustering.threads import in_parallel, keep_freed_memory
 from vissl_clusterfit.errors import DataError, problem
+from vissl_clusterfit.search.threads import in_parallel, keep_freed_memory
 from vissl_clusterfit.transfer.checks import check_features, checked_labels
 from vissl_clusterfit.transfer.neighbors import COSINE_GRID
 from vissl_clusterfit.transfer.rows import LEAST_NORM, Rows, parts_of, read_rows, require_device, row_norms, unit_rows

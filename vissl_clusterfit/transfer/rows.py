@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vissl_clusterfit.clustering.threads import in_parallel
 from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.search.threads import in_parallel
 
 #: Values that are computed at a time: on a processor they stay in its cache.
 PART_VALUES = {"cpu": 1 << 17, "cuda": 1 << 26}

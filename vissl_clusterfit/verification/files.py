@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit import artifacts
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.features.samples import SAMPLES_FILE
+from vissl_clusterfit.features.sample_list import SAMPLES_FILE
+from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.remote import as_remote
 
 _BLOCK_VALUES = 1 << 17

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vissl_clusterfit.config.schema import setting
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.settings import setting
 
 
 @dataclass(frozen=True)

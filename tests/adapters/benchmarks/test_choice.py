@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import vissl
 
-from vissl_clusterfit.adapters.benchmarks.choice import choose_benchmark_engine
+from vissl_clusterfit.launch.compose.engine import choose_benchmark_engine
 
 CONFIGS = Path(vissl.__file__).parents[1] / "configs/config/benchmark"
 
@@ -52,7 +52,7 @@ def test_an_engine_on_the_command_line_stays():
     ],
 )
 def test_the_rest_composes(config, tmp_path):
-    from vissl_clusterfit.adapters.launch import compose
+    from vissl_clusterfit.launch.main import compose
 
     engine, _, _ = compose([f"config={config}", "config.MACHINE.DEVICE=cpu", f"config.CHECKPOINT.DIR={tmp_path}"])
     assert engine.startswith("clusterfit_")

@@ -9,8 +9,8 @@ from videos import write_video
 from vissl.config import AttrDict
 from vissl.models import build_model
 
-from vissl_clusterfit.adapters.launch import compose
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.launch.main import compose
 
 NUM_VIDEOS, NUM_CLIPS, BAD = 6, 3, 4
 
@@ -50,7 +50,7 @@ def overrides(how, videos, folder):
 
 def probabilities_by_hand(cfg, network, videos):
     """Of each clip (NUM_VIDEOS * NUM_CLIPS, 3): no store, no engine, crop by crop."""
-    from vissl_clusterfit.adapters.dataset import SplitImages
+    from vissl_clusterfit.plugin.data.split_images import SplitImages
 
     images = SplitImages(cfg, "TEST", cfg.DATA.TEST.TRANSFORMS)
     rows = []

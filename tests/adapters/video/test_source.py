@@ -15,11 +15,11 @@ from videos import numbers_of, write_sound, write_video
 from vissl.config import AttrDict
 from vissl.data import build_dataset
 
-from vissl_clusterfit.adapters.dataset import SplitImages, true_labels
-from vissl_clusterfit.adapters.launch import compose
-from vissl_clusterfit.config import EncodingSettings
+from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import ConfigError, DataError
 from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.plugin.data.split_images import SplitImages, true_labels
 
 LENGTH = 60
 

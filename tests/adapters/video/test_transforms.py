@@ -7,8 +7,8 @@ import torch
 from torchvision.tv_tensors import Video
 from vissl.data.ssl_transforms import get_transform
 
-from vissl_clusterfit.adapters.video.transforms import OF_TORCHVISION
 from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.plugin.data.video_transforms import OF_TORCHVISION
 
 ARGUMENTS = {
     "CenterCrop": {"size": 20},

@@ -1,1 +1,0 @@
-"""Video for VISSL: data sources, transforms, labels of several classes, clip and video accuracy."""

@@ -1,0 +1,283 @@
+"""``config.CLUSTERFIT`` as frozen dataclasses: every setting, its meaning, its default and what it may be.
+
+VISSL's own keys keep their names and meaning; new ones stand beside them. ``settings.py`` reads a block into them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vissl_clusterfit.config.benchmarks import SuiteSettings
+from vissl_clusterfit.config.schema import read_settings, setting
+from vissl_clusterfit.config.slurm import ChainSettings
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.storage.artifacts import ArtifactPaths, also_output_dir
+from vissl_clusterfit.storage.paths import artifact_path
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """``DATA_LIMIT_SAMPLING``: which features are drawn when ``DATA_LIMIT`` is set."""
+
+    seed: int = setting(0, at_least=0)
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """``TEACHER``: the pre-trained network whose features are clustered (the paper's N_pre, section 3)."""
+
+    #: A VISSL MODEL block, or the part of it that differs from ``config.MODEL`` (the student's).
+    model: dict = setting({})
+    #: A VISSL checkpoint, or a torchvision or plain state dict.
+    weights: str = setting("")
+    #: Where the state dict lies inside the file, as VISSL's WEIGHTS_INIT.STATE_DICT_KEY_NAME; found by itself if empty.
+    state_dict_key: str = setting("")
+    #: Load a file that needs Python's pickle. It can run code: only for files that you made or trust.
+    trust_weights: bool = setting(False)
+
+
+@dataclass(frozen=True)
+class EncodingSettings:
+    """How images become features, whoever the network is."""
+
+    #: The folder of the feature stores, one sub-folder per split.
+    path: str = setting(".")
+    #: A layer of the trunk, "heads" for the output of the head, or "" for the output of the trunk.
+    layer_name: str = setting("")
+    #: How a feature map of shape (C, H, W) becomes a vector: its mean, its maximum, or all of it.
+    pooling: str = setting("avg", choices=("avg", "max", "flatten"))
+    #: VISSL transforms that are applied before the network sees an image; they must not be random.
+    transforms: list = setting([])
+    #: Clips of each video, spread evenly, whose features are averaged; 0 for as many as in training.
+    num_clips: int = setting(0, at_least=0)
+    #: Samples per forward pass, with all of their views or clips.
+    batch_size: int = setting(64, at_least=1)
+    #: Rows per shard, the unit of work that a killed run may have to do again.
+    shard_size: int = setting(4096, at_least=1)
+    #: How features are kept on disk.
+    dtype: str = setting("float32", choices=("float16", "float32"))
+    #: The share of samples that may be unreadable before the run stops.
+    max_unreadable: float = setting(0.05, at_least=0.0, at_most=1.0)
+
+
+@dataclass(frozen=True)
+class FeatureSettings(EncodingSettings):
+    """``FEATURES``: what is taken from the teacher, and what is done to it before it is clustered."""
+
+    #: Extract what is missing; if false, the features must already lie under PATH.
+    extract: bool = setting(False)
+    #: The split of ``config.DATA`` that is clustered and trained on (the paper's D_cf).
+    data_partition: str = setting("TRAIN", choices=("TRAIN", "TEST"))
+    #: The held-out split that is labelled with the same codebook; "" for none.
+    test_partition: str = setting("TEST", choices=("", "TRAIN", "TEST"))
+    #: A name for the data in reports; no effect on the result.
+    dataset_name: str = setting("")
+    #: Scale every feature to unit L2 norm before anything else, as VISSL does.
+    normalize: bool = setting(True)
+    #: Number of principal components to keep; 0 keeps all dimensions.
+    dimensionality_reduction: int = setting(0, at_least=0)
+    #: Scale the principal components to unit variance.
+    whiten: bool = setting(False)
+
+
+@dataclass(frozen=True)
+class AssignSettings:
+    """``ASSIGN``: labels for other data from a codebook that was made before (``config=clusterfit/assign``)."""
+
+    #: The folder of the codebook.
+    codebook: str = setting("")
+    #: Squared distance beyond which a sample gets no label; negative for none.
+    max_distance: float = setting(-1.0)
+
+    @property
+    def limit(self) -> float | None:
+        """``max_distance``, None where there is no limit."""
+        return None if self.max_distance < 0 else self.max_distance
+
+
+@dataclass(frozen=True)
+class ClusterFitConfig:
+    """The whole block ``config.CLUSTERFIT``."""
+
+    #: The folder of the codebook and the labels.
+    output_dir: str = setting(".")
+    #: K, the number of clusters. Written here once: the head's width follows from it.
+    num_clusters: int = setting(16000, at_least=1)
+    #: Further K, clustered in the same passes over the features; see ``also``. Training takes NUM_CLUSTERS.
+    also_num_clusters: list = setting([])
+    #: C: cluster on two levels, the features of each of C coarse clusters into its share of the K; 0 for one level.
+    num_coarse_clusters: int = setting(0, at_least=0)
+    #: Iterations of Lloyd's algorithm; on two levels, of each.
+    num_iter: int = setting(50, at_least=1)
+    #: How many features the centroids are computed from; -1 for all. Every sample gets a label in either case.
+    data_limit: int = setting(-1, at_least=-1)
+    data_limit_sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    #: What searches the nearest centroids: PyTorch, exactly and with the matrix units, or faiss.
+    cluster_backend: str = setting("torch", choices=("faiss", "torch"))
+    #: The first centroids: "random", "k-means++" (several at a time), or the folder of a codebook to go on from.
+    start: str = setting("k-means++")
+    #: The first iterations see a sample that grows, later ones an eighth each, in turn; if false, every one sees all.
+    growing_sample: bool = setting(True)
+    #: "l2" for k-means, "cosine" for spherical k-means (unit features and unit centroids).
+    metric: str = setting("l2", choices=("l2", "cosine"))
+    #: How much larger than the mean a cluster may be in the labels of the clustered split, from 1; 0 for no bound.
+    max_cluster_size: float = setting(0.0)
+    #: Draws the first centroids. The same one gives the same codebook to the bit.
+    seed: int = setting(0, at_least=0)
+    #: How many of its nearest clusters are kept for each sample, with their distances, beside its label.
+    top_clusters: int = setting(1, at_least=1)
+    #: Folders of labels of the same samples, by other teachers: trained on with this run's own, a head for each.
+    joined_labels: list = setting([])
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    assign: AssignSettings = field(default_factory=AssignSettings)
+    slurm: ChainSettings = field(default_factory=ChainSettings)
+    benchmarks: SuiteSettings = field(default_factory=SuiteSettings)
+
+    @classmethod
+    def from_config(cls, block: Mapping[str, Any]) -> ClusterFitConfig:
+        """Reads ``config.CLUSTERFIT``.
+
+        Raises:
+            ConfigError: naming every unknown key and every bad value at once.
+        """
+        settings = read_settings(cls, block, "config.CLUSTERFIT")
+        problems = settings._contradictions()
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return settings
+
+    def _contradictions(self) -> list[str]:
+        found = []
+        if self.features.whiten and not self.features.dimensionality_reduction:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.FEATURES.WHITEN",
+                    found="true without DIMENSIONALITY_REDUCTION",
+                    allowed="true together with DIMENSIONALITY_REDUCTION > 0",
+                    remedy="Whitening scales principal components: say how many to keep.",
+                )
+            )
+        if 0 <= self.data_limit < self.num_clusters:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.DATA_LIMIT",
+                    found=f"{self.data_limit}, less than NUM_CLUSTERS ({self.num_clusters})",
+                    allowed="-1 for all features, or at least NUM_CLUSTERS",
+                    remedy="Raise DATA_LIMIT or lower NUM_CLUSTERS.",
+                )
+            )
+        if self.top_clusters > self.num_clusters and not self.assign.codebook:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.TOP_CLUSTERS",
+                    found=self.top_clusters,
+                    allowed=f"1 to {self.num_clusters}, which is NUM_CLUSTERS",
+                )
+            )
+        found += self._wrong_further_clusters()
+        if self.max_cluster_size != 0 and not 1 <= self.max_cluster_size < math.inf:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.MAX_CLUSTER_SIZE",
+                    found=self.max_cluster_size,
+                    allowed="0 for no bound, or a number of at least 1: 1 makes all clusters of the same size",
+                )
+            )
+        if self.num_coarse_clusters and self.also_num_clusters:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.ALSO_NUM_CLUSTERS",
+                    found=f"{self.also_num_clusters} with NUM_COARSE_CLUSTERS",
+                    allowed="[] on two levels",
+                    remedy="Cluster each K in a run of its own, or set NUM_COARSE_CLUSTERS=0.",
+                )
+            )
+        if self.num_coarse_clusters >= self.num_clusters:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.NUM_COARSE_CLUSTERS",
+                    found=f"{self.num_coarse_clusters}, not less than NUM_CLUSTERS ({self.num_clusters})",
+                    allowed="0 for one level, or less than NUM_CLUSTERS",
+                    remedy="About the square root of NUM_CLUSTERS is quickest.",
+                )
+            )
+        if self.num_coarse_clusters and self.start not in ("random", "k-means++"):
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.START",
+                    found=f"{self.start!r} with NUM_COARSE_CLUSTERS",
+                    allowed="random | k-means++",
+                    remedy="To go on from a codebook, set NUM_COARSE_CLUSTERS=0.",
+                )
+            )
+        if self.features.test_partition == self.features.data_partition:
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.FEATURES.TEST_PARTITION",
+                    found=f"{self.features.test_partition!r}, which is also DATA_PARTITION",
+                    allowed='another split, or ""',
+                    remedy='Set it to "" if nothing is held out.',
+                )
+            )
+        return [*found, *self._unreachable(), *self.slurm.problems(), *self.benchmarks.problems()]
+
+    def _wrong_further_clusters(self) -> Iterator[str]:
+        numbers, name = self.also_num_clusters, "config.CLUSTERFIT.ALSO_NUM_CLUSTERS"
+        most = self.data_limit if self.data_limit >= 0 else math.inf
+        limit = f"at most {most} (DATA_LIMIT)" if self.data_limit >= 0 else "no limit"
+        if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers):
+            yield problem(name, found=numbers, allowed="a list of whole numbers, 1 or more")
+        elif len({self.num_clusters, *numbers}) <= len(numbers):
+            yield problem(name, found=numbers, allowed=f"different ones, without NUM_CLUSTERS ({self.num_clusters})")
+        elif not all(self.top_clusters <= number <= most for number in numbers):
+            yield problem(name, found=numbers, allowed=f"at least {self.top_clusters} (TOP_CLUSTERS), {limit}")
+        if numbers and self.start not in ("random", "k-means++"):
+            yield problem(
+                "config.CLUSTERFIT.START",
+                found=f"{self.start!r} with ALSO_NUM_CLUSTERS",
+                allowed="random | k-means++",
+                remedy="A codebook has one K: cluster from it with this K alone.",
+            )
+
+    def _unreachable(self) -> Iterator[str]:
+        places = {
+            "OUTPUT_DIR": self.output_dir,
+            "FEATURES.PATH": self.features.path,
+            "ASSIGN.CODEBOOK": self.assign.codebook,
+            "TEACHER.WEIGHTS": self.teacher.weights,
+        }
+        for name, text in places.items():
+            below = name == "FEATURES.PATH" and text.startswith(self.output_dir)
+            if not below:  # which would be said twice
+                try:
+                    artifact_path(text, f"config.CLUSTERFIT.{name}")
+                except ConfigError as error:
+                    yield str(error)
+
+    @property
+    def paths(self) -> ArtifactPaths:
+        """Where the artefacts of this run lie."""
+        return ArtifactPaths(output_dir=artifact_path(self.output_dir), features_dir=artifact_path(self.features.path))
+
+    @property
+    def also(self) -> tuple[ClusterFitConfig, ...]:
+        """The settings of each K in ALSO_NUM_CLUSTERS, whose codebook and labels lie in ``<OUTPUT_DIR>/also/<K>``."""
+        return tuple(
+            dataclasses.replace(
+                self,
+                num_clusters=number,
+                also_num_clusters=[],
+                output_dir=also_output_dir(self.output_dir, number),
+            )
+            for number in self.also_num_clusters
+        )
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The split that is clustered, then the held-out one if there is one."""
+        return tuple(split for split in (self.features.data_partition, self.features.test_partition) if split)

@@ -1,0 +1,1 @@
+"""Data sets that are generated: what the quickstarts and the study train on."""

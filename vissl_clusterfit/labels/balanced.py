@@ -1,0 +1,244 @@
+"""Labels with a bound on the size of clusters (balanced assignment), in memory of one chunk and K.
+
+Prices (``prices.py``) make nearly all sizes hold; a flow of indifferent samples (``moves.py``) settles most of the
+rest; the few that are left go, in the order of the samples, to the cheapest cluster with room. That no cluster is
+larger than the bound is exact, and so is the lower bound on what any such labels cost, which says how far from the best
+ones these are. That they are near to it is a heuristic.
+
+Legend: N samples, n of a chunk, D dimensions, K clusters, L samples that a cluster may have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vissl_clusterfit.clustering.codebook import Codebook
+from vissl_clusterfit.clustering.protocol import SearchFactory, Work
+from vissl_clusterfit.clustering.sources import StoreSource
+from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.labels.auction import ExactSum, PricedSearch, PriceState, find_prices
+from vissl_clusterfit.labels.min_cost_flow import Indifferent, Moves
+from vissl_clusterfit.search.backends import search_factory
+from vissl_clusterfit.storage import artifacts
+
+logger = logging.getLogger(__name__)
+
+# Prices are improved after a survey of what is to move, until the cost is so near to the least one.
+_MOST_SURVEYS, _TOLERATED_GAP = 8, 0.002
+# By how much the prices rise of clusters that nothing seen leads out of, in units of the mean distance.
+_LIFT = 0.25
+# What a sample may cost that is left in excess, in units of the mean distance.
+_COST_OF_EXCESS = 4
+# Of so many clusters, the cheapest ones of each sample, ways from one cluster to another are sought.
+_CHOICES = 4
+# The samples without room that are searched at a time, and their candidates.
+_ROWS_AT_A_TIME, _CANDIDATES = 64, 8
+
+
+def size_limit(max_cluster_size: float, num_samples: int, num_clusters: int) -> int:
+    """L: ``max_cluster_size`` times the mean size, rounded up.
+
+    The factor counts as the decimal number that it prints as, so that 1.1 times 1,000 samples in 10 clusters are 110.
+    """
+    return math.ceil(Fraction(repr(float(max_cluster_size))) * num_samples / num_clusters)
+
+
+@dataclass(frozen=True, eq=False)
+class _Survey:
+    """What a pass over all samples finds with given prices.
+
+    Attributes:
+        search: of the cheapest clusters.
+        sizes: (K,) int64, for how many samples each is that.
+        moves: the samples that leave theirs.
+        least_cost: what any labels within the bound cost at least, on the mean.
+        misfit: by what share these labels cost too much, at most, and a guess for those that are left in excess.
+    """
+
+    search: PricedSearch
+    sizes: np.ndarray
+    moves: Moves
+    least_cost: float
+    misfit: float
+
+
+class BoundedLabels:
+    """Labels such that no cluster has more than L samples. Chunks are labelled in the order of the samples, all once.
+
+    Args:
+        store: the samples; those that are readable get a label.
+        codebook: the centroids.
+        device: "cpu" or "cuda".
+        max_cluster_size: how much larger than the mean size a cluster may be, at least 1.
+        kept: the file in which the state of the prices is kept after every pass; none if None.
+        run: identifies what is labelled; what another run kept is not used.
+
+    Raises:
+        DataError: a feature is NaN or infinite.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        codebook: Codebook,
+        device: str,
+        max_cluster_size: float,
+        kept: Path | None = None,
+        run: str = "",
+    ) -> None:
+        self._source = StoreSource(store, codebook.preprocessing)
+        self._prepare, self._centroids, self._ratio = codebook.preprocessing.apply, codebook.centroids, max_cluster_size
+        self.limit = size_limit(max_cluster_size, self._source.num_vectors, codebook.num_clusters)
+        factory = search_factory(codebook.manifest["cluster_backend"], device)
+        self._prices = self._find_prices(factory, kept, run)
+        survey = self._best_survey(factory)
+        self._search, moves = survey.search, survey.moves
+        self._movers, self._goals = moves.samples, moves.goals
+        coming, leaving = (np.bincount(ends, minlength=codebook.num_clusters) for ends in (moves.goals, moves.sources))
+        #: How many that neither move nor must make room each cluster takes yet, and how many of the latter.
+        self._places = np.minimum(survey.sizes - leaving, self.limit - coming)
+        self._room = self.limit - coming - self._places
+        self._sizes = np.zeros(codebook.num_clusters, dtype=np.int64)
+        self._cost, self._num_in_order, self._num_elsewhere = ExactSum(), 0, 0
+
+    def _find_prices(self, factory: SearchFactory, kept: Path | None, run: str) -> PriceState:
+        mark = float(int(artifacts.content_hash(run)[:12], 16))
+        before = None
+        if kept is not None:
+            with contextlib.suppress(ArtifactError):
+                packed = artifacts.read_array(kept)
+                before = PriceState.unpack(packed[1:]) if packed[0] == mark else None
+        if before is not None:
+            logger.info("The search for prices goes on after pass %d.", before.num_passes)
+
+        def keep(state: PriceState) -> None:
+            if kept is not None:
+                artifacts.write_array(kept, np.insert(state.pack(), 0, mark))
+
+        return find_prices(self._source, self._centroids, self.limit, factory, resume_from=before, on_pass=keep)
+
+    def _best_survey(self, factory: SearchFactory) -> _Survey:
+        """The prices that were found, and better ones, as long as the samples that must move show how."""
+        surveys = [self._survey(self._prices.best, factory)]
+        while surveys[-1].misfit > _TOLERATED_GAP and len(surveys) < _MOST_SURVEYS:
+            rises = surveys[-1].moves.rises
+            if not rises.any():
+                break
+            surveys.append(self._survey(surveys[-1].search.prices + rises, factory))
+        self._least_cost = max(self._prices.nearest_cost, *(survey.least_cost for survey in surveys))
+        return min(surveys, key=lambda survey: survey.misfit)
+
+    def _survey(self, prices: np.ndarray, factory: SearchFactory) -> _Survey:
+        num_clusters, number = len(self._centroids), max(1, self._source.num_vectors)
+        search = PricedSearch(self._centroids, prices, factory)
+        sizes, priced, indifferent = np.zeros(num_clusters, dtype=np.int64), ExactSum(), Indifferent(num_clusters)
+
+        def look(positions: np.ndarray, _: np.ndarray, found: tuple[np.ndarray, np.ndarray]) -> None:
+            clusters, costs = found
+            sizes[:] += np.bincount(clusters[:, 0], minlength=num_clusters)
+            priced.add(costs[:, 0])
+            indifferent.add(self._source.sample_indices(positions), clusters, costs)
+
+        choices = functools.partial(search.nearest, count=min(_CHOICES, num_clusters))
+        self._source.over_chunks(Work(look, choices, search.at_once))
+        moves = indifferent.moves(sizes, self.limit, lift=_LIFT * self._prices.nearest_cost)
+        # By weak duality, to within the rounding of distances to float32.
+        least_cost = (priced.value() - self.limit * math.fsum(search.prices)) / number
+        # What the moves cost, and prices of clusters that are not full.
+        gap = moves.margins + math.fsum(search.prices * np.maximum(0, self.limit - moves.sizes))
+        excess = int(np.maximum(0, moves.sizes - self.limit).sum())
+        scale = max(self._prices.nearest_cost, least_cost) * number
+        return _Survey(
+            search, sizes, moves, least_cost, (gap / scale if scale else 0.0) + _COST_OF_EXCESS * excess / number
+        )
+
+    def assign(
+        self, samples: np.ndarray, rows_nD: np.ndarray, nearest: np.ndarray, distances: np.ndarray, margins: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels of the next samples, and the distances and margins that belong to them.
+
+        Args:
+            samples: (n,) int64, their indices.
+            rows_nD: (n, D) float32, their features.
+            nearest: (n,) int64, their nearest centroids.
+            distances: (n,) float32, to these.
+            margins: (n,) float32, how much farther the second nearest ones are.
+
+        Returns:
+            Labels (n,); distances to their centroids; margins, 0 where the label is not the nearest centroid.
+        """
+        rows_nD = self._prepare(rows_nD)
+        labels = self._search.labels(rows_nD)
+        place = np.minimum(np.searchsorted(self._movers, samples), max(0, len(self._movers) - 1))
+        moves = self._movers[place] == samples if len(self._movers) else np.zeros(len(samples), dtype=bool)
+        # Of those whose first choice is the same cluster, the first ones stay.
+        stays = ~moves
+        stays[stays] = _ranks(labels[stays]) < self._places[labels[stays]]
+        self._places -= np.bincount(labels[stays], minlength=len(self._places))
+        if moves.any():
+            labels[moves] = self._goals[place[moves]]
+        crowded_out = np.flatnonzero(~stays & ~moves)
+        for low in range(0, len(crowded_out), _ROWS_AT_A_TIME):
+            some = crowded_out[low : low + _ROWS_AT_A_TIME]
+            labels[some] = self._with_room(rows_nD[some])
+        self._sizes += np.bincount(labels, minlength=len(self._sizes))
+        elsewhere = labels != nearest
+        distances = distances.copy()
+        distances[elsewhere] = _squared_distances(rows_nD[elsewhere], self._centroids[labels[elsewhere]])
+        self._cost.add(distances)
+        self._num_in_order += len(crowded_out)
+        self._num_elsewhere += int(elsewhere.sum())
+        return labels, distances, np.where(elsewhere, np.float32(0), margins)
+
+    def _with_room(self, rows_nD: np.ndarray) -> np.ndarray:
+        """The cheapest clusters with room of rows (n, D), one after the other."""
+        labels: list[int] = []
+        while len(labels) < len(rows_nD):
+            clusters = np.flatnonzero(self._room > 0)
+            candidates = self._search.among(clusters, rows_nD[len(labels) :], min(_CANDIDATES, len(clusters)))
+            for row in candidates:
+                free = row[self._room[row] > 0]
+                if not len(free):  # those that were free are full by now: search among the rest
+                    break
+                labels.append(int(free[0]))
+                self._room[free[0]] -= 1
+        return np.array(labels, dtype=np.int64)
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says, once all samples have a label."""
+        number = max(1, self._source.num_vectors)
+        return {
+            "max_cluster_size": self._ratio,
+            "limit": self.limit,
+            "largest": int(self._sizes.max()),
+            "num_price_passes": self._prices.num_passes,
+            "num_not_nearest": self._num_elsewhere,
+            "num_moved": len(self._movers),
+            "num_settled_in_order": self._num_in_order,
+            "mean_distance": self._cost.value() / number,
+            "mean_distance_unbounded": self._prices.nearest_cost,
+            "mean_distance_at_least": self._least_cost,
+        }
+
+
+def _ranks(labels: np.ndarray) -> np.ndarray:
+    """How many before each have the same label."""
+    order = labels.argsort(kind="stable")
+    first = np.searchsorted(labels[order], labels[order])
+    ranks = np.empty(len(labels), dtype=np.int64)
+    ranks[order] = np.arange(len(labels)) - first
+    return ranks
+
+
+def _squared_distances(rows_nD: np.ndarray, centroids_nD: np.ndarray) -> np.ndarray:
+    return ((rows_nD.astype(np.float64) - centroids_nD) ** 2).sum(axis=1).astype(np.float32)

@@ -1,0 +1,1 @@
+"""From a command line to processes, and from what happened to an exit code."""

@@ -1,0 +1,205 @@
+"""What a composed config needs before VISSL takes it: every change is made here, before any process starts, and logged.
+
+A config says what it wants in VISSL's own words (a data source, a loss, a device). What follows from that alone is
+filled in: the pairing of the data source with the pseudo-labels, the width of the head, the backend that a CPU can use.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from typing import Any
+
+from vissl.config import AttrDict
+
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.labels.assign import PseudoLabels
+from vissl_clusterfit.plugin.data.labelled_source import paired_paths, paired_source, unused_label_paths
+from vissl_clusterfit.plugin.models.head import trunk_width
+from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
+from vissl_clusterfit.plugin.training.meter import METER
+from vissl_clusterfit.storage.paths import artifact_path
+
+#: VISSL's label source that asks the data source itself, whatever that is.
+_ASK_THE_DATA_SOURCE = "torchvision_dataset"
+_ONE_BATCH = "simclr_collator"
+_VISSLS_METER = "accuracy_list_meter"
+_LAB = "ImgPil2LabTensor"
+
+
+def complete_config(config: dict[str, Any]) -> list[str]:
+    """Fills in what follows from the rest of ``config``, in place.
+
+    Args:
+        config: the plain mapping below ``config``, interpolations resolved.
+
+    Returns:
+        What was changed, one sentence each, for the log.
+
+    Raises:
+        ConfigError: something under ``config.CLUSTERFIT`` is unknown or wrong, the trunk's width cannot be found, or
+            its images are of another kind than the transforms give.
+    """
+    settings = ClusterFitConfig.from_config(config["CLUSTERFIT"])
+    changes: list[str] = []
+    _make_checkpoint_folder_absolute(config["CHECKPOINT"])
+    if config["MACHINE"]["DEVICE"] == "cpu":
+        _fit_to_cpu(config, changes)
+    if config["LOSS"]["name"] == "clusterfit_loss":
+        _drop_what_has_no_part(config, changes)
+        _pair_with_labels(config, settings, changes)
+        _add_heads_for_joined_labels(config, settings, changes)
+        _count_labelled_samples_only(config["METERS"], changes)
+        _require_lab_images(config)
+    if config["LOSS"]["name"] == DISTILLATION:
+        _pair_with_predictions(config, changes)
+    _fit_heads_to_trunk(config["MODEL"], config["SEED_VALUE"], changes)
+    schedules = config["OPTIMIZER"]["param_schedulers"]
+    for name in [name for name, schedule in schedules.items() if schedule is None]:
+        del schedules[name]  # Hydra merges mappings: an overlay can empty a key, and not take it away
+    for split in ("TRAIN", "TEST"):
+        if not shutil.which("rsync"):
+            name, reason = "COPY_TO_LOCAL_DISK", "as VISSL copies with rsync, which is not installed"
+            _set(config["DATA"][split], name, False, f"config.DATA.{split}.{name}", reason, changes)
+        _fill_label_paths(config["DATA"][split])
+    return changes
+
+
+def _set(block: dict[str, Any], key: str, value: Any, setting: str, reason: str, changes: list[str]) -> None:
+    if block.get(key) != value:
+        changes.append(f"{setting}: {block.get(key)!r} becomes {value!r}, {reason}.")
+        block[key] = value
+
+
+def _make_checkpoint_folder_absolute(checkpoint: dict[str, Any]) -> None:
+    # VISSL links checkpoint.torch to "<DIR>/<latest>", which leads nowhere when DIR is relative.
+    if "://" not in checkpoint["DIR"]:
+        checkpoint["DIR"] = os.path.abspath(checkpoint["DIR"])
+
+
+def _fit_to_cpu(config: dict[str, Any], changes: list[str]) -> None:
+    if config["DISTRIBUTED"]["BACKEND"] == "nccl":
+        _set(
+            config["DISTRIBUTED"],
+            "BACKEND",
+            "gloo",
+            "config.DISTRIBUTED.BACKEND",
+            "as NCCL needs GPUs",
+            changes,
+        )
+    amp = config["MODEL"]["AMP_PARAMS"]
+    _set(
+        amp,
+        "USE_AMP",
+        False,
+        "config.MODEL.AMP_PARAMS.USE_AMP",
+        "as VISSL's mixed precision needs GPUs",
+        changes,
+    )
+    name, sharded = "config.MODEL.SHARDED_DDP_SETUP.USE_SDP", config["MODEL"]["SHARDED_DDP_SETUP"]
+    _set(sharded, "USE_SDP", False, name, "as sharded training needs GPUs", changes)
+    name, reason = "CONVERT_BN_TO_SYNC_BN", "as synchronised batch normalisation needs GPUs"
+    sync = config["MODEL"]["SYNC_BN_CONFIG"]
+    _set(sync, name, False, f"config.MODEL.SYNC_BN_CONFIG.{name}", reason, changes)
+
+
+def _drop_what_has_no_part(config: dict[str, Any], changes: list[str]) -> None:
+    """What has an effect only with the losses and heads of VISSL."""
+    train, model = config["DATA"]["TRAIN"], config["MODEL"]
+    if train["COLLATE_FUNCTION"] == "default_collate":
+        name, reason = "config.DATA.TRAIN.COLLATE_FUNCTION_PARAMS", "as default_collate takes none"
+        _set(train, "COLLATE_FUNCTION_PARAMS", {}, name, reason, changes)
+    sharded = "as VISSL shards only heads that it knows"
+    _set(model["FSDP_CONFIG"], "AUTO_SETUP_FSDP", False, "config.MODEL.FSDP_CONFIG.AUTO_SETUP_FSDP", sharded, changes)
+    if model["TRUNK"]["NAME"] == "regnet_fsdp":
+        _set(model["TRUNK"], "NAME", "regnet", "config.MODEL.TRUNK.NAME", "the same network, not sharded", changes)
+
+
+def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> None:
+    for split in settings.splits:
+        data, name = config["DATA"][split], f"config.DATA.{split}"
+        paired = [paired_source(source) for source in data["DATA_SOURCES"]]
+        _set(data, "DATA_SOURCES", paired, f"{name}.DATA_SOURCES", "paired with the pseudo-labels", changes)
+        sources = [_ASK_THE_DATA_SOURCE] * len(paired)
+        _set(data, "LABEL_SOURCES", sources, f"{name}.LABEL_SOURCES", "which asks the paired source", changes)
+        _set(data, "LABEL_TYPE", "standard", f"{name}.LABEL_TYPE", "as there are labels", changes)
+        data["DATA_PATHS"] = paired_paths(paired, data["DATA_PATHS"])
+        data["LABEL_PATHS"] = unused_label_paths(paired)
+        if len(paired) > 1 and data["COLLATE_FUNCTION"] == "default_collate":
+            reason = "which makes one batch of the images of all data sources, as VISSL's train step takes one"
+            _set(data, "COLLATE_FUNCTION", _ONE_BATCH, f"{name}.COLLATE_FUNCTION", reason, changes)
+    if not settings.features.test_partition:
+        reason = "as no held-out split is labelled (CLUSTERFIT.FEATURES.TEST_PARTITION)"
+        _set(config, "TEST_MODEL", False, "config.TEST_MODEL", reason, changes)
+
+
+def _add_heads_for_joined_labels(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> None:
+    if not settings.joined_labels:
+        return
+    joined = [PseudoLabels.open(artifact_path(folder)).num_clusters[0] for folder in settings.joined_labels]
+    widths, reason = [settings.num_clusters, *joined], "a head for each of CLUSTERFIT.JOINED_LABELS"
+    loss = config["LOSS"]["clusterfit_loss"]
+    _set(loss, "num_clusters", widths, "config.LOSS.clusterfit_loss.num_clusters", reason, changes)
+    for name, parameters in config["MODEL"]["HEAD"]["PARAMS"]:
+        if name == "clusterfit_head":
+            setting = "config.MODEL.HEAD.PARAMS: num_clusters of clusterfit_head"
+            _set(parameters, "num_clusters", widths, setting, reason, changes)
+
+
+def _pair_with_predictions(config: dict[str, Any], changes: list[str]) -> None:
+    data, reason = config["DATA"]["TRAIN"], "as a sample's target is the teacher's prediction for it"
+    if data["DATA_LIMIT"] >= 0:
+        allowed = "-1 with clusterfit_distillation_loss: VISSL numbers the samples of a subset anew"
+        raise ConfigError(problem("config.DATA.TRAIN.DATA_LIMIT", found=data["DATA_LIMIT"], allowed=allowed))
+    _set(data, "LABEL_SOURCES", [], "config.DATA.TRAIN.LABEL_SOURCES", reason, changes)
+    _set(data, "LABEL_TYPE", "sample_index", "config.DATA.TRAIN.LABEL_TYPE", reason, changes)
+    data["LABEL_PATHS"] = unused_label_paths(data["DATA_SOURCES"])
+    meters, reason = config["METERS"], "as there is no label to be right about"
+    _set(meters, "names", [], "config.METERS.names", reason, changes)
+    _set(meters, "name", "", "config.METERS.name", reason, changes)
+    _set(config, "TEST_MODEL", False, "config.TEST_MODEL", reason, changes)
+
+
+def _require_lab_images(config: dict[str, Any]) -> None:
+    if config["MODEL"]["INPUT_TYPE"] != "lab":
+        return
+    setting = "config.DATA.TRAIN.TRANSFORMS"
+    names = [transform["name"] for transform in config["DATA"]["TRAIN"]["TRANSFORMS"]]
+    if _LAB not in names:
+        raise ConfigError(
+            problem(
+                setting,
+                found=f"{' + '.join(names)} for MODEL.INPUT_TYPE=lab, whose trunk would take red for lightness",
+                allowed=f"transforms with {_LAB} (it needs OpenCV) in the place of ToTensor and Normalize",
+                remedy="Where the teacher is of this kind, set config.CLUSTERFIT.FEATURES.TRANSFORMS as well.",
+            )
+        )
+
+
+def _fit_heads_to_trunk(model: dict[str, Any], seed: int, changes: list[str]) -> None:
+    for head in model["HEAD"]["PARAMS"]:
+        if head[0] == "clusterfit_head" and not head[1].get("in_features"):
+            # VISSL adds the seed later, and some of its trunks want it.
+            width = trunk_width(AttrDict({**copy.deepcopy(model), "_MODEL_INIT_SEED": seed}))
+            name = "config.MODEL.HEAD.PARAMS: in_features of clusterfit_head"
+            reason = f"the width of the trunk {model['TRUNK']['NAME']}"
+            _set(head[1], "in_features", width, name, reason, changes)
+
+
+def _count_labelled_samples_only(meters: dict[str, Any], changes: list[str]) -> None:
+    used = {meters["name"], *meters["names"]}
+    if _VISSLS_METER in used:
+        meters[METER] = dict(meters[_VISSLS_METER])
+        reason = "which leaves out samples without a label"
+        names = sorted(used - {"", _VISSLS_METER} | {METER})
+        _set(meters, "names", names, "config.METERS.names", reason, changes)
+        meters["name"] = ""
+
+
+def _fill_label_paths(data: dict[str, Any]) -> None:
+    # With DATA_PATHS and no LABEL_PATHS VISSL looks the data set up in its catalogue, even where no label file is
+    # wanted, and fails when it is not there. Only a label file list is read from the path.
+    if data["DATA_PATHS"] and not data["LABEL_PATHS"] and "disk_filelist" not in data["LABEL_SOURCES"]:
+        data["LABEL_PATHS"] = list(data["DATA_PATHS"])

@@ -1,0 +1,121 @@
+"""From a command line to running processes, and from what happened to an exit code.
+
+VISSL's launcher swallows Ctrl-C, takes any finished training in the folder for the end of any engine, and starts
+processes that know no plugin; this one replaces it and uses VISSL's functions for the rest.
+
+Exit codes: 0 the whole run was done; 2 a mistake that the user can mend, said in one message; 1 any other failure,
+with its traceback; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from vissl_clusterfit import dependencies
+from vissl_clusterfit.errors import ClusterFitError, ConfigError, problem
+from vissl_clusterfit.launch.processes.exits import DONE, FAILED, INTERRUPTED, USER_ERROR, RankFailed, plain
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``config=<name> [overrides …]``, a sweep (``a=1,2``) run by run, and returns the exit code."""
+    overrides = list(sys.argv[1:] if argv is None else argv)
+    try:
+        dependencies.require("torch", "vissl")
+        if not any(override.startswith("config=") for override in overrides):
+            raise ConfigError(
+                problem(
+                    "The command",
+                    found="no config",
+                    allowed="config=<name>, for example config=clusterfit/quickstart/teacher",
+                )
+            )
+        return _run(overrides)
+    except ClusterFitError as error:
+        print(f"error: {plain(error)}", file=sys.stderr)  # noqa: T201  (this is the command line)
+        return USER_ERROR
+    except RankFailed as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return FAILED
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+
+
+def _run(overrides: list[str]) -> int:
+    # After the check that VISSL is there, and in every process before VISSL.
+    from vissl_clusterfit.plugin import bootstrap
+
+    bootstrap.cover_children()
+    from vissl_clusterfit.launch.processes.torchrun import is_first_of_run, once_per_node, with_torchrun
+    from vissl_clusterfit.launch.runs.benchmark_suite import plan_suite
+    from vissl_clusterfit.launch.runs.execute import conclude
+    from vissl_clusterfit.launch.runs.start import start
+    from vissl_clusterfit.launch.runs.subprocess_runs import run_each
+    from vissl_clusterfit.launch.runs.sweep import sweep_runs
+
+    with once_per_node():
+        if runs := sweep_runs(overrides):
+            return run_each(runs)
+        engine, node_id, config = compose(with_torchrun(overrides))
+        # Composed before the training: a mistake in one of them is not to be known days later.
+        suite = [] if config.SLURM.USE_SLURM else [planned.run for planned in plan_suite(engine, config)]
+    if engine == "clusterfit_study":
+        from vissl_clusterfit.launch.runs.study import run_study
+
+        return run_study(overrides, config)
+    if config.SLURM.USE_SLURM:
+        from vissl_clusterfit.launch.slurm.submit import submit
+
+        submit(overrides, engine, config)
+        return DONE
+    is_first = is_first_of_run(node_id)
+    start(engine, node_id, config, apart=bool(suite))  # what a training leaves in memory, benchmarks may need
+    if not is_first:
+        return DONE
+    print(conclude(engine, config))  # noqa: T201
+    return run_each(suite, "benchmark") if suite else DONE
+
+
+def compose(overrides: list[str]) -> tuple[str, int, Any]:
+    """The engine, the number of this node, and VISSL's ``config``, from overrides as on the command line.
+
+    Raises:
+        ConfigError: as :func:`vissl_clusterfit.launch.compose.overrides.compose_overrides`; or a bad value under
+            ``config.CLUSTERFIT``, a GPU where there is none, a schedule that does not fit, or what VISSL refuses.
+    """
+    from omegaconf import OmegaConf
+    from vissl.config import AttrDict
+    from vissl.utils.hydra_config import convert_to_attrdict
+
+    from vissl_clusterfit.config.slurm import with_our_keys
+    from vissl_clusterfit.launch.compose import overlay
+    from vissl_clusterfit.launch.compose.derived import complete_config
+    from vissl_clusterfit.launch.compose.engine import choose_benchmark_engine
+    from vissl_clusterfit.launch.compose.overrides import compose_overrides
+    from vissl_clusterfit.launch.compose.schedules import require_schedules
+    from vissl_clusterfit.plugin.stages import require_device
+
+    plain = compose_overrides(with_our_keys(overrides))
+    require_device(AttrDict(plain["config"]), here=not plain["config"]["SLURM"]["USE_SLURM"])
+    changes = [
+        *overlay.check_and_describe(overrides, plain["config"]),
+        *choose_benchmark_engine(overrides, plain),
+        *complete_config(plain["config"]),
+    ]
+    try:
+        args, config = convert_to_attrdict(OmegaConf.create(plain))
+    except AssertionError as error:
+        if not str(error):
+            raise
+        raise ConfigError(f"VISSL refuses the config: {error}") from None
+    if args.engine_name == "train" and not config.TEST_ONLY:
+        require_schedules(config.OPTIMIZER)
+    for change in changes:
+        print(change)  # noqa: T201  (VISSL sets up its log later, in the processes)
+    return args.engine_name, args.node_id, config

@@ -1,0 +1,1 @@
+"""The processes of a run: started, found by one another, watched to their end."""

@@ -1,0 +1,107 @@
+"""What ended a run: one failure among those of all its processes, told once, with its place.
+
+When one process of a run fails, the others fail after it, with what they noticed: a connection that was closed. So a
+failure is kept with its kind, and the first one that is no such echo is the cause.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vissl_clusterfit.errors import ClusterFitError
+from vissl_clusterfit.launch.processes.exits import RankFailed, plain
+
+#: A user's mistake; any other exception; a process that a signal ended; Ctrl-C.
+MISTAKE, ERROR, KILLED, INTERRUPT = "mistake", "error", "killed", "interrupt"
+#: A node that gives no sign of life, and what others notice of one that failed. In this order the better causes.
+LOST, ECHO = "lost", "echo"
+
+# What gloo, NCCL and the store say when the other end has gone.
+_GONE = re.compile(
+    r"gloo/transport|Connection (closed|reset|refused)|Broken pipe|remote process exited|ncclRemoteError|TCPStore"
+    r"|Failed to recv|connection was closed",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failure and where it was.
+
+    Attributes:
+        kind: One of the constants of this module.
+        text: A user's message, a traceback, or a sentence.
+        node, host: Where; ``host`` is the machine's name.
+        rank: Of the process, among all of the run; None for what starts the processes of a node.
+        nodes: How many the run has.
+    """
+
+    kind: str
+    text: str
+    node: int
+    host: str
+    rank: int | None
+    nodes: int
+
+    @property
+    def place(self) -> str:
+        """The process in words."""
+        node = f"node {self.node}, {self.host}"
+        if self.rank is None:
+            return node
+        return f"rank {self.rank} ({node})" if self.nodes > 1 else f"rank {self.rank}"
+
+    def exception(self) -> BaseException:
+        """What the command ends with, so that this is the last thing on the screen."""
+        if self.kind == MISTAKE:
+            return ClusterFitError(f"{self.text} (This was found by {self.place}.)" if self.nodes > 1 else self.text)
+        place = self.place[0].upper() + self.place[1:]
+        return RankFailed(f"{place} failed:\n{self.text}" if "\n" in self.text else f"{place}: {self.text}")
+
+    def to_json(self) -> str:
+        """The failure as text, for files and stores."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Failure:
+        """The failure of a text that ``to_json`` made."""
+        return cls(**json.loads(text))
+
+
+def of_exception(error: BaseException, **place: Any) -> Failure:
+    """The failure that an exception is; ``place`` are ``node``, ``host``, ``rank`` and ``nodes``."""
+    if isinstance(error, KeyboardInterrupt):
+        return Failure(INTERRUPT, "ended by Ctrl-C.", **place)
+    if isinstance(error, ClusterFitError):
+        return Failure(MISTAKE, plain(error), **place)
+    text = "".join(traceback.format_exception(error)).rstrip()
+    return Failure(ECHO if _is_echo(error) else ERROR, text, **place)
+
+
+def _is_echo(error: BaseException) -> bool:
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and bool(_GONE.search(str(error))))
+
+
+def of_exit_code(code: int, **place: Any) -> Failure:
+    """The failure of a process that left no word: its exit code, negative for a signal."""
+    if code >= 0:
+        return Failure(ERROR, f"it ended with exit code {code}, without a word.", **place)
+    name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
+    # NCCL's guard aborts a process whose peer has gone.
+    kind = ECHO if -code == signal.SIGABRT else KILLED
+    hint = " Is its memory enough? The log of the system says who killed it." if -code == signal.SIGKILL else ""
+    return Failure(kind, f"it was ended by {name}.{hint}", **place)
+
+
+def root_cause(failures: Sequence[Failure]) -> Failure:
+    """The first failure that is no echo of another; ``failures`` are in the order in which they happened."""
+    order = {LOST: 1, ECHO: 2}
+    return min(failures, key=lambda failure: order.get(failure.kind, 0))

@@ -1,0 +1,142 @@
+"""Signs of life of the members of a meeting, and what went wrong, in the store that they share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.launch.processes import failures
+from vissl_clusterfit.launch.processes.failures import Failure
+
+#: An environment variable: after how many seconds without a sign of life a node counts as lost.
+LIMIT_VARIABLE = "VISSL_CLUSTERFIT_NODE_TIMEOUT"
+_DEFAULT_LIMIT_S = 120.0
+
+
+def limit_s() -> float:
+    """After how many seconds without a sign of life a node counts as lost.
+
+    Raises:
+        ConfigError: the variable holds no positive number.
+    """
+    text = os.environ.get(LIMIT_VARIABLE, "")
+    with contextlib.suppress(ValueError):
+        value = float(text or _DEFAULT_LIMIT_S)
+        if value > 0:
+            return value
+    raise ConfigError(problem(LIMIT_VARIABLE, found=repr(text), allowed="a number of seconds above 0"))
+
+
+@dataclass(frozen=True)
+class Member:
+    """Who takes part: its number among ``count``, its node among ``nodes``, its rank if it is a process of the run."""
+
+    number: int
+    count: int
+    node: int
+    nodes: int
+    rank: int | None = None
+
+    @property
+    def local_rank(self) -> int:
+        """The number of a process on its node."""
+        return self.number % (self.count // self.nodes)
+
+    def place(self, rank: int | None = None) -> dict[str, Any]:
+        """What :class:`Failure` says of a place on this node."""
+        rank = self.rank if rank is None else rank
+        return {"node": self.node, "host": socket.gethostname(), "rank": rank, "nodes": self.nodes}
+
+
+def post(store: dist.Store, failure: Failure) -> None:
+    """Tells all members of a failure."""
+    store.set(f"failure/{store.add('failures', 1)}", failure.to_json())
+
+
+def posted_failures(store: dist.Store) -> list[Failure]:
+    """All failures that members have told, in that order."""
+    return [Failure.from_json(store.get(f"failure/{number + 1}")) for number in range(store.add("failures", 0))]
+
+
+class Watch:
+    """Gives a sign of life now and then, and looks for those of others, beside the work of this process."""
+
+    def __init__(self, store: dist.Store, member: Member, host: str, limit: float) -> None:
+        self._store, self._member, self._host, self._limit_s = store, member, host, limit
+        self.period_s = min(2.0, limit / 5)
+        self._stopped = threading.Event()
+        self._seen: Failure | None = None
+        self._last = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begins, where there are others."""
+        self._last = time.monotonic()
+        if self._member.count > 1:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ends; what is seen from now on is nobody's failure."""
+        self._stopped.set()
+
+    @property
+    def failure(self) -> Failure | None:
+        """The first that was heard of, or the loss of member 0, who has the store."""
+        if self._seen is None and self._thread.is_alive() and time.monotonic() - self._last > self._limit_s:
+            self._seen = self.lost(0)
+        return self._seen
+
+    def lost(self, number: int) -> Failure:
+        """The failure that the silence of a member is."""
+        node = number * self._member.nodes // self._member.count
+        host = self._host
+        if number:  # without member 0 there is no store to ask
+            host = self._store.get(f"host/{number}").decode()
+        text = f"it is lost: no sign of life for {self._limit_s:.0f} s, or its connection was closed."
+        rank = None if self._member.rank is None else number
+        return Failure(failures.LOST, text, node, host, rank, self._member.nodes)
+
+    def signs(self, store: dist.Store) -> dict[int, bytes]:
+        """The last sign of life of each other member that has not ended."""
+        others = (number for number in range(self._member.count) if number != self._member.number)
+        return {
+            number: store.get(f"alive/{number}") if store.check([f"alive/{number}"]) else b""
+            for number in others
+            if not store.check([f"left/{number}"])
+        }
+
+    def _run(self) -> None:
+        signs: dict[int, tuple[bytes, float]] = {}
+        count = 0
+        try:
+            self._store.set(f"host/{self._member.number}", socket.gethostname())
+            while not self._stopped.is_set():
+                count += 1
+                self._store.set(f"alive/{self._member.number}", str(count))
+                if self._member.number == 0:
+                    self._look_after_others(signs)
+                if found := posted_failures(self._store):
+                    self._seen = failures.root_cause(found)
+                    return
+                self._last = time.monotonic()
+                self._stopped.wait(self.period_s)
+        except RuntimeError:
+            if not self._stopped.is_set():
+                self._seen = self.lost(0)
+
+    def _look_after_others(self, signs: dict[int, tuple[bytes, float]]) -> None:
+        now = time.monotonic()
+        current = self.signs(self._store)
+        for number, sign in current.items():
+            if number not in signs or signs[number][0] != sign:
+                signs[number] = sign, now
+            elif now - signs[number][1] > self._limit_s:
+                post(self._store, self.lost(number))

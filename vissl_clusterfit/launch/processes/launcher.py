@@ -1,0 +1,147 @@
+"""A run on this node: its processes, and what they end with.
+
+With one process the run is done right here. With several, this launcher starts those of its node; on several nodes each
+has a launcher, and they meet (``meeting.py``). Under ``torchrun`` the processes are there already; this is one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from vissl.utils.misc import get_dist_run_id
+from vissl.utils.slurm import get_node_id
+
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.launch.processes import failures, torchrun
+from vissl_clusterfit.launch.processes.exits import FAILED, USER_ERROR
+from vissl_clusterfit.launch.processes.failures import Failure
+from vissl_clusterfit.launch.processes.heartbeat import Member
+from vissl_clusterfit.launch.processes.network import choose_interface, meeting_point
+from vissl_clusterfit.launch.processes.rendezvous import Failed, Meeting
+from vissl_clusterfit.launch.processes.shared_folders import folders_to_share, require_shared
+from vissl_clusterfit.launch.processes.spawn import run_children
+from vissl_clusterfit.launch.processes.worker import local_copies, prepare_job
+
+
+def launch(engine: str, node_id: int, config: Any, *, apart: bool = False) -> None:
+    """Runs an engine in all processes of this node, and returns when the last of the run has finished.
+
+    Args:
+        engine: its name in VISSL.
+        node_id: the number of this node.
+        config: VISSL's.
+        apart: start a process even for a run of one, instead of doing its work in this one.
+
+    Raises:
+        ClusterFitError: the user's mistake that a process met.
+        RankFailed: a process failed otherwise.
+        SystemExit: under ``torchrun``, where another process of this node says why.
+    """
+    run = config.DISTRIBUTED
+    by_torchrun = torchrun.take_over()
+    node_id = node_id if by_torchrun else get_node_id(node_id)
+    _require_sense(config, node_id, by_torchrun=by_torchrun)
+    if run.NUM_NODES * run.NUM_PROC_PER_NODE == 1 and not apart:
+        work = prepare_job(engine, config, 0, get_dist_run_id(config, 1), lambda _name, decide: decide())
+        if work:
+            with local_copies(config):
+                work(0)
+        return
+    host, port = meeting_point(run)
+    if run.NUM_NODES > 1:
+        choose_interface(host, port)
+    if by_torchrun:
+        rank = int(os.environ["RANK"])
+        member = Member(rank, run.NUM_NODES * run.NUM_PROC_PER_NODE, node_id, run.NUM_NODES, rank)
+        has_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    else:
+        member = Member(node_id, run.NUM_NODES, node_id, run.NUM_NODES)
+        has_store = node_id == 0
+    with Meeting(member, host, port, has_store=has_store) as meeting:
+        try:
+            _run_together(engine, config, meeting)
+            meeting.finish()
+            return
+        except Failed as failed:
+            cause = meeting.fail(failed.failure, posted=failed.posted)
+        except BaseException as error:
+            cause = meeting.fail(failures.of_exception(error, **member.place()))
+            if isinstance(error, KeyboardInterrupt | SystemExit):  # the latter where a job is to be queued again
+                raise
+    _end_with(cause, member)
+
+
+def _require_sense(config: Any, node_id: int, *, by_torchrun: bool) -> None:
+    num_nodes = config.DISTRIBUTED.NUM_NODES
+    if not 0 <= node_id < num_nodes:
+        raise ConfigError(
+            problem(
+                "node_id",
+                found=f"{node_id} with config.DISTRIBUTED.NUM_NODES={num_nodes}",
+                allowed=f"0 to {num_nodes - 1}, another one on each node",
+            )
+        )
+    for split in ("TRAIN", "TEST"):
+        if by_torchrun and config.DATA[split].COPY_TO_LOCAL_DISK:
+            raise ConfigError(
+                problem(
+                    f"config.DATA.{split}.COPY_TO_LOCAL_DISK",
+                    found="true",
+                    allowed="false under torchrun, as each process would copy",
+                    remedy="Copy the data before, or leave torchrun out: see docs/scaling.md.",
+                )
+            )
+
+
+def _run_together(engine: str, config: Any, meeting: Meeting) -> None:
+    """This node's part of the run, or under ``torchrun`` this process's."""
+    member = meeting.member
+    _require_same_run([engine, config.DISTRIBUTED.NUM_NODES, config.DISTRIBUTED.NUM_PROC_PER_NODE], meeting)
+    work = prepare_job(engine, config, member.node, f"{meeting.host}:{meeting.port}", meeting.agree)
+    if not work:
+        return
+    if member.nodes > 1:
+        require_shared(meeting, folders_to_share(engine, config))
+    if member.rank is None:
+        with local_copies(config):
+            run_children(work, config.DISTRIBUTED.NUM_PROC_PER_NODE, meeting)
+        return
+
+    def end(failure: Failure) -> None:
+        """The main thread may be in a call that never returns."""
+        if member.local_rank == 0:
+            print(failure.exception(), file=sys.stderr, flush=True)  # noqa: T201
+        os._exit(FAILED)
+
+    with meeting.when_lost(end):
+        work(member.local_rank)
+
+
+def _require_same_run(mine: list, meeting: Meeting) -> None:
+    theirs = meeting.agree("run", lambda: mine)
+    names = ("engine_name", "config.DISTRIBUTED.NUM_NODES", "config.DISTRIBUTED.NUM_PROC_PER_NODE")
+    wrong = [
+        problem(name, found=f"{here} here and {there} on node 0", allowed="the same on every node")
+        for name, here, there in zip(names, mine, theirs, strict=True)
+        if here != there
+    ]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
+def _end_with(cause: Failure, member: Member) -> None:
+    """Ends this process as the cause demands; that is said once on each node."""
+    if cause.kind == failures.INTERRUPT and cause.node == member.node:
+        raise KeyboardInterrupt
+    if member.rank is None or cause.rank == member.rank:
+        error = cause.exception()
+        if member.rank is not None:
+            torchrun.record(error)
+        raise error from None
+    if cause.node != member.node and member.local_rank == 0:
+        raise cause.exception() from None
+    time.sleep(2)  # torchrun ends the others as soon as one has ended: the one that says why goes first
+    raise SystemExit(USER_ERROR if cause.kind == failures.MISTAKE else FAILED)

@@ -1,0 +1,114 @@
+"""What the processes of a run will do, settled once before they start: from where it resumes, and what it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from vissl.engines import run_engine
+from vissl.hooks import default_hook_generator
+from vissl.utils import distributed_launcher
+from vissl.utils.checkpoint import get_checkpoint_folder, get_resume_checkpoint, is_training_finished
+
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.plugin import bootstrap
+from vissl_clusterfit.plugin.data.labelled_source import require_data_paths
+from vissl_clusterfit.plugin.data.prepared import require_prepared
+from vissl_clusterfit.plugin.stages import Stages
+from vissl_clusterfit.plugin.training.progress import interrupted_test
+from vissl_clusterfit.storage.paths import artifact_path
+
+#: Gives every node what ``decide`` gives on one of them: ``agree(name, decide)``.
+Agree = Callable[[str, Callable[[], Any]], Any]
+
+
+def prepare_job(engine: str, config: Any, node_id: int, run_id: str, agree: Agree) -> Callable[[int], None] | None:
+    """What a process does, as a function of its number on this node that pickles; None if all is done already.
+
+    Raises:
+        ConfigError: what the run needs is not on this node.
+    """
+    folder = get_checkpoint_folder(config)
+    # One node decides: others may have a folder of checkpoints of their own, with nothing in it.
+    finished, checkpoint = agree("start", lambda: _start(config, folder)) if engine == "train" else (False, None)
+    if finished:
+        return None
+    require_gpus_and_weights(config, resuming=checkpoint is not None)
+    require_data_paths(config)
+    require_prepared(config)
+    return functools.partial(
+        _work, engine=engine, config=config, node_id=node_id, run_id=run_id, checkpoint=checkpoint, folder=folder
+    )
+
+
+@contextlib.contextmanager
+def local_copies(config: Any) -> Iterator[None]:
+    """What ``COPY_TO_LOCAL_DISK`` asks for, while the block runs."""
+    distributed_launcher._copy_to_local(config)
+    try:
+        yield
+    finally:
+        distributed_launcher._cleanup_local_dir(config)
+
+
+def _start(config: Any, folder: str) -> tuple[bool, str | None]:
+    """Whether the training is finished, and the checkpoint that it goes on from."""
+    final = interrupted_test(config, folder)
+    if final:
+        return False, final
+    if is_training_finished(config, checkpoint_folder=folder):
+        if config.LOSS.name == "clusterfit_loss":
+            Stages(config).check_labels()
+        return True, None
+    return False, _checkpoint_to_resume(config, folder)
+
+
+def _checkpoint_to_resume(config: Any, folder: str) -> str | None:
+    latest = artifact_path(folder, "config.CHECKPOINT.DIR") / "checkpoint.torch"
+    if config.CHECKPOINT.USE_SYMLINK_CHECKPOINT_FOR_RESUME and latest.exists():
+        return str(latest)
+    return get_resume_checkpoint(config, checkpoint_folder=folder)
+
+
+def require_gpus_and_weights(config: Any, *, resuming: bool) -> None:
+    """What VISSL asserts in its launcher."""
+    wanted, found = config.DISTRIBUTED.NUM_PROC_PER_NODE, torch.cuda.device_count()
+    if config.MACHINE.DEVICE == "gpu" and wanted > found:
+        raise ConfigError(
+            problem(
+                "config.DISTRIBUTED.NUM_PROC_PER_NODE",
+                found=f"{wanted}, and PyTorch sees {found} GPUs",
+                allowed=f"1 to {found}, one process per GPU",
+            )
+        )
+    weights = config.MODEL.WEIGHTS_INIT.PARAMS_FILE
+    setting = "config.MODEL.WEIGHTS_INIT.PARAMS_FILE"
+    if weights and not resuming and not artifact_path(weights, setting).is_file():
+        raise ConfigError(
+            problem(
+                setting,
+                found=f"{weights}, which does not exist",
+                allowed='the path of a VISSL checkpoint, or "" for random weights',
+            )
+        )
+
+
+def _work(
+    local_rank: int, *, engine: str, config: Any, node_id: int, run_id: str, checkpoint: str | None, folder: str
+) -> None:
+    """One process of a run."""
+    bootstrap.cover_children()
+    torch.backends.cudnn.deterministic = config.REPRODUCIBILITY.CUDDN_DETERMINISTIC
+    run_engine(
+        engine,
+        config,
+        run_id,
+        checkpoint,
+        folder,
+        local_rank=local_rank,
+        node_id=node_id,
+        hook_generator=default_hook_generator,
+    )

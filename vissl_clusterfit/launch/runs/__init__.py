@@ -1,0 +1,1 @@
+"""One run to its end, and several: sweeps, benchmarks after a training, studies."""

@@ -1,0 +1,53 @@
+"""What the user is told when a run is finished, and what is left to do then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vissl.config import AttrDict
+from vissl.engines.engine_registry import get_engine
+from vissl.utils.checkpoint import get_checkpoint_folder
+
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.plugin.benchmarks.trained import add_trained_rows
+from vissl_clusterfit.plugin.training.progress import METRICS_NAME, final_checkpoint
+from vissl_clusterfit.report.results import RESULTS_NAME
+from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.paths import artifact_path
+
+
+def conclude(engine: str, config: AttrDict) -> str:
+    """Ends a run that is finished: a benchmark that VISSL has trained gets its rows.
+
+    Returns:
+        That it is finished, and where what it made is; for the user, in a few lines.
+
+    Raises:
+        ArtifactError: the benchmark has no figure.
+    """
+    folder = get_checkpoint_folder(config)
+    if engine == "train":
+        add_trained_rows(config, folder)
+        if config.TEST_ONLY:
+            return f"This test is finished; its figures are in {folder}/{METRICS_NAME}."
+        head = f"This training is finished; its checkpoints and figures are in {folder}."
+        made = {
+            "checkpoint": final_checkpoint(folder),
+            "figures": f"{folder}/{METRICS_NAME}",
+            "results": f"{folder}/{RESULTS_NAME}",
+        }
+        if config.LOSS.name == "clusterfit_loss":
+            settings = ClusterFitConfig.from_config(config.CLUSTERFIT)
+            made |= {f"labels of {split}": settings.paths.labels(split) for split in settings.splits}
+    else:
+        head = f"This run of {engine} is finished; its log is in {folder}."
+        made = getattr(get_engine(engine), "results", lambda *_: {})(config, folder)
+    return "\n".join([head, *(f"  {name}: {place}" for name, place in made.items() if _is_there(place))])
+
+
+def _is_there(place: Path | str | None) -> bool:
+    """Whether a result is whole: a file, or a folder with its manifest."""
+    if place is None:
+        return False
+    path = artifact_path(place) if isinstance(place, str) else place
+    return path.is_file() or artifacts.has_manifest(path)

@@ -1,0 +1,114 @@
+"""Runs in processes of their own, several at a time, each forked from a server that has imported VISSL already.
+
+A fresh interpreter spends longer on its imports than a small training takes. The server computes nothing and touches no
+GPU, so what is forked from it starts clean.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from vissl_clusterfit.launch.processes.exits import DONE
+
+#: In the folder of a run: what it printed.
+OUTPUT_NAME = "output.txt"
+
+#: How long a run may take to end after Ctrl-C, with the processes that it started.
+_GRACE_S = 30
+# What runs import besides the registrations; here, so that the server imports it.
+for _name in ("vissl.engines", "vissl.hooks", "vissl.trainer", "vissl.utils.distributed_launcher"):
+    importlib.import_module(_name)
+
+
+class Processes:
+    """A few processes at a time. Use :func:`processes`, which leaves none behind.
+
+    Args:
+        num_threads: of each process.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._num_threads = num_threads
+        self._running: dict[Path, tuple[list[str], Any]] = {}
+
+    @property
+    def folders(self) -> set[Path]:
+        """Those of the runs that are on their way."""
+        return {*self._running}
+
+    def start(self, folder: Path, command: list[str]) -> None:
+        """Starts a command; what it prints goes to ``<folder>/output.txt``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        process = self._context.Process(target=_run, args=(command, str(folder / OUTPUT_NAME), self._num_threads))
+        process.start()
+        self._running[folder] = (command, process)
+
+    def wait_for_one(self) -> tuple[Path, list[str], int]:
+        """A run that has ended: its folder, its command and its exit code."""
+        ended = wait([process.sentinel for _, process in self._running.values()])[0]
+        folder = next(folder for folder, (_, process) in self._running.items() if process.sentinel == ended)
+        command, process = self._running.pop(folder)
+        process.join()
+        return folder, command, process.exitcode
+
+    def stop(self) -> None:
+        """Interrupts all that runs, and ends what does not end by itself."""
+        for _, process in self._running.values():
+            os.kill(process.pid, signal.SIGINT)
+        for _, process in self._running.values():
+            process.join(_GRACE_S)
+            if process.exitcode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.join()
+
+
+@contextmanager
+def processes(num_threads: int) -> Iterator[Processes]:
+    """Processes that end when the block does."""
+    # Libraries read these when they are loaded, which they are in the server.
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    os.environ.update(dict.fromkeys(names, str(num_threads)))
+    multiprocessing.set_forkserver_preload(["vissl_clusterfit.plugin.bootstrap", __name__])
+    started = Processes(num_threads)
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+def _run(overrides: list[str], output: str, num_threads: int) -> None:
+    """What a process runs; it is interrupted when the study dies, as nobody can any more."""
+    os.setsid()  # the terminal's Ctrl-C comes to it once, from the study, and whatever it leaves can be ended
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+
+    def interrupt_when_alone() -> None:
+        wait([multiprocessing.parent_process().sentinel])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_when_alone, daemon=True).start()
+    import torch
+
+    from vissl_clusterfit.launch.main import main
+
+    torch.set_num_threads(num_threads)
+    gc.freeze()  # VISSL collects after every epoch; what was imported is a third of a second each time
+    code = main(overrides)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code != DONE:
+        sys.exit(code)

@@ -1,0 +1,172 @@
+"""``engine_name: clusterfit_study``: a comparison of methods, made of real runs, and its report.
+
+The study is no engine inside a run: as a sweep, it is a launcher of runs. Each is the study's own command with a few
+overrides more, in a process and a folder of its own. What has finished is not run again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vissl_clusterfit.datasets.synthetic.study_images import write_pictures
+from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
+from vissl_clusterfit.labels.assign import PseudoLabels
+from vissl_clusterfit.labels.quality import adjusted_mutual_information
+from vissl_clusterfit.launch.processes.exits import DONE, INTERRUPTED
+from vissl_clusterfit.launch.runs.process_pool import OUTPUT_NAME, processes
+from vissl_clusterfit.launch.runs.subprocess_runs import stopped_as_interrupted
+from vissl_clusterfit.plugin.data.split_images import true_labels
+from vissl_clusterfit.report.results import RESULTS_NAME, append_results, read_results
+from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.paths import artifact_path
+from vissl_clusterfit.study.label_noise import wrong_labels
+from vissl_clusterfit.study.plan import StudyPlan, StudyRun, quoted
+from vissl_clusterfit.study.report import Report, write_report
+from vissl_clusterfit.study.settings import StudySettings
+
+ENGINE = "clusterfit_study"
+_RECORD_NAME = "study_run.json"
+#: Overrides that say what the study is made of and not what a run does.
+_OF_THE_STUDY = re.compile(r"\+*(config\.STUDY\.|engine_name=|config\.CHECKPOINT\.DIR=)")
+
+
+def run_study(overrides: Sequence[str], config: Any) -> int:
+    """Does the runs that are not done, writes the report, and returns the exit code.
+
+    Args:
+        overrides: of the study, as on the command line.
+        config: VISSL's, as they give it.
+
+    Raises:
+        ConfigError: bad settings, or a study that is to be submitted as a job.
+        ArtifactError: the folder has runs of other settings.
+    """
+    settings = StudySettings.from_config(config.get("STUDY"))
+    if config.SLURM.USE_SLURM:
+        raise ConfigError(
+            problem(
+                "config.SLURM.USE_SLURM",
+                found="true for a study",
+                allowed="false: a study starts its runs on this machine, STUDY.NUM_PARALLEL at a time",
+            )
+        )
+    folder = artifact_path(config.CHECKPOINT.DIR, "config.CHECKPOINT.DIR")
+    if not isinstance(folder, Path):
+        allowed = "a folder of this machine's file system for a study"
+        raise ConfigError(problem("config.CHECKPOINT.DIR", found=str(folder), allowed=allowed))
+    if settings.pictures.kind:
+        print(f"Pictures: {folder / 'pictures'}", flush=True)  # noqa: T201
+        write_pictures(folder / "pictures", settings.pictures)
+    study = _Study(settings, folder, overrides, config)
+    study.write_labels(config)
+    code = study.run()
+    if code == DONE:
+        print(study.report())  # noqa: T201
+    return code
+
+
+class _Study:
+    """The runs of one study on this machine."""
+
+    def __init__(self, settings: StudySettings, folder: Path, overrides: Sequence[str], config: Any) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._overrides = [override for override in overrides if not _OF_THE_STUDY.match(override)]
+        self._finished: set[Path] = set()
+        self._true_labels: np.ndarray | None = None
+        self._plan = StudyPlan(
+            settings,
+            folder,
+            config.OPTIMIZER.num_epochs,
+            is_finished=self._is_finished,
+            rows=lambda run: read_results(run.folder),
+        )
+
+    def write_labels(self, config: Any) -> None:
+        """The labels that are wrong to the share of each point, where a method is trained on labels."""
+        if not any(method.labelled and not method.weights for method in self._settings.methods.values()):
+            return
+        self._true_labels = true = true_labels(config, "TRAIN")
+        tuned = [self._settings.tuning.seed] if self._settings.is_tuned else []
+        for point in self._settings.named_points:
+            for seed in [*self._settings.seeds, *tuned]:
+                share = self._settings.share_of_wrong_labels(point)
+                file = self._plan.labels_file(point, seed)
+                wrong = wrong_labels(true, share, seed)
+                if file.exists() and not np.array_equal(artifacts.read_array(file), wrong):
+                    raise ArtifactError(f"{file} has labels of other data. Name another config.CHECKPOINT.DIR.")
+                artifacts.write_array(file, wrong)
+
+    def run(self) -> int:
+        """Runs what is missing. A run that fails ends the study, as others need it."""
+        started, num_done = time.monotonic(), 0
+        with stopped_as_interrupted(), processes(self._settings.num_threads) as running:
+            while True:
+                ready = [run for run in self._plan.ready() if run.folder not in running.folders]
+                for run in ready[: self._settings.num_parallel - len(running.folders)]:
+                    running.start(run.folder, self._command(run))
+                if not running.folders:
+                    return DONE
+                folder, command, code = running.wait_for_one()
+                name = folder.relative_to(self._folder / "runs")
+                if code == INTERRUPTED:
+                    raise KeyboardInterrupt
+                if code != DONE:
+                    print(f"{_end_of(folder / OUTPUT_NAME)}\nFAILED with exit code {code}: {name}")  # noqa: T201
+                    return code
+                artifacts.write_json(folder / _RECORD_NAME, {"overrides": command})
+                self._finished.add(folder)
+                num_done += 1
+                print(f"{time.monotonic() - started:6.0f} s  {num_done:4d} done  {name}", flush=True)  # noqa: T201
+
+    def report(self) -> str:
+        """Writes rows and report, and returns what the user may look for."""
+        figures = list(self._plan.figures())
+        append_results(self._folder, [figure.row for figure in figures])
+        report = Report(self._settings, figures, self._plan.choices(), self._information())
+        files = [self._folder / RESULTS_NAME, *write_report(self._folder, report)]
+        return "\n".join([report.markdown(), "This study is finished.", *(f"  {file}" for file in files)])
+
+    def _information(self) -> dict[str, dict[str, list[float]]]:
+        """By method and point, what the labels of each seed's training say of the true ones, where these are known."""
+        found: dict[str, dict[str, list[float]]] = {}
+        if (true := self._true_labels) is None:
+            return found
+        for name, point, seed, training in self._plan.trainings():
+            if self._settings.methods[name].labelled:
+                labels = artifacts.read_array(self._plan.labels_file(point, seed))
+            elif (folder := training / "clusterfit" / "labels" / "train").is_dir():
+                labels = PseudoLabels.open(folder).labels
+            else:
+                continue
+            found.setdefault(name, {}).setdefault(point, []).append(adjusted_mutual_information(labels, true))
+        return found
+
+    def _command(self, run: StudyRun) -> list[str]:
+        return [*self._overrides, *run.overrides, f"config.CHECKPOINT.DIR={quoted(str(run.folder))}"]
+
+    def _is_finished(self, run: StudyRun) -> bool:
+        if run.folder in self._finished:
+            return True
+        record = run.folder / _RECORD_NAME
+        if not record.is_file():
+            return False
+        before, now = artifacts.read_json(record)["overrides"], self._command(run)
+        if before != now:
+            differ = ", ".join(sorted({*before} ^ {*now}))
+            raise ArtifactError(
+                f"{run.folder} holds a run with other overrides: {differ}. Name another folder for this study, or "
+                "delete that run."
+            )
+        self._finished.add(run.folder)
+        return True
+
+
+def _end_of(output: Path) -> str:
+    return "\n".join(output.read_text("utf-8", "replace").splitlines()[-15:])

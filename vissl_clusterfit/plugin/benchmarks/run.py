@@ -1,0 +1,182 @@
+"""What the benchmarks on features share: the layers that a config evaluates, both splits' features, rows of results."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from vissl.config import AttrDict
+from vissl.models.model_helpers import get_trunk_output_feature_names
+
+from vissl_clusterfit import distributed
+from vissl_clusterfit.compat import TRUST_VARIABLE
+from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.features.extract import ImageSource, extract_features
+from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.plugin.benchmarks.rows import BenchmarkSettings, common_fields
+from vissl_clusterfit.plugin.data.split_images import SplitImages, true_labels
+from vissl_clusterfit.plugin.models.encoder import HEAD_LAYER, EncoderSpec, build_encoder
+from vissl_clusterfit.plugin.models.layers import layer_maps, rows_by_layer, side_by_side
+from vissl_clusterfit.plugin.models.weights import WeightsSettings, load_state_dict
+from vissl_clusterfit.plugin.stages import run_device
+from vissl_clusterfit.report.results import ResultRow, append_results
+from vissl_clusterfit.storage.paths import artifact_path
+
+logger = logging.getLogger(__name__)
+
+#: The name that stands for the output of the trunk, where a config asks for a head that was trained on pseudo-labels.
+TRUNK = "trunk"
+
+_WEIGHTS = WeightsSettings(
+    weights="config.MODEL.WEIGHTS_INIT.PARAMS_FILE",
+    key="config.MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME",
+    trust=f"the environment variable {TRUST_VARIABLE}=1",
+    model="config.MODEL",
+)
+# Where VISSL's own checkpoints and those of its predecessor have the state dict; both are found without a name.
+_USUAL_KEYS = ("", "classy_state_dict", "model_state_dict")
+
+
+class BenchmarkRun:
+    """The network of ``config.MODEL`` and what the benchmark engines do with it.
+
+    Every method is called by all processes together.
+    """
+
+    def __init__(self, cfg: AttrDict, checkpoint_folder: str) -> None:
+        self.cfg = cfg
+        self.settings = BenchmarkSettings.from_config(cfg)
+        self.folder: Path = artifact_path(checkpoint_folder)
+        self.device = run_device(cfg)
+        self.layers: list[str] = list(get_trunk_output_feature_names(cfg.MODEL)) or [HEAD_LAYER]
+        weights, key = cfg.MODEL.WEIGHTS_INIT.PARAMS_FILE, cfg.MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME
+        self.spec = EncoderSpec(
+            model=cfg.MODEL,
+            weights=weights or None,
+            state_dict_key="" if key in _USUAL_KEYS else key,
+            trust_weights=os.environ.get(TRUST_VARIABLE) == "1",
+            layer=HEAD_LAYER if self.layers == [HEAD_LAYER] else "",
+            pooling="avg",
+            seed=cfg.SEED_VALUE,
+            settings=_WEIGHTS,
+        )
+        if self.spec.layer == HEAD_LAYER and distributed.on_primary(self._has_cluster_head):
+            self.layers = [TRUNK]
+            self.spec = EncoderSpec(**{**vars(self.spec), "layer": ""})
+            if distributed.is_primary():
+                logger.warning(
+                    "%s has no projection head, only the classifier of pseudo-labels: the features are the output of "
+                    "its trunk.",
+                    weights,
+                )
+
+    def _has_cluster_head(self) -> bool:
+        """Whether all heads in the file are those of a ClusterFit student."""
+        if not self.spec.weights:
+            return False
+        spec = self.spec
+        state = load_state_dict(spec.weights, key=spec.state_dict_key, trusted=spec.trust_weights, settings=_WEIGHTS)
+        heads = [name for name in state if name.startswith("heads.")]
+        return bool(heads) and all(".classifiers." in name for name in heads)
+
+    def labels(self, split: str) -> np.ndarray:
+        """The labels of a split, int64: one class per sample (N,), or one target per sample and class (N, C).
+
+        Raises:
+            ConfigError: the split names no labels, or DATA_LIMIT asks for a part of it.
+            DataError: the label file is missing, is none, or is of another length than the split.
+        """
+        data, name = self.cfg.DATA[split], f"config.DATA.{split}"
+        if data.DATA_LIMIT >= 0:
+            remedy = "Name a smaller data set, with DATA_PATHS and LABEL_PATHS."
+            found = f"{data.DATA_LIMIT}, for an engine that takes the whole split"
+            raise ConfigError(problem(f"{name}.DATA_LIMIT", found=found, allowed="-1", remedy=remedy))
+        return true_labels(self.cfg, split)
+
+    def images(self, split: str) -> SplitImages:
+        """The images of a split, with the transforms that the config names for it."""
+        return SplitImages(self.cfg, split, self._transforms(split))
+
+    def _transforms(self, split: str) -> list:
+        return [AttrDict(transform).to_dict() for transform in self.cfg.DATA[split].TRANSFORMS]
+
+    def features(self, split: str, images: SplitImages, *, name: str = "", of: ImageSource | None = None) -> dict:
+        """The features of all samples of a split, layer by layer: a mapping from layers to :class:`LayerRows`.
+
+        Args:
+            split: TRAIN or TEST.
+            images: the whole split.
+            name: of the store, that of the split if empty.
+            of: some of the images, all if None.
+        """
+        source: ImageSource = images if of is None else of
+        transforms = self._transforms(split)
+        encoding = EncodingSettings(
+            path=str(self.folder / "features"),
+            transforms=transforms,
+            batch_size=self.cfg.DATA[split].BATCHSIZE_PER_REPLICA,
+            shard_size=self.settings.shard_size,
+            max_unreadable=self.settings.max_unreadable,
+        )
+        inputs = distributed.on_primary(
+            lambda: {
+                "dataset": images.inputs(),
+                "encoder": {**self.spec.inputs(), "layers": self._layer_operations()},
+                "transforms": transforms,
+                "dtype": encoding.dtype,
+                **images.clip_inputs(),
+            }
+        )
+        folder = self.folder / "features" / (name or split.lower())
+        store = extract_features(
+            source, self._encoder, folder, inputs, encoding, num_workers=self.cfg.DATA.NUM_DATALOADER_WORKERS
+        )
+        return rows_by_layer(store, self.layers, self.layer_maps, source)
+
+    def _layer_operations(self) -> list:
+        if self.layers in ([HEAD_LAYER], [TRUNK]):
+            return list(self.layers)
+        return copy.deepcopy(list(self.cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP))
+
+    def _encoder(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        if self.layers in ([HEAD_LAYER], [TRUNK]):
+            return build_encoder(self.spec, self.device)
+        return side_by_side(self.layer_maps())
+
+    def layer_maps(self) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        """A function from images to the pooled layers, as VISSL's feature extractor gives them before it flattens."""
+        return layer_maps(self.spec, self._layer_operations(), self.device)
+
+    def append(self, rows: list[Mapping[str, Any]], dataset: str = "") -> None:
+        """Adds figures to ``results.json``; each gives benchmark, metric, value and protocol.
+
+        Args:
+            rows: the figures.
+            dataset: the name of the data where no setting gives one; DATASET_NAMES of the test split if empty.
+        """
+        common = common_fields(self.cfg, self.settings, dataset)
+        complete = [ResultRow(**{**common, **row}) for row in rows]
+        append_results(self.folder, complete)
+        for row in complete:
+            logger.info(
+                "%s of %s on %s: %s %.2f %%.", row.benchmark, row.model, row.dataset, row.metric, 100 * row.value
+            )
+
+    def what_is_evaluated(self, layer: str, *stores: FeatureStore) -> str:
+        """The beginning of a protocol: where the features come from, and how many samples could not be read."""
+        if layer == HEAD_LAYER:
+            where = "output of the head"
+        elif layer == TRUNK:
+            where = "output of the trunk"
+        else:
+            operation = next(what for name, what in self._layer_operations() if name == layer)
+            where = f"layer {layer}, {operation[0]}({', '.join(map(str, operation[1]))}), flattened"
+        unreadable = sum(len(store.unreadable) for store in stores)
+        return f"{where}; " + (f"{unreadable} unreadable samples left out; " if unreadable else "")

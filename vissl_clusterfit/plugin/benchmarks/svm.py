@@ -1,0 +1,247 @@
+"""``engine_name: clusterfit_svm | clusterfit_low_shot_svm``: VISSL's benchmarks with linear SVMs.
+
+The first runs ``benchmark/linear_image_classification/voc07/…``, the second ``benchmark/low_shot_transfer/…_svm``.
+Each process takes its share of the classes, or of the draws; what is done is kept in ``<folder>/svm``, so that a run
+that is started again goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from vissl.config import AttrDict
+
+from vissl_clusterfit import distributed
+from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.plugin.benchmarks.run import BenchmarkRun
+from vissl_clusterfit.plugin.benchmarks.subset import SomeImages
+from vissl_clusterfit.plugin.engines.stages import StageEngine
+from vissl_clusterfit.plugin.models.layers import LayerRows
+from vissl_clusterfit.report.results import OVER_DRAWS
+from vissl_clusterfit.storage.result_cache import KeptResults, array_hash
+from vissl_clusterfit.transfer import low_shot_svm, svm
+from vissl_clusterfit.transfer.svm import SvmSettings
+
+logger = logging.getLogger(__name__)
+
+
+def svm_settings(block: Mapping[str, Any]) -> SvmSettings:
+    """VISSL's block ``config.SVM``; the powers of ``costs.base`` are costs, too.
+
+    Raises:
+        ConfigError: a value that liblinear does not take.
+    """
+    costs = [float(cost) for cost in block["costs"]["costs_list"]]
+    base = float(block["costs"]["base"])
+    if base > 0:
+        first, end = block["costs"]["power_range"]
+        costs += [base**power for power in range(first, end)]
+    try:
+        return SvmSettings(
+            costs=tuple(costs),
+            normalize=bool(block["normalize"]),
+            loss=block["loss"],
+            penalty=block["penalty"],
+            dual=bool(block["dual"]),
+            max_iter=int(block["max_iter"]),
+            folds=int(block["cross_val_folds"]),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"config.SVM: {error}") from None
+
+
+class SvmEngine(StageEngine):
+    """One SVM per class on each layer, the cost chosen by cross-validation, scored by mean average precision."""
+
+    def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
+        """Extracts what is missing, and appends the mean average precision of each layer to ``results.json``."""
+        settings = svm_settings(cfg.SVM)
+        run = BenchmarkRun(cfg, checkpoint_folder)
+        targets = {split: distributed.on_primary(functools.partial(_targets, run, split)) for split in _SPLITS}
+        classes = _classes(cfg.SVM, targets["TRAIN"].shape[1])
+        features = {split: run.features(split, run.images(split)) for split in _SPLITS}
+        for layer in run.layers:
+            _score_layer(run, layer, {split: features[split][layer] for split in _SPLITS}, targets, classes, settings)
+
+
+class LowShotSvmEngine(StageEngine):
+    """SVMs on a few samples per class, over several draws of them."""
+
+    def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
+        """Extracts what is missing, and appends mean and range over the draws, for each k and layer."""
+        settings = svm_settings(cfg.SVM)
+        shots = cfg.SVM.low_shot
+        numbers, draws = [int(k) for k in shots.k_values], [int(draw) for draw in shots.sample_inds]
+        if not numbers or not draws or min(numbers) < 1 or min(draws) < 0:
+            found = f"k_values {numbers}, sample_inds {draws}"
+            raise ConfigError(problem("config.SVM.low_shot", found=found, allowed="k from 1, sample_inds from 0"))
+        run = BenchmarkRun(cfg, checkpoint_folder)
+        labels = {split: distributed.on_primary(lambda split=split: run.labels(split)) for split in _SPLITS}
+        kinds = {split: array.reshape(len(array), -1) for split, array in labels.items()}
+        one_class_each = kinds["TRAIN"].shape[1] == 1
+        seeds = [(k, draw, (cfg.SEED_VALUE, draw, k)) for k in numbers for draw in draws]
+        images = run.images("TRAIN")
+        _require_as_many("TRAIN", kinds["TRAIN"], len(images))
+        test_images = run.images("TEST")
+        _require_as_many("TEST", kinds["TEST"], len(test_images))
+        if one_class_each:
+            train_labels, test_labels = kinds["TRAIN"][:, 0], kinds["TEST"][:, 0]
+            drawn = {(k, draw): low_shot_svm.draw_samples(train_labels, k, seed) for k, draw, seed in seeds}
+            union = functools.reduce(np.union1d, drawn.values())
+            features = run.features("TRAIN", images, name="train_low_shot", of=SomeImages(images, union))
+            num_classes = int(train_labels.max()) + 1
+            test_targets = low_shot_svm.one_hot_targets(test_labels, num_classes)
+
+            def targets_of(k: int, draw: int) -> np.ndarray:
+                kept = np.isin(union, drawn[k, draw])
+                return low_shot_svm.one_hot_targets(np.where(kept, train_labels[union], -1), num_classes)
+
+            taken = "k samples of each class, those of other classes its negatives"
+        else:
+            features = run.features("TRAIN", images)
+            test_targets = kinds["TEST"]
+            drawings = {(k, draw): low_shot_svm.draw_targets(kinds["TRAIN"], k, seed) for k, draw, seed in seeds}
+
+            def targets_of(k: int, draw: int) -> np.ndarray:
+                return drawings[k, draw]
+
+            taken = "k positives and (classes - 1) * k negatives of each class"
+        test_features = run.features("TEST", test_images)
+        for layer in run.layers:
+            splits = {"TRAIN": features[layer], "TEST": test_features[layer]}
+            _score_draws(run, layer, splits, targets_of, test_targets, (numbers, draws, taken), settings)
+
+
+_SPLITS = ("TRAIN", "TEST")
+
+
+def _targets(run: BenchmarkRun, split: str) -> np.ndarray:
+    targets = run.labels(split)
+    if targets.ndim != 2:
+        found = f"labels of shape {targets.shape}"
+        allowed = "targets of shape (samples, classes): 1 present, 0 absent, -1 ignored"
+        raise DataError(problem(f"config.DATA.{split}.LABEL_PATHS", found=found, allowed=allowed))
+    _require_as_many(split, targets, len(run.images(split)))
+    return targets
+
+
+def _require_as_many(split: str, targets: np.ndarray, num_samples: int) -> None:
+    if len(targets) != num_samples:
+        found = f"{len(targets)} labels for {num_samples} samples"
+        raise DataError(problem(f"config.DATA.{split}", found=found, allowed="one row of labels per sample"))
+
+
+def _classes(block: Mapping[str, Any], num_classes: int) -> list[int]:
+    classes = [int(number) for number in block["cls_list"]] or list(range(num_classes))
+    unknown = [number for number in classes if not 0 <= number < num_classes]
+    if unknown:
+        raise ConfigError(problem("config.SVM.cls_list", found=unknown, allowed=f"0 to {num_classes - 1}"))
+    return classes
+
+
+def _score_layer(
+    run: BenchmarkRun,
+    layer: str,
+    features: Mapping[str, LayerRows],
+    targets: Mapping[str, np.ndarray],
+    classes: list[int],
+    settings: SvmSettings,
+) -> None:
+    data = {split: (rows[:], targets[split][rows.samples]) for split, rows in features.items()}
+    svm.check_targets(data["TRAIN"], data["TEST"], classes, settings.folds)
+    (train, train_targets), (test, test_targets) = (
+        (svm.scaled(array, settings), wanted) for array, wanted in (data["TRAIN"], data["TEST"])
+    )
+    done = _kept(run, layer, features, settings)
+
+    def score(number: int) -> dict[str, Any]:
+        ours, theirs = train_targets[:, number], test_targets[:, number]
+
+        def make() -> dict[str, Any]:
+            return dataclasses.asdict(svm.score_svm_class(train, ours, test, theirs, settings))
+
+        result = done.get(f"class_{number}", {"targets": [array_hash(ours), array_hash(theirs)]}, make)
+        logger.info("Class %d, layer %s: average precision %.4f.", number, layer, result["average_precision"])
+        return result
+
+    results = _by_all_processes([functools.partial(score, number) for number in classes])
+    unconverged = sum(not result["converged"] for result in results)
+    if unconverged and distributed.is_primary():
+        logger.warning(
+            "config.SVM.max_iter = %d was too few for the SVMs of %d classes.", settings.max_iter, unconverged
+        )
+    value = float(np.mean([result["average_precision"] for result in results]))
+    protocol = run.what_is_evaluated(layer, *(rows.store for rows in features.values())) + settings.protocol()
+    if len(classes) < targets["TRAIN"].shape[1]:
+        protocol += f" {classes}"
+    row = {"benchmark": f"SVM, {layer}", "metric": "mAP", "value": value, "protocol": protocol}
+    distributed.on_primary(lambda: run.append([row]))
+
+
+def _score_draws(
+    run: BenchmarkRun,
+    layer: str,
+    features: Mapping[str, LayerRows],
+    targets_of: Callable[[int, int], np.ndarray],
+    test_targets: np.ndarray,
+    plan: tuple[list[int], list[int], str],
+    settings: SvmSettings,
+) -> None:
+    numbers, draws, taken = plan
+    rows = {split: svm.scaled(part[:], settings) for split, part in features.items()}
+    readable = {split: part.samples for split, part in features.items()}
+    wanted = test_targets[readable["TEST"]]
+    done = _kept(run, layer, features, settings)
+
+    def score(k: int, draw: int) -> np.ndarray:
+        targets = targets_of(k, draw)[readable["TRAIN"]]
+        svm.check_targets((rows["TRAIN"], targets), (rows["TEST"], wanted), range(targets.shape[1]), 1)
+
+        def make() -> dict[str, Any]:
+            return {"figures": low_shot_svm.score_draw(rows["TRAIN"], targets, rows["TEST"], wanted, settings).tolist()}
+
+        hashes = {"targets": [array_hash(targets), array_hash(wanted)]}
+        return np.array(done.get(f"draw_{draw}_k{k}", hashes, make)["figures"])
+
+    pairs = [(k, draw) for k in numbers for draw in draws]
+    figures = dict(zip(pairs, _by_all_processes([functools.partial(score, *pair) for pair in pairs]), strict=True))
+    where = run.what_is_evaluated(layer, *(part.store for part in features.values()))
+    report = []
+    for k in numbers:
+        result = low_shot_svm.summarize_draws(np.stack([figures[k, draw] for draw in draws]), settings)
+        protocol = where + low_shot_svm.low_shot_protocol(settings, k, len(draws), taken)
+        mean = "mAP, mean of the draws"
+        for metric, value in (
+            (mean, result.mean),
+            ("mAP, least of the draws", result.least),
+            ("mAP, greatest of the draws", result.greatest),
+            ("mAP, standard deviation of the draws", result.deviation),
+            (mean + OVER_DRAWS, result.half_width),
+        ):
+            if value is None:  # of one draw
+                continue
+            benchmark = f"low-shot SVM, k = {k}, {layer}"
+            report.append({"benchmark": benchmark, "metric": metric, "value": value, "protocol": protocol})
+    distributed.on_primary(lambda: run.append(report))
+
+
+def _by_all_processes(work: list[Callable[[], Any]]) -> list:
+    """The results of ``work``, in its order, on every process; each process does its share, in threads."""
+    rank, processes = distributed.rank(), distributed.world_size()
+    threads = max(1, torch.get_num_threads())
+    mine: list = []
+    with distributed.errors_shared():
+        mine = list(svm.in_threads(work[rank::processes], threads))
+    shares = distributed.gather(mine)
+    return [shares[place % processes][place // processes] for place in range(len(work))]
+
+
+def _kept(run: BenchmarkRun, layer: str, features: Mapping[str, LayerRows], settings: SvmSettings) -> KeptResults:
+    stores = {split: rows.store.content_hash for split, rows in features.items()}
+    return KeptResults(run.folder / "svm" / layer, {"features": stores, "settings": dataclasses.asdict(settings)})

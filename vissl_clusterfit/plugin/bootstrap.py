@@ -1,0 +1,34 @@
+"""What every process of a run imports first: VISSL repaired, our parts registered, one log.
+
+Importing this module is the whole of its use, so it is the one module with an effect at import. ``cover_children``
+has every process that Python's multiprocessing starts from here import it too: ranks, and data workers by fork,
+forkserver or spawn.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import multiprocessing
+import sys
+
+from vissl_clusterfit.compat import repairs
+from vissl_clusterfit.plugin import log_bridge, registration
+from vissl_clusterfit.storage import paths
+
+log_bridge.join_vissls_log()
+repairs.apply()
+registration.register()
+# Where VISSL has its users register handlers of file systems; it calls this nowhere itself.
+importlib.import_module("vissl.utils.env").setup_path_manager()
+paths.register_handlers()
+
+
+def cover_children() -> None:
+    """Gives child processes a main module that imports this one.
+
+    A child of multiprocessing runs its parent's ``__main__`` before anything else, by the name in its spec. With
+    forkserver this module is imported once, in the server, instead of in every worker of every epoch.
+    """
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("vissl_clusterfit.plugin.child_main")
+    multiprocessing.set_forkserver_preload([__name__])

@@ -1,0 +1,1 @@
+"""Data sources, splits and labels as VISSL and the stages read them."""

@@ -1,0 +1,237 @@
+"""The images of a split in a fixed order, their names and their true labels, through VISSL's own data sets."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from iopath.common.file_io import g_pathmgr
+from PIL import Image
+from torch.utils.data import Dataset
+from vissl.config import AttrDict
+from vissl.data import build_dataset
+
+from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.features.extract import stack_images
+from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples, names_and_sizes
+from vissl_clusterfit.plugin.data.labelled_source import (
+    base_source,
+    data_errors,
+    paired_paths,
+    paired_source,
+    unused_label_paths,
+)
+from vissl_clusterfit.plugin.data.video_source import FOLDER, extracted_clips
+from vissl_clusterfit.plugin.data.video_transforms import ClipsToViews, ClipToTensor
+
+# Pillow makes 8 bits of them by cutting off what is above 255, so that a picture becomes white.
+_SATURATED_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+
+
+class SplitImages(Dataset):
+    """One split of ``config.DATA`` in its fixed order: transformed images, and why which could not be read.
+
+    The whole split, whatever its ``DATA_LIMIT``: that one restricts training, and labels are addressed by the position
+    of a sample in the whole split. Unreadable samples are not replaced by others.
+
+    Of several data sources, as VISSL means them, the images at one position are views of one sample. All of them name
+    it, and it is unreadable if one of them is. Clips of a video are views of it, too, as are crops of clips.
+
+    Args:
+        cfg: VISSL's ``config``.
+        split: ``TRAIN`` or ``TEST``.
+        transforms: in the form of VISSL's ``TRANSFORMS``.
+        num_clips: of each video, spread evenly; 0 for as many as ``DATA.<split>.CLIPS`` says.
+        clips: all that says which frames are clips, of a manifest; None for what this config says.
+
+    Raises:
+        ConfigError: data sources that do not go together, or clips that cannot be.
+        DataError: the data are not there.
+    """
+
+    def __init__(
+        self,
+        cfg: AttrDict,
+        split: str,
+        transforms: list,
+        *,
+        num_clips: int = 0,
+        clips: Mapping[str, Any] | None = None,
+    ) -> None:
+        data = copy.deepcopy(cfg.DATA)
+        self._kinds = [base_source(name) for name in data[split].DATA_SOURCES]
+        self.clips = extracted_clips(data, split, self._kinds, num_clips, clips)
+        if self.clips is not None:
+            data[split].CLIPS = AttrDict(self.clips)
+            transforms = [{"name": ClipsToViews.__name__}, *transforms]
+        data[split].update(
+            DATA_SOURCES=[paired_source(kind) for kind in self._kinds],
+            DATA_PATHS=paired_paths(self._kinds, data[split].DATA_PATHS),
+            LABEL_SOURCES=[],
+            LABEL_PATHS=unused_label_paths(self._kinds),
+            LABEL_TYPE="sample_index",
+            TRANSFORMS=[AttrDict(transform) for transform in transforms],
+            DATA_LIMIT=-1,
+            ENABLE_QUEUE_DATASET=False,
+        )
+        self._split = split
+        self._names = data[split].DATASET_NAMES
+        with data_errors(split):
+            self._dataset = build_dataset(
+                cfg=AttrDict({"DATA": data, "CLUSTERFIT": cfg.CLUSTERFIT}),
+                split=split,
+            )
+        self._sources = [paired.images for paired in self._dataset.data_objs]
+        self._require_views_of_the_same_samples()
+
+    def _require_views_of_the_same_samples(self) -> None:
+        lengths = [len(source) for source in self._sources]
+        if len(set(lengths)) != 1:
+            raise ConfigError(
+                problem(
+                    f"config.DATA.{self._split}.DATA_SOURCES",
+                    found=f"{self._kinds} with {lengths} samples",
+                    allowed="one data source, or several of the same length: image i of each is a view of sample i",
+                )
+            )
+
+    def __len__(self) -> int:
+        return len(self._sources[0])
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        sample = self._dataset[index]
+        images = sample["data"]
+        views, odd = divmod(len(images), len(self._sources))
+        if odd or (views > 1 and self.clips is None) or not all(isinstance(image, torch.Tensor) for image in images):
+            last = "ToTensor" if self.clips is None else ClipToTensor.__name__
+            raise DataError(
+                problem(
+                    "config.CLUSTERFIT.FEATURES.TRANSFORMS",
+                    found=f"transforms that give {[type(image).__name__ for image in images]} for a sample",
+                    allowed=f"transforms that give one tensor for each data source (here {len(self._sources)})",
+                    remedy=f"Add {last}; leave out what copies images.",
+                )
+            )
+        valid = sample["data_valid"][::views]
+        reasons = [self._why_unreadable(number, index, read == 1) for number, read in enumerate(valid)]
+        alone = len(images) == 1 and self.clips is None  # a clip is always one of several views
+        return (images[0] if alone else stack_images(images)), "; ".join(filter(None, reasons))
+
+    def _why_unreadable(self, number: int, index: int, read: bool) -> str:
+        """Why a data source has no right image of a sample; "" if it has. VISSL keeps the reason to its log."""
+        files = self._files[number]
+        reason = "" if read else "VISSL could not read it"
+        if self.clips is not None:
+            reason = reason and self._sources[number].why_unreadable(index)
+        elif files is not None:
+            reason = _what_is_wrong(str(files[index]), read) or reason
+        return f"data source {number}: {reason}" if reason and len(self._sources) > 1 else reason
+
+    @functools.cached_property
+    def samples(self) -> np.ndarray:
+        """The ordered sample list, uint64 (N,): names, and for files of a folder their sizes, wherever it lies."""
+        names = [self._sample_names(number) for number in range(len(self._sources))]
+        return hash_samples(names[0] if len(names) == 1 else map("\0".join, zip(*names, strict=True)))
+
+    def inputs(self) -> dict[str, Any]:
+        """What identifies the data, for manifests."""
+        return dataset_inputs(self.samples)
+
+    def clip_inputs(self) -> dict[str, Any]:
+        """What says which frames features are of, for manifests; nothing for images."""
+        return {} if self.clips is None else {"clips": self.clips}
+
+    def name_of(self, index: int) -> str:
+        """The file of a sample in each data source, or its place where a source has no files."""
+        return " | ".join(f"number {index}" if files is None else str(files[index]) for files in self._files)
+
+    @functools.cached_property
+    def _files(self) -> list[Sequence[str] | None]:
+        return [source.get_image_paths() if hasattr(source, "get_image_paths") else None for source in self._sources]
+
+    def _sample_names(self, number: int) -> Iterator[str]:
+        kind, path, files = self._kinds[number], self._dataset.data_paths[number], self._files[number]
+        clips = 1 if self.clips is None else self._sources[number].clips.samples_per_video
+        if clips > 1:
+            videos = list(files)[::clips]
+            named = names_and_sizes(videos, path) if kind == FOLDER else map(str, videos)
+            yield from (f"{name} clip {clip}" for name in named for clip in range(clips))
+        elif files is not None and kind in ("disk_folder", FOLDER):
+            yield from names_and_sizes(files, path)
+        elif files is not None:
+            yield from map(str, files)
+        else:
+            name = f"{kind} {[self._names[number]]} {self._split}"
+            yield from (f"{name} {index}" for index in range(len(self)))
+
+
+def _what_is_wrong(file: str, read: bool) -> str:
+    """What Pillow says of a file that VISSL has ``read``, or has not; "" if nothing."""
+    try:
+        with g_pathmgr.open(file, "rb") as opened, Image.open(opened) as image:
+            if image.mode in _SATURATED_MODES:
+                return f"its pixels have more than 8 bits (mode {image.mode}), which VISSL would cut off"
+            if not read:
+                image.convert("RGB")
+    except Exception as error:  # whatever a decoder may raise is the reason
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def true_labels(cfg: AttrDict, split: str) -> np.ndarray:
+    """The labels that ``config.DATA[split]`` names, int64 of shape (N,), for evaluation.
+
+    Raises:
+        ConfigError: the split names no labels.
+        DataError: a file of labels is missing, which VISSL would pass over, or is none.
+    """
+    with data_errors(split):
+        dataset = build_dataset(cfg=cfg, split=split)
+    if not dataset.label_sources:
+        raise ConfigError(
+            problem(f"config.DATA.{split}.LABEL_SOURCES", found="none", allowed="one label source, for evaluation")
+        )
+    if "disk_filelist" in dataset.label_sources and len(dataset.label_paths) < len(dataset.label_sources):
+        found = f"{list(cfg.DATA[split].LABEL_PATHS) or 'no path'}, where there is no file"
+        raise DataError(
+            problem(f"config.DATA.{split}.LABEL_PATHS", found=found, allowed="an .npy file with the labels")
+        )
+    try:
+        with data_errors(split):
+            dataset.load_labels()
+        return np.asarray(dataset.label_objs[0], dtype=np.int64)
+    except (ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(f"config.DATA.{split}: the labels cannot be read: {error}. Check LABEL_PATHS.") from None
+
+
+def require_same_classes(cfg: AttrDict) -> None:
+    """Refuses two folders of class folders that differ: their classes would be numbered differently.
+
+    Raises:
+        DataError: naming the folders that one of them lacks.
+    """
+    names = {split: _class_folders(cfg, split) for split in ("TRAIN", "TEST")}
+    for split, other in (("TRAIN", "TEST"), ("TEST", "TRAIN")):
+        lacking = sorted(names[other] - names[split]) if names["TRAIN"] and names["TEST"] else []
+        if lacking:
+            raise DataError(
+                problem(
+                    f"config.DATA.{split}.DATA_PATHS",
+                    found=f"no folder {', '.join(lacking[:5])}{', …' if len(lacking) > 5 else ''}, which {other} has",
+                    allowed="the same class folders in both splits, as classes are numbered by their folders",
+                )
+            )
+
+
+def _class_folders(cfg: AttrDict, split: str) -> set[str]:
+    """The class folders of a split; none where its labels come from elsewhere."""
+    if "disk_folder" not in cfg.DATA[split].LABEL_SOURCES:
+        return set()
+    with data_errors(split):
+        dataset = build_dataset(cfg=cfg, split=split)
+    return set(dataset.data_objs[0].image_dataset.classes)

@@ -1,0 +1,104 @@
+"""``engine_name: clusterfit_assign``: labels for any data from a codebook that was made before.
+
+The codebook knows what it was made from. Trunk, layer, pooling and transforms are taken from its manifest; the weights
+must be those of its teacher, to the byte. Needed are only the codebook, the weights and the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vissl.config import AttrDict
+
+from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering.codebook import Codebook
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.features.sample_list import require_same_samples
+from vissl_clusterfit.labels.assign import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.plugin.data.split_images import SplitImages
+from vissl_clusterfit.plugin.engines.stages import StageEngine
+from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder, teacher_spec
+from vissl_clusterfit.plugin.stages import make_once, run_device
+from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.paths import artifact_path
+
+logger = logging.getLogger(__name__)
+
+
+class AssignEngine(StageEngine):
+    """Labels of ``FEATURES.DATA_PARTITION``, and of ``TEST_PARTITION`` if there is one, under ``OUTPUT_DIR/labels``."""
+
+    def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
+        """Extracts with the codebook's teacher, then labels; says how much of the data is unlike the codebook's."""
+        settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
+        if not settings.assign.codebook:
+            raise ConfigError(
+                problem(
+                    "config.CLUSTERFIT.ASSIGN.CODEBOOK",
+                    found="nothing",
+                    allowed="the folder of a codebook, for example <OUTPUT_DIR of its run>/codebook",
+                )
+            )
+        codebook = Codebook.open(artifact_path(settings.assign.codebook))
+        for split in settings.splits:
+            labels = _labels(cfg, settings, codebook, split)
+            logger.info(
+                "%s: labels of %d samples in %s; %.2f %% of those that could be read are farther than "
+                "ASSIGN.MAX_DISTANCE from every centroid (drift).",
+                split,
+                labels.num_samples,
+                labels.folder,
+                100 * labels.manifest["drift"],
+            )
+
+    def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
+        """The labels of each split."""
+        settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
+        return {f"labels of {split}": settings.paths.labels(split) for split in settings.splits}
+
+
+def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split: str) -> PseudoLabels:
+    made_from: Mapping[str, Any] = codebook.manifest["inputs"]["features"]
+    images = SplitImages(cfg, split, made_from["transforms"], clips=made_from.get("clips"))
+    spec = _spec(cfg, settings, made_from["teacher"])
+    found = distributed.on_primary(spec.inputs)
+    artifacts.require_same_inputs(codebook.folder, {"teacher": made_from["teacher"]}, {"teacher": found})
+    inputs = {
+        "dataset": distributed.on_primary(images.inputs),
+        **{name: made_from[name] for name in ("teacher", "transforms", "dtype", "clips") if name in made_from},
+    }
+    folder, max_distance = settings.paths.labels(split), settings.assign.limit
+    top_clusters = settings.top_clusters
+    expected = label_inputs(inputs, codebook.manifest["inputs"], max_distance, top_clusters)
+    distributed.on_primary(lambda: require_same_samples(folder, images.samples, images.name_of))
+    if not distributed.on_primary(lambda: artifacts.has_manifest(folder)):
+        store = extract_features(
+            images,
+            lambda: build_encoder(spec, run_device(cfg)),
+            settings.paths.features(split),
+            inputs,
+            dataclasses.replace(settings.features, dtype=made_from["dtype"]),
+            num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
+        )
+
+        def label() -> None:
+            device = run_device(cfg).type
+            label_store(store, codebook, device, folder, max_distance=max_distance, top_clusters=top_clusters)
+
+        make_once(folder, "Labelling", label)
+    return PseudoLabels.open(folder, expected)
+
+
+def _spec(cfg: AttrDict, settings: ClusterFitConfig, teacher: Mapping[str, Any]) -> EncoderSpec:
+    """The codebook's teacher, as its manifest describes it, with the weights that this run names."""
+    model = {**cfg.MODEL, "TRUNK": AttrDict(teacher["trunk"]), "INPUT_TYPE": teacher["input_type"]}
+    if "head" in teacher:
+        model["HEAD"] = AttrDict({**cfg.MODEL.HEAD, "PARAMS": teacher["head"]})
+    features = dataclasses.replace(settings.features, layer_name=teacher["layer"], pooling=teacher["pooling"])
+    return teacher_spec(model, dataclasses.replace(settings.teacher, model={}), features)

@@ -1,0 +1,139 @@
+"""``engine_name: clusterfit_transfer``: how well the frozen features of a network serve classes that it never saw.
+
+The network is ``config.MODEL`` with ``MODEL.WEIGHTS_INIT.PARAMS_FILE`` (none: an untrained network, as a control).
+Features of both splits go into feature stores in the run's folder, figures into its ``results.json``.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from vissl.config import AttrDict
+
+from vissl_clusterfit import distributed
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.plugin.data.split_images import SplitImages, require_same_classes, true_labels
+from vissl_clusterfit.plugin.engines.stages import StageEngine
+from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder
+from vissl_clusterfit.plugin.models.layers import SETTING, layer_maps, rows_by_layer, side_by_side
+from vissl_clusterfit.plugin.stages import run_device
+from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
+from vissl_clusterfit.storage.paths import artifact_path
+from vissl_clusterfit.storage.result_cache import KeptResults
+from vissl_clusterfit.transfer.protocols import Split, check_labels, run_protocol
+from vissl_clusterfit.transfer.settings import TransferSettings
+
+logger = logging.getLogger(__name__)
+
+_SPLITS = ("TRAIN", "TEST")
+_FOR_CLIPS = {"linear", "knn"}
+
+
+class TransferEngine(StageEngine):
+    """Extracts features of TRAIN and TEST, then runs the protocols on them."""
+
+    def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
+        """Fits on TRAIN, scores on TEST once, and appends the rows to ``results.json``."""
+        settings = TransferSettings.from_config(cfg.get("TRANSFER"))
+        labels = distributed.on_primary(functools.partial(_checked_labels, cfg, settings))
+        train, test = (_split(cfg, split, labels[split], settings) for split in _SPLITS)
+        distributed.on_primary(lambda: _score(train, test, settings, artifact_path(checkpoint_folder), cfg))
+
+    def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
+        """The figures, and the features that they are of."""
+        features = artifact_path(TransferSettings.from_config(cfg.get("TRANSFER")).features.path)
+        folders = {f"features of {split}": features / split.lower() for split in _SPLITS}
+        return {"figures": artifact_path(checkpoint_folder) / RESULTS_NAME, **folders}
+
+
+def _checked_labels(cfg: AttrDict, settings: TransferSettings) -> dict[str, np.ndarray]:
+    require_same_classes(cfg)
+    labels = {split: true_labels(cfg, split) for split in _SPLITS}
+    check_labels(settings, labels["TRAIN"], labels["TEST"])
+    return labels
+
+
+def _split(cfg: AttrDict, split: str, labels: np.ndarray, settings: TransferSettings) -> dict[str, Split]:
+    """What each layer has of a split; "" is the name of the only one that FEATURES.LAYER_NAME names."""
+    encoding = settings.features
+    images = SplitImages(cfg, split, encoding.transforms, num_clips=encoding.num_clips)
+    of_clips = images.clips is not None and images.clips["PER"] == "clip"
+    if of_clips and (others := sorted(set(settings.protocols) - _FOR_CLIPS)):
+        found = f"{', '.join(others)}, and clips as samples"
+        allowed = f"{', '.join(sorted(_FOR_CLIPS))}, or CLIPS.PER=video: clips of one video are no samples of their own"
+        raise ConfigError(problem("config.TRANSFER.PROTOCOLS", found=found, allowed=allowed))
+    operations = list(cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP)
+    if operations and encoding.layer_name:
+        found = f"{encoding.layer_name}, and layers in {SETTING}"
+        raise ConfigError(problem("config.TRANSFER.FEATURES.LAYER_NAME", found=found, allowed="one of the two"))
+    spec = EncoderSpec(
+        model=cfg.MODEL,
+        weights=cfg.MODEL.WEIGHTS_INIT.PARAMS_FILE or None,
+        state_dict_key="",
+        trust_weights=False,
+        layer=encoding.layer_name,
+        pooling=encoding.pooling,
+        seed=cfg.SEED_VALUE,
+    )
+    maps = functools.partial(layer_maps, spec, operations, run_device(cfg))
+    several = {"layers": operations} if operations else {}
+    inputs = distributed.on_primary(
+        lambda: {
+            "dataset": images.inputs(),
+            "encoder": {**spec.inputs(), **several},
+            "transforms": encoding.transforms,
+            "dtype": encoding.dtype,
+            **images.clip_inputs(),
+        }
+    )
+    store = extract_features(
+        images,
+        (lambda: side_by_side(maps())) if operations else (lambda: build_encoder(spec, run_device(cfg))),
+        artifact_path(encoding.path, "config.TRANSFER.FEATURES.PATH") / split.lower(),
+        inputs,
+        encoding,
+        num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
+    )
+    layers = rows_by_layer(store, [layer for layer, _ in operations] or [""], maps, images)
+    readable = next(iter(layers.values())).samples
+    videos = readable // images.clips["NUM_CLIPS"] if of_clips else None
+    return {layer: Split(rows, labels[readable], videos) for layer, rows in layers.items()}
+
+
+def _score(
+    train: Mapping[str, Split],
+    test: Mapping[str, Split],
+    settings: TransferSettings,
+    folder: Path,
+    cfg: AttrDict,
+) -> None:
+    operations = dict(cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP)
+    for layer in train:
+        kept = KeptResults(folder / "figures" / (layer or "features"), {"layer": layer})
+        where = f"layer {settings.features.layer_name or 'trunk output'}, {settings.features.pooling} pooling; "
+        if layer:
+            name, arguments = operations[layer]
+            where = f"layer {layer}, {name}({', '.join(map(str, arguments))}), flattened; "
+        for protocol in settings.protocols:
+            rows = [
+                ResultRow(
+                    model=settings.model_name,
+                    benchmark=f"{figure.benchmark}, {layer}" if layer else figure.benchmark,
+                    dataset=settings.dataset_name,
+                    split="test",
+                    metric=figure.metric,
+                    value=figure.value,
+                    protocol=where + figure.protocol,
+                    seed=cfg.SEED_VALUE,
+                )
+                for figure in run_protocol(protocol, train[layer], test[layer], settings, kept, run_device(cfg))
+            ]
+            append_results(folder, rows)
+            for row in rows:
+                percent, what = 100 * row.value, (row.benchmark, row.model, row.dataset)
+                logger.info("%s of %s on %s: %.1f %% %s.", *what, percent, row.metric)

@@ -1,0 +1,115 @@
+"""What this package adds to VISSL, in one place."""
+
+from __future__ import annotations
+
+import functools
+
+
+@functools.lru_cache(maxsize=1)
+def register() -> None:
+    """Adds everything to VISSL's registries; safe to call twice. Call ``compat.apply()`` first.
+
+    | registry | name |
+    |---|---|
+    | losses | ``clusterfit_loss``, ``clusterfit_distillation_loss`` |
+    | heads | ``clusterfit_head`` |
+    | meters | ``clusterfit_accuracy_meter``, in the place of VISSL's wherever the loss is ``clusterfit_loss`` |
+    | trunks | ``raw_pixels``, the baseline of transfer benchmarks |
+    | data sources | ``video_folder``, ``video_filelist`` |
+    | transforms | ``Clip…``, for clips of video |
+    | collators | ``multi_label_collator``: several labels of a sample as soft targets |
+    | labels | a video source's own under its name; a file has a row for each video, not for each clip |
+    | trunks | ``r2plus1d_18``, ``_34``, ``r3d_18``, ``mc3_18``, ``s3d``, ``mvit_v1_b``, ``_v2_s``, ``resnext3d`` |
+    | pooling | PyTorch's 3-D ones, for the layers of a linear evaluation |
+    | data sources | ``clusterfit_<source>`` for every VISSL source, with support for ``DATA_LIMIT`` |
+    | subsets | balanced ones leave out samples without a label |
+    | batch norm | PyTorch's synchronous one trains on the CPU, too, for VISSL's XCiT |
+    | data loaders | the processes that read images end with the one that they read for |
+    | hooks | the extract-then-cluster hook, wherever the loss is one of ours |
+    | engines | ``clusterfit_extract``, ``_cluster``, ``_label``, ``_assign``, ``_transfer``, ``_video_accuracy`` |
+    | engines | ``clusterfit_tune``, which stands for trainings that are started one after the other |
+    | engines | ``clusterfit_nearest_neighbor``, ``_svm``, ``_low_shot_svm``, ``_retrieval``, for VISSL's benchmarks |
+    | weights | a trunk that ``WEIGHTS_INIT`` gives weights to in part is refused |
+
+    Our configs are found through the Hydra plugin ``hydra_plugins/vissl_clusterfit_plugin``.
+    """
+    import torch
+    import vissl.data
+    import vissl.hooks
+    from classy_vision.dataset.transforms import register_transform
+    from classy_vision.losses import register_loss
+    from classy_vision.meters import register_meter
+    from vissl.data import ssl_dataset
+    from vissl.data.collators import register_collator
+    from vissl.data.ssl_transforms import DEFAULT_TRANSFORM_TYPES
+    from vissl.engines.engine_registry import register_engine
+    from vissl.models import base_ssl_model
+    from vissl.models.heads import register_model_head
+    from vissl.models.trunks import MODEL_TRUNKS_REGISTRY, feature_extractor, register_model_trunk
+    from vissl.trainer import train_task
+
+    from vissl_clusterfit.plugin import patches, readers, subsets, sync_batch_norm
+    from vissl_clusterfit.plugin.benchmarks import instance_retrieval, nearest_neighbor, svm
+    from vissl_clusterfit.plugin.data import labelled_source
+    from vissl_clusterfit.plugin.data import video_labels as video_labels
+    from vissl_clusterfit.plugin.data import video_source as video_source
+    from vissl_clusterfit.plugin.data import video_transforms as video_transforms
+    from vissl_clusterfit.plugin.engines import assign, stages, transfer
+    from vissl_clusterfit.plugin.engines import tune as tune
+    from vissl_clusterfit.plugin.engines import video_accuracy as video_accuracy
+    from vissl_clusterfit.plugin.models import head, raw_pixels
+    from vissl_clusterfit.plugin.models import video_trunks as video_trunks
+    from vissl_clusterfit.plugin.training import distillation, hook, loss, meter
+
+    register_loss("clusterfit_loss")(loss.ClusterFitLoss)
+    register_loss(distillation.LOSS)(distillation.DistillationLoss)
+    register_model_head("clusterfit_head")(head.ClusterFitHead)
+    register_meter(meter.METER)(meter.ClusterAccuracyMeter)
+    register_model_trunk("raw_pixels")(raw_pixels.RawPixels)
+    MODEL_TRUNKS_REGISTRY.update(video_trunks.VIDEO_TRUNKS)  # the decorator takes a class under one name only
+    register_engine("clusterfit_extract")(stages.ExtractEngine)
+    register_engine("clusterfit_cluster")(stages.ClusterEngine)
+    register_engine("clusterfit_label")(stages.LabelEngine)
+    register_engine("clusterfit_assign")(assign.AssignEngine)
+    register_engine("clusterfit_transfer")(transfer.TransferEngine)
+    register_engine(tune.ENGINE)(tune.TuneEngine)
+    register_engine("clusterfit_video_accuracy")(video_accuracy.VideoAccuracyEngine)
+    register_engine("clusterfit_nearest_neighbor")(nearest_neighbor.NearestNeighborEngine)
+    register_engine("clusterfit_svm")(svm.SvmEngine)
+    register_engine("clusterfit_low_shot_svm")(svm.LowShotSvmEngine)
+    register_engine("clusterfit_retrieval")(instance_retrieval.RetrievalEngine)
+
+    for source in video_source.SOURCES:
+        vissl.data.DATASET_SOURCE_MAP[source] = video_source.VideoSource
+        vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(source)
+    for name in video_transforms.OF_TORCHVISION:
+        register_transform(f"Clip{name}")(video_transforms.OfTorchvision(name))
+    register_transform("ClipToTensor")(video_transforms.ClipToTensor)
+    for transform in video_transforms.OF_VIEWS:
+        register_transform(transform.__name__)(transform)
+        DEFAULT_TRANSFORM_TYPES["TRANSFORMS_WITH_COPIES"].append(transform.__name__)
+    register_collator("multi_label_collator")(video_labels.multi_label_collator)
+    # Nor has it one for labels.
+    ssl_dataset.GenericSSLDataset.load_labels = video_labels.of_videos(ssl_dataset.GenericSSLDataset.load_labels)
+
+    for source in list(vissl.data.DATASET_SOURCE_MAP):
+        paired = labelled_source.paired_source(source)
+        vissl.data.DATASET_SOURCE_MAP[paired] = labelled_source.PseudoLabelledSource
+        if source in vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT:
+            vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(paired)
+
+    for pooling in ("AdaptiveAvgPool3d", "AdaptiveMaxPool3d", "AvgPool3d", "MaxPool3d"):
+        feature_extractor.POOL_OPS[pooling] = getattr(torch.nn, pooling)
+
+    # VISSL has no registry for hooks; it looks this function up each time it builds the hooks of a run.
+    vissl.hooks.add_loss_hooks = hook.with_clusterfit_hook(vissl.hooks.add_loss_hooks)
+    # Nor for the samples that DATA_LIMIT takes.
+    ssl_dataset.balanced_sub_sampling = subsets.of_labelled_samples(ssl_dataset.balanced_sub_sampling)
+    # Nor for the loading of weights.
+    base_ssl_model.init_model_from_consolidated_weights = patches.of_the_whole_trunk(
+        base_ssl_model.init_model_from_consolidated_weights
+    )
+    # Nor for what a process does that begins to read images.
+    train_task.build_dataloader = functools.partial(train_task.build_dataloader, worker_init_fn=readers.begin_to_read)
+    # XCiT is built of these whatever the config.
+    torch.nn.SyncBatchNorm.forward = sync_batch_norm.local_on_cpu(torch.nn.SyncBatchNorm.forward)

@@ -1,0 +1,299 @@
+"""Features, codebook, labels: each stage made if it is missing, opened if it is valid, refused if it is of another run.
+
+    stages = Stages(cfg)
+    stages.labels("TRAIN")      # makes whatever is missing on the way
+
+All processes of a run call the same stage together. They share extraction and clustering; labelling runs on the primary
+process while the others wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from vissl.config import AttrDict
+
+from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
+from vissl_clusterfit.clustering.fit import fit_codebooks
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
+from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.features.sample_list import require_same_samples
+from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.labels.assign import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.plugin.data.split_images import SplitImages
+from vissl_clusterfit.plugin.models.encoder import build_encoder, teacher_spec
+from vissl_clusterfit.search.backends import require_backend
+from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.leases import only_one
+from vissl_clusterfit.storage.paths import artifact_path
+
+logger = logging.getLogger(__name__)
+
+
+class Stages:
+    """The three stages of one run.
+
+    Args:
+        cfg: VISSL's ``config``.
+    """
+
+    def __init__(self, cfg: AttrDict) -> None:
+        self._cfg = cfg
+        self.settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
+        self._device = run_device(cfg)
+
+    @functools.cache  # noqa: B019  (an object of this class lives as long as its run)
+    def _images(self, split: str) -> SplitImages:
+        features = self.settings.features
+        return SplitImages(self._cfg, split, features.transforms, num_clips=features.num_clips)
+
+    @functools.cache  # noqa: B019
+    def feature_inputs(self, split: str) -> dict[str, Any]:
+        """What the features of a split are made from: data, teacher, layer, pooling, transforms, dtype."""
+        return distributed.on_primary(
+            lambda: {
+                "dataset": self._images(split).inputs(),
+                "teacher": self._teacher().inputs(),
+                "transforms": self.settings.features.transforms,
+                "dtype": self.settings.features.dtype,
+                **self._images(split).clip_inputs(),
+            }
+        )
+
+    def _dataset_inputs(self, split: str) -> dict[str, Any]:
+        return distributed.on_primary(lambda: self._images(split).inputs())
+
+    def _teacher(self):
+        return teacher_spec(self._cfg.MODEL, self.settings.teacher, self.settings.features)
+
+    def features(self, split: str) -> FeatureStore:
+        """The features of one split. Called by all processes together."""
+        folder, inputs = self.settings.paths.features(split), self.feature_inputs(split)
+        if not self.settings.features.extract:
+            return FeatureStore.open(folder, inputs)
+        self._require_enough_samples()
+        return extract_features(
+            self._images(split),
+            lambda: build_encoder(self._teacher(), self._device),
+            folder,
+            inputs,
+            self.settings.features,
+            num_workers=self._cfg.DATA.NUM_DATALOADER_WORKERS,
+        )
+
+    def _require_enough_samples(self) -> None:
+        available = len(self._images(self.settings.features.data_partition))
+        wanted = max(self.settings.num_clusters, *self.settings.also_num_clusters, 0)
+        if available < wanted:
+            raise ConfigError(
+                problem(
+                    "config.CLUSTERFIT.NUM_CLUSTERS",
+                    found=f"{wanted} for {available} samples",
+                    allowed=f"1 to {available}",
+                    remedy="Lower it, or add samples.",
+                )
+            )
+
+    def codebook(self) -> Codebook:
+        """The codebook of the clustered split. Called by all processes together."""
+        if _is_there(self.settings.paths.codebook):
+            return self._open_codebook(self.settings)
+        return self.codebooks()[0]
+
+    def codebooks(self) -> list[Codebook]:
+        """The codebook, and one for each of ALSO_NUM_CLUSTERS; those that are missing are made in the same passes."""
+        of_all = [self.settings, *self.settings.also]
+
+        def missing() -> list[ClusterFitConfig]:
+            return [settings for settings in of_all if not artifacts.has_manifest(settings.paths.codebook)]
+
+        for settings in of_all:  # what is there of another run is refused before anything is made
+            if _is_there(settings.paths.codebook):
+                self._open_codebook(settings)
+        if distributed.on_primary(lambda: bool(missing())):
+            # Before the extraction, which may take days.
+            require_backend(self.settings.cluster_backend, self._device.type)
+            store = self.features(self.settings.features.data_partition)
+
+            def fit() -> None:
+                fit_codebooks(store, distributed.on_primary(missing), self._device.type)
+
+            make_together(self.settings.paths.codebook, "Clustering", fit, lambda: not missing())
+        return [self._open_codebook(settings) for settings in of_all]
+
+    def _open_codebook(self, settings: ClusterFitConfig) -> Codebook:
+        inputs = codebook_inputs(self.feature_inputs(settings.features.data_partition), settings)
+        return Codebook.open(settings.paths.codebook, inputs)
+
+    def labels(self, split: str) -> PseudoLabels:
+        """The labels of one split, all from the codebook of the clustered split. Called by all processes together."""
+        return self._labels(split, self.settings, self.codebook)
+
+    def _labels(self, split: str, settings: ClusterFitConfig, codebook_of: Callable[[], Codebook]) -> PseudoLabels:
+        folder = settings.paths.labels(split)
+        if _is_there(folder):
+            labels = self._valid_labels(split, settings)
+            logger.info("Labels of %d samples are in %s already.", labels.num_samples, folder)
+            return labels
+        codebook = codebook_of()
+        store = self.features(split)
+
+        def label() -> None:
+            label_store(
+                store,
+                codebook,
+                self._device.type,
+                folder,
+                top_clusters=settings.top_clusters,
+                max_cluster_size=_max_cluster_size(split, settings),
+            )
+
+        make_once(folder, "Labelling", label)
+        return self._valid_labels(split, settings)
+
+    def _valid_labels(self, split: str, settings: ClusterFitConfig) -> PseudoLabels:
+        folder = settings.paths.labels(split)
+        images = self._images(split)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # each node may have a copy of the data of its own
+            require_same_samples(folder, images.samples, images.name_of)
+        if not settings.teacher.weights:
+            # Labels that were brought from elsewhere, without their teacher: the data must be theirs, and K.
+            labels = PseudoLabels.open(folder)
+            found = {"dataset": labels.inputs["features"]["dataset"], "num_clusters": list(labels.num_clusters)}
+            expected = {"dataset": self._dataset_inputs(split), "num_clusters": [settings.num_clusters]}
+            if settings.top_clusters > 1:
+                found["top_clusters"], expected["top_clusters"] = labels.top_clusters, settings.top_clusters
+            artifacts.require_same_inputs(folder, found, expected)
+            return labels
+        clustered = self.feature_inputs(settings.features.data_partition)
+        inputs = label_inputs(
+            self.feature_inputs(split),
+            codebook_inputs(clustered, settings),
+            top_clusters=settings.top_clusters,
+            max_cluster_size=_max_cluster_size(split, settings),
+        )
+        labels = PseudoLabels.open(folder, inputs)
+        _require_same_codebook(labels, settings.paths.codebook)
+        return labels
+
+    def check_labels(self) -> None:
+        """Refuses labels that are there and are not of this run; makes nothing.
+
+        Raises:
+            ArtifactError: naming every difference.
+        """
+        for split in self.settings.splits:
+            if artifacts.has_manifest(self.settings.paths.labels(split)):
+                self._valid_labels(split, self.settings)
+
+    def all_labels(self) -> PseudoLabels:
+        """Labels of the clustered split, which are returned, and of the held-out one if there is one."""
+        for split in reversed(self.settings.splits):
+            labels = self.labels(split)
+        return labels
+
+    def joined_labels(self) -> list[PseudoLabels]:
+        """Those of JOINED_LABELS, which other runs made.
+
+        Raises:
+            ArtifactError: they are missing, or of other data.
+        """
+        expected = {"dataset": self._dataset_inputs(self.settings.features.data_partition)}
+        found = [PseudoLabels.open(artifact_path(folder)) for folder in self.settings.joined_labels]
+        for labels in found:
+            artifacts.require_same_inputs(labels.folder, {"dataset": labels.inputs["features"]["dataset"]}, expected)
+        return found
+
+    def also_labels(self) -> list[PseudoLabels]:
+        """The same for each of ALSO_NUM_CLUSTERS."""
+        found = []
+        for number, settings in enumerate(self.settings.also, 1):
+            for split in settings.splits:
+                found.append(self._labels(split, settings, lambda number=number: self.codebooks()[number]))
+        return found
+
+
+def _require_same_codebook(labels: PseudoLabels, folder: Path) -> None:
+    if artifacts.has_manifest(folder) and Codebook.open(folder).content_hash != labels.codebook_hash:
+        raise ArtifactError(
+            f"{labels.folder} was made with another codebook than the one in {folder}. Delete the labels to make "
+            "them anew from this codebook."
+        )
+
+
+def _max_cluster_size(split: str, settings: ClusterFitConfig) -> float:
+    """The bound for the clustered split; a held-out one is labelled as new data are, sample by sample."""
+    return settings.max_cluster_size if split == settings.features.data_partition else 0.0
+
+
+def require_device(cfg: AttrDict, *, here: bool = True) -> None:
+    """Checks ``MACHINE.DEVICE``, without touching a GPU. ``here`` is false where another machine will do the work.
+
+    Raises:
+        ConfigError: it is neither cpu nor gpu, or a GPU is asked for where there is none.
+    """
+    device = (cfg.MACHINE or {}).get("DEVICE")
+    if device not in ("cpu", "gpu"):
+        raise ConfigError(problem("config.MACHINE.DEVICE", found=repr(device), allowed="cpu | gpu"))
+    if here and device == "gpu" and not torch.cuda.is_available():
+        raise ConfigError(
+            problem(
+                "config.MACHINE.DEVICE",
+                found="gpu, and PyTorch sees none",
+                allowed="cpu, or gpu on a machine that has one",
+                remedy="Set config.MACHINE.DEVICE=cpu, or install a PyTorch that fits the driver.",
+            )
+        )
+
+
+def run_device(cfg: AttrDict) -> torch.device:
+    """``MACHINE.DEVICE`` of this process.
+
+    Raises:
+        ConfigError: as :func:`require_device`.
+    """
+    require_device(cfg)
+    return torch.device("cuda", torch.cuda.current_device()) if cfg.MACHINE.DEVICE == "gpu" else torch.device("cpu")
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether an artefact is complete, by the word of the primary process, so that all do the same."""
+    return distributed.on_primary(lambda: artifacts.has_manifest(folder))
+
+
+def make_together(folder: Path, work: str, make: Callable[[], None], is_made: Callable[[], bool]) -> None:
+    """Makes artefacts on all processes, unless another run is making them: then this one waits for it.
+
+    The lease is beside ``folder``; ``is_made`` is asked on the primary process.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> bool:
+            lease = folder.with_name(f"{folder.name}.lease")
+            return stack.enter_context(only_one(lease, work, is_made))
+
+        if distributed.on_primary(begin):
+            make()
+
+
+def make_once(folder: Path, work: str, make: Callable[[], None]) -> None:
+    """Makes an artefact on the primary process, unless another run is making it: then this one waits for it.
+
+    Artefacts are opened from disk by every process; nothing of them travels between processes.
+    """
+
+    def make_if_free() -> None:
+        with only_one(folder.with_name(f"{folder.name}.lease"), work, lambda: artifacts.has_manifest(folder)) as mine:
+            if mine:
+                make()
+
+    distributed.on_primary(make_if_free)

@@ -1,0 +1,1 @@
+"""What takes part in a training of VISSL: hook, losses, meter, progress."""

@@ -1,0 +1,108 @@
+"""The hook that makes the labels before the first training step, or finds that they are there."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from collections.abc import Callable
+
+import torch
+from classy_vision.hooks import ClassyHook
+from classy_vision.tasks import ClassyTask
+from torch import nn
+from vissl.config import AttrDict
+
+from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.plugin.models.head import ClusterFitHead
+from vissl_clusterfit.plugin.stages import Stages
+from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
+from vissl_clusterfit.plugin.training.distillation import DistillationLoss
+from vissl_clusterfit.plugin.training.loss import ClusterFitLoss
+
+logger = logging.getLogger(__name__)
+
+
+class ExtractThenClusterHook(ClassyHook):
+    """Runs what is missing of extraction, clustering and labelling when training starts, and checks what is there.
+
+    Args:
+        cfg: VISSL's ``config``, before the network is built: some of VISSL's trunks take out of it what they read.
+    """
+
+    on_phase_start = ClassyHook._noop
+    on_forward = ClassyHook._noop
+    on_loss_and_meter = ClassyHook._noop
+    on_backward = ClassyHook._noop
+    on_update = ClassyHook._noop
+    on_step = ClassyHook._noop
+    on_phase_end = ClassyHook._noop
+    on_end = ClassyHook._noop
+    on_exception = ClassyHook._noop
+
+    def __init__(self, cfg: AttrDict) -> None:
+        super().__init__()
+        self._cfg = copy.deepcopy(cfg)
+
+    def on_start(self, task: ClassyTask) -> None:
+        """Leaves valid labels on disk for every process of the run, and the cluster sizes in the loss.
+
+        Raises:
+            ClusterFitError: the head is not K wide, or an artefact is of another run.
+        """
+        stages = Stages(self._cfg)
+        if isinstance(task.base_loss, DistillationLoss):
+            with torch.random.fork_rng():
+                task.base_loss.set_teacher(stages.features(stages.settings.features.data_partition))
+            return
+        joined = stages.joined_labels()
+        require_head_width(
+            task.base_model.heads, stages.settings.num_clusters, *(each.num_clusters[0] for each in joined)
+        )
+        # Training must go the same way whether labels were made just now or before.
+        with torch.random.fork_rng():
+            labels = stages.all_labels()
+        logger.info(
+            "Training on %d clusters: %d of %d samples have a label; the largest cluster is %.1f times the mean.",
+            labels.num_clusters[0],
+            labels.num_samples - labels.num_unlabelled,
+            labels.num_samples,
+            labels.imbalance[0],
+        )
+        loss = task.base_loss
+        if isinstance(loss, ClusterFitLoss):
+            for head, each in enumerate([labels, *joined]):
+                loss.set_cluster_sizes(head, torch.from_numpy(each.cluster_sizes))
+
+
+def with_clusterfit_hook(add_loss_hooks: Callable[..., list]) -> Callable[..., list]:
+    """VISSL's ``add_loss_hooks``, which adds ours too where the loss is one of ours."""
+
+    @functools.wraps(add_loss_hooks)
+    def add(hooks: list, loss_cfg: AttrDict, cfg: AttrDict) -> list:
+        hooks = add_loss_hooks(hooks, loss_cfg, cfg)
+        ours = cfg.LOSS.name in ("clusterfit_loss", DISTILLATION)
+        return [*hooks, ExtractThenClusterHook(cfg)] if ours else hooks
+
+    return add
+
+
+def require_head_width(heads: nn.ModuleList, *num_clusters: int) -> None:
+    """Checks the last linear layer of each head, or of each classifier of a head that has several.
+
+    Raises:
+        ConfigError: one is not as wide as its labels have clusters.
+    """
+    for head in heads:
+        parts = head.classifiers if isinstance(head, ClusterFitHead) else [head]
+        linear = [[layer for layer in part.modules() if isinstance(layer, nn.Linear)][-1:] for part in parts]
+        widths = [layer.out_features for layers in linear for layer in layers]
+        if widths and widths != [*num_clusters]:
+            raise ConfigError(
+                problem(
+                    "config.MODEL.HEAD.PARAMS",
+                    found=f"a head of width {', '.join(map(str, widths))}",
+                    allowed=f"{', '.join(map(str, num_clusters))}, which is config.CLUSTERFIT.NUM_CLUSTERS",
+                    remedy='Use ["clusterfit_head", {"num_clusters": "${config.CLUSTERFIT.NUM_CLUSTERS}"}].',
+                )
+            )

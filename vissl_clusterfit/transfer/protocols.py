@@ -1,0 +1,200 @@
+"""The protocols of ``clusterfit_transfer`` on the features of one layer: what each asks of labels, and its figures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.plugin.models.layers import LayerRows
+from vissl_clusterfit.report.results import OVER_DRAWS
+from vissl_clusterfit.storage.paths import artifact_path
+from vissl_clusterfit.storage.result_cache import KeptResults, array_hash
+from vissl_clusterfit.transfer import svm
+from vissl_clusterfit.transfer.knn import knn_accuracy
+from vissl_clusterfit.transfer.linear import linear_probe
+from vissl_clusterfit.transfer.low_shot_probe import low_shot_probe
+from vissl_clusterfit.transfer.metrics import clip_and_video_accuracy
+from vissl_clusterfit.transfer.retrieval import category_retrieval, retrieval_protocol
+from vissl_clusterfit.transfer.settings import TransferSettings
+from vissl_clusterfit.transfer.taxonomy import Taxonomy, taxonomy_knn_accuracies
+
+ACCURACY, MEAN_AP = "top-1 accuracy", "mAP"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Features of the samples that could be read, and their labels: one class each, (N,), or targets, (N, C)."""
+
+    features: LayerRows
+    labels: np.ndarray
+    #: Which video each sample is of, where samples are clips.
+    videos: np.ndarray | None = None
+
+    @property
+    def accuracy(self) -> str:
+        """The name of the share of samples that are classified rightly."""
+        return ACCURACY if self.videos is None else f"clip {ACCURACY}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What comes into the results."""
+
+    benchmark: str
+    metric: str
+    value: float
+    protocol: str
+
+
+def check_labels(settings: TransferSettings, train: np.ndarray, test: np.ndarray) -> None:
+    """Refuses, before any image is read, labels and settings that the protocols cannot take.
+
+    Raises:
+        ConfigError: more neighbours than training samples, or a level that the taxonomy lacks.
+        DataError: labels of the wrong kind, or a taxonomy that does not cover them.
+    """
+    for name, labels in (("TRAIN", train), ("TEST", test)):
+        for protocol in settings.protocols:
+            dimensions, allowed = (2, "targets for each class") if protocol == "svm" else (1, "one class per sample")
+            if labels.ndim != dimensions:
+                found = f"labels of shape {labels.shape} for the protocol {protocol}"
+                raise DataError(problem(f"config.DATA.{name}.LABEL_PATHS", found=found, allowed=allowed))
+    if {"knn", "taxonomy_knn"} & set(settings.protocols) and settings.knn.num_neighbors > len(train):
+        allowed = f"1 to {len(train)}, the samples of the training split"
+        raise ConfigError(
+            problem("config.TRANSFER.KNN.NUM_NEIGHBORS", found=settings.knn.num_neighbors, allowed=allowed)
+        )
+    if "taxonomy_knn" in settings.protocols:
+        taxonomy = _taxonomy(settings)
+        most = int(max(train.max(), test.max()))
+        if most >= len(taxonomy.classes):
+            found = f"{len(taxonomy.classes)} classes, and labels up to {most}"
+            raise DataError(problem(settings.taxonomy.file, found=found, allowed="an entry for every class"))
+
+
+def run_protocol(
+    name: str, train: Split, test: Split, settings: TransferSettings, kept: KeptResults, device: torch.device
+) -> list[Figure]:
+    """The figures of one protocol on one layer; what was computed before from the same is not computed again.
+
+    Args:
+        name: of PROTOCOLS.
+        train: what is fitted on, or the gallery.
+        test: what is scored, once.
+        settings: ``config.TRANSFER``.
+        kept: what is done already.
+        device: for nearest neighbours and retrieval.
+    """
+    inputs = {
+        "features": [split.features.store.content_hash for split in (train, test)],
+        "labels": [array_hash(split.labels) for split in (train, test)],
+        "videos": test.videos is not None and array_hash(test.videos),
+        "settings": asdict(getattr(settings, "knn" if name == "taxonomy_knn" else name)),
+    }
+    if name == "taxonomy_knn":
+        inputs["taxonomy"] = asdict(_taxonomy(settings)) | {"levels": settings.taxonomy.levels}
+
+    def figures() -> list[Figure]:
+        if name == "svm":
+            return _svm(train, test, settings, kept, inputs)
+        return _PROTOCOLS[name](train, test, settings, device)
+
+    found = kept.get(name, inputs, lambda: [asdict(figure) for figure in figures()])
+    return [Figure(**figure) for figure in found]
+
+
+def _linear(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
+    probe = linear_probe(train.features[:], train.labels, test.features[:], test.labels, settings.linear)
+    protocol = settings.linear.protocol()
+    figures = [Figure("linear", test.accuracy, probe.accuracy, protocol)]
+    if test.videos is not None:
+        scores = np.zeros((len(test.labels), int(probe.classes.max()) + 1))
+        scores[:, probe.classes] = probe.probabilities
+        name = f"video {ACCURACY}"
+        of_videos = clip_and_video_accuracy(scores, test.labels, test.videos)[name]
+        figures.append(Figure("linear", name, of_videos, f"{protocol}; probabilities averaged over clips"))
+    return figures
+
+
+def _knn(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
+    _require_neighbors(train, settings)
+    accuracy = knn_accuracy(test.features, test.labels, train.features, train.labels, settings.knn, device=device)
+    return [Figure("knn", test.accuracy, accuracy, settings.knn.protocol())]
+
+
+def _taxonomy_knn(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
+    _require_neighbors(train, settings)
+    taxonomy = _taxonomy(settings)
+    levels = settings.taxonomy.levels or list(taxonomy.levels)
+    data = (test.features, test.labels, train.features, train.labels)
+    found = taxonomy_knn_accuracies(*data, taxonomy, levels, settings.knn, device=device)
+    return [
+        Figure(f"knn, {level}", ACCURACY, value, f"{settings.knn.protocol()}; classes are those of the level {level}")
+        for level, value in found.items()
+    ]
+
+
+def _require_neighbors(train: Split, settings: TransferSettings) -> None:
+    if settings.knn.num_neighbors > len(train.labels):
+        allowed = f"1 to {len(train.labels)}, the training samples that could be read"
+        raise ConfigError(
+            problem("config.TRANSFER.KNN.NUM_NEIGHBORS", found=settings.knn.num_neighbors, allowed=allowed)
+        )
+
+
+def _retrieval(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
+    who = settings.retrieval.gallery
+    gallery = (train.features, train.labels) if who == "train" else (None, None)
+    found = category_retrieval(test.features, test.labels, *gallery, device=device)
+    protocol = retrieval_protocol(who, found.num_without_match)
+    return [Figure("retrieval", MEAN_AP, found.mean_average_precision, protocol)]
+
+
+def _low_shot(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
+    data = (train.features[:], train.labels, test.features[:], test.labels)
+    figures = []
+    for k in settings.low_shot.shots:
+        found = low_shot_probe(*data, k, settings.low_shot)
+        benchmark, protocol = f"low-shot, k = {k}", settings.low_shot.protocol(k)
+        figures.append(Figure(benchmark, ACCURACY, found.interval.mean, protocol))
+        figures.append(Figure(benchmark, ACCURACY + OVER_DRAWS, found.interval.half_width, protocol))
+    return figures
+
+
+def _svm(train: Split, test: Split, settings: TransferSettings, kept: KeptResults, inputs: dict) -> list[Figure]:
+    """One SVM per class; each class is kept when it is done."""
+    data = [(split.features[:], split.labels) for split in (train, test)]
+    classes = range(train.labels.shape[1])
+    svm.check_targets(*data, classes, settings.svm.folds)
+    (train_x, train_y), (test_x, test_y) = ((svm.scaled(x, settings.svm), y) for x, y in data)
+
+    def score(number: int) -> float:
+        def make() -> float:
+            targets = train_y[:, number], test_y[:, number]
+            return svm.score_svm_class(train_x, targets[0], test_x, targets[1], settings.svm).average_precision
+
+        return kept.get(f"svm-class-{number}", inputs, make)
+
+    work = [functools.partial(score, number) for number in classes]
+    found = list(svm.in_threads(work, max(1, torch.get_num_threads())))
+    return [Figure("svm", MEAN_AP, float(np.mean(found)), settings.svm.protocol())]
+
+
+def _taxonomy(settings: TransferSettings) -> Taxonomy:
+    taxonomy = Taxonomy.load(artifact_path(settings.taxonomy.file, "config.TRANSFER.TAXONOMY.FILE"))
+    taxonomy.require(settings.taxonomy.levels, "config.TRANSFER.TAXONOMY.LEVELS")
+    return taxonomy
+
+
+_PROTOCOLS: dict[str, Callable[[Split, Split, TransferSettings, torch.device], list[Figure]]] = {
+    "linear": _linear,
+    "knn": _knn,
+    "taxonomy_knn": _taxonomy_knn,
+    "retrieval": _retrieval,
+    "low_shot": _low_shot,
+}
