@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytest_plugins = ["clustering_fixtures", "vissl_fixtures"]
+
 
 @pytest.fixture(autouse=True)
 def _log_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

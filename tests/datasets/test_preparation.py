@@ -12,6 +12,7 @@ import publishers
 import pytest
 from PIL import Image
 from publishers import LABELS, WRITERS, write_tar
+from repository import ROOT
 
 from vissl_clusterfit.datasets import archives
 from vissl_clusterfit.datasets.catalogue import RECIPES
@@ -19,7 +20,7 @@ from vissl_clusterfit.datasets.preparation import KIND, held_out_samples, prepar
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.storage.artifacts import read_array, read_manifest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/prepare_data.py"
+TOOL = ROOT / "tools/prepare_data.py"
 
 
 @pytest.fixture

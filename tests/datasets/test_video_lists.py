@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from vissl_clusterfit.datasets.video_lists import hashtags, kinetics, something_something_v1, sports1m
 from vissl_clusterfit.errors import DataError
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/prepare_videos.py"
+TOOL = ROOT / "tools/prepare_videos.py"
 
 
 def touch(*files: Path) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from repository import ROOT
 
 import vissl_clusterfit
 
-ROOT = Path(__file__).parent.parent
 # A process of its own sees neither this one's path nor the options of the make that may have started it.
 CLEAN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MAKEFLAGS", "MAKELEVEL")}
 

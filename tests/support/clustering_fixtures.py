@@ -1,4 +1,4 @@
-"""What the tests of clustering share."""
+"""Fixtures of the tests of search, clustering, labels and planner."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-QUICKSTART = Path(__file__).resolve().parents[1] / "tools/quickstart.py"
+QUICKSTART = ROOT / "tools/quickstart.py"
 MODELS = ["raw pixels", "untrained network", "teacher", "teacher, twice as long", "student"]
 
 

@@ -2,17 +2,17 @@
 
 import ast
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from repository import ROOT
 from tiny_run import ROWS, UNREADABLE, make_run
 from tiny_store import edit_manifest, save_codebook, save_store
 
 from vissl_clusterfit.labels.assign import label_store
 
-DOCUMENT = (Path(__file__).parent.parent / "docs/artifacts.md").read_text("utf-8")
+DOCUMENT = (ROOT / "docs/artifacts.md").read_text("utf-8")
 CODE = "\n\n".join(re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL))
 # What a table of the document describes: the first cell of each of its rows, by the heading above it.
 DESCRIBED = {

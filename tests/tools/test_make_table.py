@@ -3,13 +3,13 @@
 import csv
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from vissl_clusterfit.report.results import ResultRow, append_results
 
-TOOL = Path(__file__).parents[1] / "tools/make_table.py"
+TOOL = ROOT / "tools/make_table.py"
 
 
 def make_table(*arguments):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from repository import ROOT
 from vissl.config import AttrDict
 from vissl.models import build_model
 
@@ -16,7 +17,7 @@ from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec
 from vissl_clusterfit.datasets.synthetic.moving_digits import write_moving_digits
 from vissl_clusterfit.launch.main import compose
 
-CHECK = Path(__file__).resolve().parents[2] / "tools/check_artifacts.py"
+CHECK = ROOT / "tools/check_artifacts.py"
 SHARD_SIZE = 8
 NUM_CLIPS = 44
 UNREADABLE = 13

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from repository import ROOT
 from tiny_store import save_store
 
-TOOL = Path(__file__).parent.parent / "tools/plan_clustering.py"
+TOOL = ROOT / "tools/plan_clustering.py"
 SMALL = ("--num-samples", "2000", "--dim", "32", "--num-clusters", "10")
 
 

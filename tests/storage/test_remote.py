@@ -19,6 +19,7 @@ import tiny_store
 from iopath.common.file_io import g_pathmgr
 from object_store import contents, handler_of
 from processes import exit_code, running
+from repository import ROOT
 from stage_work import COUNT, SHARD_SIZE, Numbers
 from tiny_run import make_run
 from tiny_store import save_store
@@ -36,7 +37,7 @@ from vissl_clusterfit.storage import artifacts, paths
 from vissl_clusterfit.storage.paths import HANDLERS_VARIABLE, artifact_path
 from vissl_clusterfit.verification.verify import verify_artifact, verify_artifacts
 
-TOOL = Path(__file__).parent.parent / "tools/check_artifacts.py"
+TOOL = ROOT / "tools/check_artifacts.py"
 ALL = ("codebook", "features/train", "labels/train")
 URIS = ["store://bucket/some/run", "share://host/some/run", "s3://bucket/some/run"]
 SETTINGS = ClusterFitConfig(num_clusters=7, num_iter=4, features=FeatureSettings(normalize=False))

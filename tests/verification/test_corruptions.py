@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from repository import ROOT
 from tiny_run import ROWS, make_run
 from tiny_store import edit_manifest
 
@@ -20,7 +21,7 @@ from vissl_clusterfit.features.store import FeatureStore, Shard
 from vissl_clusterfit.labels.assign import PseudoLabels
 from vissl_clusterfit.storage import artifacts
 
-TOOL = Path(__file__).parent.parent / "tools/check_artifacts.py"
+TOOL = ROOT / "tools/check_artifacts.py"
 #: Of each artefact its folder in a run, one of its arrays, and what opens it.
 ARTIFACTS = {
     "features": ("features/train", Shard(100, 200).rows_file, FeatureStore.open),

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from hosts import CannotJoin, Host, free_port, two_hosts
+from repository import ROOT
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPT = str(REPOSITORY / "tools/run_distributed_engines.py")
+SCRIPT = str(ROOT / "tools/run_distributed_engines.py")
 
 
 @pytest.fixture

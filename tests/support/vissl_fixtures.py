@@ -1,4 +1,4 @@
-"""Real images, a real VISSL checkpoint and the real command, all small."""
+"""Fixtures of the tests that run VISSL: real images, a real checkpoint and the real command, all small."""
 
 import os
 import subprocess
@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from command import CommandServer
+from repository import ROOT
 from tiny import STUDENT, write_images
 
 from vissl_clusterfit.compat import repairs
 from vissl_clusterfit.plugin import registration
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 repairs.apply()
 registration.register()
@@ -79,7 +78,7 @@ def start_script():
 
     def start(*overrides: str, cwd: Path) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "tools/run_distributed_engines.py"), *overrides],
+            [sys.executable, str(ROOT / "tools/run_distributed_engines.py"), *overrides],
             cwd=cwd,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,

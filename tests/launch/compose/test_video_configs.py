@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from repository import ROOT
 from vissl.config import AttrDict
 from vissl.models import build_model
 
@@ -22,7 +23,7 @@ from vissl_clusterfit.datasets.video_lists import (
 )
 from vissl_clusterfit.launch.main import compose
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs/config/clusterfit/video"
+CONFIGS = ROOT / "configs/config/clusterfit/video"
 # What any user without eight GPUs would set, and a network of a size for tests.
 ON_THIS_MACHINE = (
     "config.MACHINE.DEVICE=cpu",

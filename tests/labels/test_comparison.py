@@ -4,10 +4,10 @@ import json
 import runpy
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from repository import ROOT
 from tiny_run import UNREADABLE, make_run
 from tiny_store import rewrite_manifest
 
@@ -15,7 +15,7 @@ from vissl_clusterfit.labels.assign import PseudoLabels
 from vissl_clusterfit.labels.quality import agreement
 from vissl_clusterfit.storage.artifacts import read_manifest
 
-TOOL = Path(__file__).parent.parent.parent / "tools/compare_labels.py"
+TOOL = ROOT / "tools/compare_labels.py"
 TRAIN, TEST = "labels/train", "labels/test"
 
 

@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-QUICKSTART = Path(__file__).resolve().parents[1] / "tools/quickstart_video.py"
+QUICKSTART = ROOT / "tools/quickstart_video.py"
 MODELS = ["single frames", "untrained network", "teacher", "student"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from repository import ROOT
 from tiny_run import ROWS, UNREADABLE, cluster, make_run
 from tiny_store import edit_manifest, rewrite_manifest, save_store
 
@@ -22,7 +23,7 @@ from vissl_clusterfit.labels.files import LabelFiles
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.verification.verify import find_artifacts, verify_artifact, verify_artifacts
 
-TOOL = Path(__file__).parent.parent / "tools/check_artifacts.py"
+TOOL = ROOT / "tools/check_artifacts.py"
 STORE, CODEBOOK, LABELS = "features/train", "codebook", "labels/train"
 ALL = ["codebook", "features/test", "features/train", "labels/test", "labels/train"]
 SHARD, DONE = Shard(100, 200).rows_file, Shard(100, 200).done_file
