@@ -24,7 +24,7 @@ from PIL import Image
 from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (repairs; without them VISSL is not imported)
 
 # isort: split
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 
 NUM_IMAGES, WIDTH, HEIGHT, QUALITY = 300, 500, 375, 90

@@ -230,7 +230,7 @@ def _teacher(base: Path) -> Path:
     import torch
     from vissl.models import build_model
 
-    from vissl_clusterfit.launch.main import compose
+    from vissl_clusterfit.launch.compose.compose import compose
 
     torch.manual_seed(0)
     model = compose([*SETTINGS, f"config.CHECKPOINT.DIR={base / 'compose'}"])[2].MODEL

@@ -111,7 +111,7 @@ def _run_of(overrides: list[str]) -> tuple[ClusterFitConfig, int, int, str]:
         return ClusterFitConfig(), 1, 1, "cpu"
     if not any(override.startswith("config=") for override in overrides):
         raise ConfigError(problem("The command", found=overrides[0], allowed="config=<name>, overrides, or options"))
-    from vissl_clusterfit.launch.main import compose
+    from vissl_clusterfit.launch.compose.compose import compose
     from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (before VISSL)
 
     with contextlib.redirect_stdout(sys.stderr):

@@ -7,7 +7,8 @@ from tiny_store import edit_manifest, rewrite_manifest, save_codebook, save_stor
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels.assign import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.labels.assign import label_store
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
 from vissl_clusterfit.storage import artifacts
 
 ROWS = np.random.default_rng(0).standard_normal((1000, 6)).astype(np.float32)

@@ -12,8 +12,9 @@ from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.labels import assign, balanced, files
-from vissl_clusterfit.labels.assign import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.balanced import size_limit
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
 from vissl_clusterfit.storage import artifacts
 
 RATIOS = (1.0, 1.1, 1.5, 2.0, 30.0)

@@ -11,7 +11,7 @@ from repository import ROOT
 from tiny_run import UNREADABLE, make_run
 from tiny_store import rewrite_manifest
 
-from vissl_clusterfit.labels.assign import PseudoLabels
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.labels.quality import agreement
 from vissl_clusterfit.storage.artifacts import read_manifest
 

@@ -9,8 +9,9 @@ from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError
 from vissl_clusterfit.labels import files
-from vissl_clusterfit.labels.assign import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.files import LabelFiles
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.verification.verify import verify_artifact, verify_artifacts
 

@@ -10,7 +10,7 @@ from tiny import write_images
 
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels.assign import PseudoLabels
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.storage.artifacts import ArtifactPaths, read_manifest, write_manifest
 from vissl_clusterfit.verification.verify import verify_artifacts
 

@@ -31,7 +31,8 @@ from vissl_clusterfit.errors import ArtifactError, ConfigError
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_list import dataset_inputs
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels.assign import PseudoLabels, label_store
+from vissl_clusterfit.labels.assign import label_store
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.report.results import ResultRow, append_results, read_results
 from vissl_clusterfit.storage import artifacts, paths
 from vissl_clusterfit.storage.paths import HANDLERS_VARIABLE, artifact_path

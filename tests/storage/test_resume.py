@@ -20,7 +20,8 @@ from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.kmeans import kmeans
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels.assign import PseudoLabels, label_store
+from vissl_clusterfit.labels.assign import label_store
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.storage import artifacts
 
 KINDS = list(stage_work.CLUSTERINGS)

@@ -10,8 +10,9 @@ from scipy import stats
 
 from vissl_clusterfit.report.intervals import student_interval
 from vissl_clusterfit.report.results import ResultRow
+from vissl_clusterfit.study.output import write_report
 from vissl_clusterfit.study.plan import Figure
-from vissl_clusterfit.study.report import ALL_TARGETS, Report, write_report
+from vissl_clusterfit.study.report import ALL_TARGETS, Report
 from vissl_clusterfit.study.settings import StudySettings
 
 VALUES = {  # by method and point: seeds 1, 2, 3 of each target

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny_store import save_store
 
-from vissl_clusterfit.clustering.protocol import SearchFactory
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.search.faiss_search import FaissSearch
+from vissl_clusterfit.search.protocol import SearchFactory
 from vissl_clusterfit.search.torch_search import TorchSearch
 
 StoreMaker = Callable[..., FeatureStore]

@@ -4,11 +4,11 @@ import json
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from vissl_clusterfit.clustering import fit
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.schema import read_settings
@@ -23,19 +23,18 @@ def status(name: str) -> int:
 
 def main() -> None:
     store, folder, settings = sys.argv[1:]
-    plans = []
     announcing._WORTH_MEASURING = 0
-    # What is planned in the run itself, with the time when the plan was there.
-    fit.announce = lambda *given: plans.append((announcing.announce(*given), time.perf_counter()))
     config = read_settings(ClusterFitConfig, json.loads(settings), "config.CLUSTERFIT")
     torch.ones(64, 64) @ torch.ones(64, 64)
     features = FeatureStore.open(Path(store))
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     begun = time.perf_counter()
-    fit_codebook(features, config, "cpu", Path(folder))
+    config = replace(config, output_dir=folder)
+    plan = announcing.announce_clustering(features, config, "cpu")
+    planned = time.perf_counter()
+    fit_codebook(features, config, "cpu", config.paths.codebook)
     ended = time.perf_counter()
-    plan, planned = plans[0]
     print(  # noqa: T201  (the answer)
         json.dumps(
             {

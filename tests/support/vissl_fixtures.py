@@ -34,7 +34,7 @@ def student_overrides(images, teacher) -> list[str]:
 @pytest.fixture(scope="session")
 def model_config(tmp_path_factory):
     """The MODEL block of ``STUDENT``."""
-    from vissl_clusterfit.launch.main import compose
+    from vissl_clusterfit.launch.compose.compose import compose
 
     folder = tmp_path_factory.mktemp("compose")
     return compose([*STUDENT, f"config.CHECKPOINT.DIR={folder}"])[2].MODEL

@@ -6,7 +6,7 @@ import pytest
 from vissl_clusterfit.compat import repairs
 from vissl_clusterfit.errors import ConfigError, DataError
 from vissl_clusterfit.transfer import low_shot_svm, svm
-from vissl_clusterfit.transfer.average_precision import average_precision
+from vissl_clusterfit.transfer.metrics import average_precision
 from vissl_clusterfit.transfer.svm import SvmSettings
 
 repairs.apply()

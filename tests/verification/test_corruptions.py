@@ -18,7 +18,7 @@ from tiny_store import edit_manifest
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore, Shard
-from vissl_clusterfit.labels.assign import PseudoLabels
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.storage import artifacts
 
 TOOL = ROOT / "tools/check_artifacts.py"

@@ -18,8 +18,9 @@ from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore, Shard
 from vissl_clusterfit.features.writer import FeatureStoreWriter
-from vissl_clusterfit.labels.assign import PseudoLabels, label_store
+from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.files import LabelFiles
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.verification.verify import find_artifacts, verify_artifact, verify_artifacts
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
-from vissl_clusterfit.clustering.protocol import Search
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.search.backends import search_factory
+from vissl_clusterfit.search.protocol import Search
 from vissl_clusterfit.search.two_level import TwoLevelSearch
 from vissl_clusterfit.storage import artifacts
 

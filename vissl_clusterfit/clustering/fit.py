@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.checkpoints import keep_iteration, last_iteration, state_of
@@ -23,8 +21,6 @@ from vissl_clusterfit.clustering.two_level import Vectors, cluster_within, requi
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.planner.announce import announce
-from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import search_factory
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import remove_leftovers
@@ -55,7 +51,7 @@ def fit_codebooks(store: FeatureStore, of_each: Sequence[ClusterFitConfig], devi
 
     if len(of_each) == 1:
         return [fit_codebook(store, of_each[0], device, of_each[0].paths.codebook)]
-    indices = _drawn_samples(store, of_each[0])
+    indices = drawn_samples(store, of_each[0])
     raw = StoreSource(store, indices=indices)
     for settings in of_each:
         require_enough_points(settings.num_clusters, raw.num_vectors)
@@ -99,7 +95,7 @@ def fit_codebook(
         DataError: a feature is NaN or infinite.
         MissingDependencyError: faiss is not installed.
     """
-    indices = _drawn_samples(store, settings)
+    indices = drawn_samples(store, settings)
     raw = StoreSource(store, indices=indices)
     require_enough_points(settings.num_clusters, raw.num_vectors)
     require_coarse_clusters_fit(settings.num_coarse_clusters, raw.num_vectors)
@@ -117,7 +113,6 @@ def fit_codebook(
     # Before the projection is fitted, which reads all features.
     dim = settings.features.dimensionality_reduction or store.dim
     start = None if stopped is not None else _given_start(settings, dim)
-    announce(_workload(store, settings, device, stopped), raw, folder)
     if stopped is not None:
         preprocessing = stopped.preprocessing
     elif source is not None:
@@ -181,16 +176,6 @@ def _fit_steps(raw: StoreSource, settings: ClusterFitConfig) -> Preprocessing:
     )
 
 
-def _workload(store: FeatureStore, settings: ClusterFitConfig, device: str, stopped: Codebook | None) -> Workload:
-    """What there is to do; on two levels, of the first one."""
-    if settings.num_coarse_clusters:
-        settings = dataclasses.replace(settings, num_clusters=settings.num_coarse_clusters, num_coarse_clusters=0)
-    num_done = 0 if stopped is None else len(stopped.manifest["objective"])
-    num_samples, processes = store.num_samples - len(store.unreadable), distributed.world_size()
-    run = {"num_done": num_done, "processes": processes, "threads": torch.get_num_threads()}
-    return Workload.of_settings(settings, num_samples, store.dim, store.dtype, device, **run)
-
-
 def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:
     """The centroids of the codebook that START names; None if it says how to draw them."""
     if settings.start in (RANDOM, SPREAD):
@@ -216,7 +201,7 @@ def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:
     return centroids
 
 
-def _drawn_samples(store: FeatureStore, settings: ClusterFitConfig) -> np.ndarray | None:
+def drawn_samples(store: FeatureStore, settings: ClusterFitConfig) -> np.ndarray | None:
     """The samples that DATA_LIMIT leaves, sorted; None for all."""
     readable = StoreSource(store)
     if not 0 <= settings.data_limit < readable.num_vectors:

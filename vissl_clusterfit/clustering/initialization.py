@@ -12,8 +12,9 @@ import logging
 
 import numpy as np
 
-from vissl_clusterfit.clustering.protocol import ALL, Search, SearchFactory, Share, VectorSource, Work
+from vissl_clusterfit.clustering.protocol import ALL, Share, VectorSource, Work
 from vissl_clusterfit.clustering.sampling import uniform
+from vissl_clusterfit.search.protocol import Search, SearchFactory
 
 logger = logging.getLogger(__name__)
 

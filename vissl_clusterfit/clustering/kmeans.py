@@ -11,8 +11,9 @@ import numpy as np
 from vissl_clusterfit.clustering.initialization import random_start, spread_start
 from vissl_clusterfit.clustering.minibatches import Step, start_share, steps, width
 from vissl_clusterfit.clustering.preprocessing import unit_rows
-from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, SearchFactory, Share, VectorSource
+from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Share, VectorSource
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.search.protocol import SearchFactory
 
 logger = logging.getLogger(__name__)
 

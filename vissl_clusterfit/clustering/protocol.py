@@ -11,36 +11,12 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from vissl_clusterfit.search.protocol import Search
+
 T = TypeVar("T")
 #: A fixed random part of a source: each vector has a number, and a share those with one from ``low`` to ``high``.
 Share = tuple[float, float]
 ALL: Share = (0.0, 1.0)
-
-
-class Search(Protocol):
-    """Finds the nearest of K centroids."""
-
-    @property
-    def num_clusters(self) -> int:
-        """K."""
-
-    @property
-    def at_once(self) -> int:
-        """How many calls, on threads of their own, are best made at the same time."""
-
-    def labels(self, rows_nD: np.ndarray) -> np.ndarray:
-        """The nearest centroids of (n, D) float32, as (n,) int64."""
-
-    def nearest(self, rows_nD: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """The ``count`` nearest centroids of (n, D) float32, nearest first.
-
-        Returns:
-            Centroids (n, count) int64 and squared L2 distances to them (n, count) float32.
-        """
-
-
-#: Makes a search of (K, D) float32 centroids.
-SearchFactory = Callable[[np.ndarray], Search]
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ import torch
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
-from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Search, Share, Work
+from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Share, Work
 from vissl_clusterfit.clustering.reproducible_sums import Accumulator, Extent, SquareSum, squared_norms
 from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.search.protocol import Search
 from vissl_clusterfit.search.threads import in_turns
 
 T = TypeVar("T")

@@ -24,12 +24,13 @@ from vissl_clusterfit.clustering import initialization
 from vissl_clusterfit.clustering import kmeans as kmeans_module
 from vissl_clusterfit.clustering.kmeans import KMeansResult, kmeans
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
-from vissl_clusterfit.clustering.protocol import SearchFactory, VectorSource
+from vissl_clusterfit.clustering.protocol import VectorSource
 from vissl_clusterfit.clustering.sources import ArraySource, StoreSource, chunk_rows
 from vissl_clusterfit.clustering.two_level_files import CoarseLabels, FineFiles, write_coarse_labels
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.search.protocol import SearchFactory
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,10 @@ from typing import BinaryIO
 import numpy as np
 
 from vissl_clusterfit.clustering.kmeans import KMeansResult
-from vissl_clusterfit.clustering.protocol import Search, Work
+from vissl_clusterfit.clustering.protocol import Work
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.search.protocol import Search
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import write_file
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,195 +12,23 @@ import numpy as np
 
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.sources import chunk_rows
-from vissl_clusterfit.errors import ArtifactError, ConfigError, problem, with_remedy
+from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError, problem
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.balanced import BoundedLabels
 from vissl_clusterfit.labels.files import (
-    DISTANCES_FILE,
-    LABELS_FILE,
-    MARGINS_FILE,
-    NEAREST_DISTANCES_FILE,
-    NEAREST_FILE,
     SIZES_FILE,
     LabelFiles,
 )
-from vissl_clusterfit.labels.label_rows import LabelRules, labels_of_rows, nearest_of_rows
+from vissl_clusterfit.labels.pseudo_labels import KIND, PseudoLabels, label_inputs
+from vissl_clusterfit.search.protocol import Search
 from vissl_clusterfit.search.threads import in_turns
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import remove_leftovers
-from vissl_clusterfit.storage.remote import as_remote
 
 logger = logging.getLogger(__name__)
 
-KIND = "pseudo_labels"
 _PRICES_FILE = "prices.npy"
-
-
-@dataclass(frozen=True, eq=False)
-class PseudoLabels:
-    """One label per sample and codebook: shape (N,) for one codebook, (N, L) for L of them.
-
-    Attributes:
-        folder: where they lie.
-        manifest: its facts.
-    """
-
-    folder: Path
-    manifest: Mapping[str, Any]
-
-    @property
-    def num_samples(self) -> int:
-        """N, with those that have no label."""
-        return self.manifest["num_samples"]
-
-    @property
-    def num_clusters(self) -> tuple[int, ...]:
-        """K of each codebook: one number for labels of shape (N,), L for (N, L)."""
-        return tuple(self.manifest["num_clusters"])
-
-    @property
-    def inputs(self) -> Mapping[str, Any]:
-        """What they were made from: the inputs of their ``features`` and of their ``codebook``."""
-        return self.manifest["inputs"]
-
-    @property
-    def codebook_hash(self) -> str:
-        """The content hash of the codebook that gave them."""
-        return self.manifest["codebook_hash"]
-
-    @property
-    def num_unlabelled(self) -> int:
-        """Samples that could not be read, whose label is -1."""
-        return self.manifest["num_unlabelled"]
-
-    @property
-    def imbalance(self) -> tuple[float, ...]:
-        """Of each codebook: the largest cluster over the mean one; 1 when all are of the same size."""
-        return tuple(self.manifest["imbalance"])
-
-    @cached_property
-    def labels(self) -> np.ndarray:
-        """(N,) or (N, L) int64, memory-mapped; -1 for samples that could not be read."""
-        return self._of_samples(LABELS_FILE, np.int64)
-
-    @cached_property
-    def distances(self) -> np.ndarray:
-        """As ``labels``, float32: squared L2 distances to the centroid; -1 where there is no label."""
-        return self._of_samples(DISTANCES_FILE, np.float32)
-
-    @cached_property
-    def margins(self) -> np.ndarray:
-        """As ``distances``: how much farther, squared, the second nearest centroid is; infinite for K = 1."""
-        return self._of_samples(MARGINS_FILE, np.float32)
-
-    @property
-    def top_clusters(self) -> int:
-        """T: how many of the nearest clusters are kept for each sample."""
-        return self.inputs.get("top_clusters", 1)
-
-    @cached_property
-    def nearest(self) -> np.ndarray:
-        """(N, T) int64, the nearest clusters, nearest first; -1 for samples without a label. For T > 1 only."""
-        return self._of_top(NEAREST_FILE, np.int64)
-
-    @cached_property
-    def nearest_distances(self) -> np.ndarray:
-        """(N, T) float32: squared L2 distances to ``nearest``; -1 for samples without a label. For T > 1 only."""
-        return self._of_top(NEAREST_DISTANCES_FILE, np.float32)
-
-    def _of_top(self, name: str, dtype: type) -> np.ndarray:
-        if self.top_clusters == 1:
-            raise ArtifactError(
-                f"{self.folder} holds the nearest cluster of each sample alone. Label with "
-                "config.CLUSTERFIT.TOP_CLUSTERS larger than 1, into another folder."
-            )
-        array = artifacts.read_array(self.folder / name, mmap=True)
-        return self._require(name, array, (self.num_samples, self.top_clusters), dtype)
-
-    @cached_property
-    def cluster_sizes(self) -> np.ndarray:
-        """(K,) int64, or (L, largest K): how many samples carry each label."""
-        sizes, most = artifacts.read_array(self.folder / SIZES_FILE), max(self.num_clusters)
-        expected = (most,) if sizes.ndim == 1 else (len(self.num_clusters), most)
-        return self._require(SIZES_FILE, sizes, expected, np.int64)
-
-    def _of_samples(self, name: str, dtype: type) -> np.ndarray:
-        # Labels of L codebooks are told from those of a single one by the shape of the sizes.
-        columns = () if self.cluster_sizes.ndim == 1 else (len(self.num_clusters),)
-        return self._require(
-            name, artifacts.read_array(self.folder / name, mmap=True), (self.num_samples, *columns), dtype
-        )
-
-    def _require(self, name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        if array.shape != shape or array.dtype != dtype:
-            raise ArtifactError(
-                f"{self.folder / name} must hold {shape} of {np.dtype(dtype)}, as its manifest says; "
-                f"found {array.shape} of {array.dtype}. {_REMEDY}"
-            )
-        return array
-
-    @classmethod
-    def open(cls, folder: Path, expected_inputs: Mapping[str, Any] | None = None) -> PseudoLabels:
-        """Opens labels; shapes and counts are checked, the labels themselves are not read.
-
-        Args:
-            folder: of the labels.
-            expected_inputs: what they must have been made from, as :func:`label_inputs` gives it; not checked if None.
-
-        Raises:
-            ArtifactError: they are missing, not what the manifest says, or made from other inputs.
-        """
-        manifest = artifacts.read_manifest(folder, KIND)
-        if expected_inputs is not None:
-            artifacts.require_same_inputs(folder, manifest["inputs"], expected_inputs)
-        labels = cls(folder, manifest)
-        try:
-            with with_remedy(_REMEDY):
-                labels._check()
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{folder / artifacts.MANIFEST_NAME} is damaged: {error!r}. {_REMEDY}") from None
-        return labels
-
-    def _check(self) -> None:
-        columns = len(self.num_clusters)
-        if not as_remote(self.folder):  # where each would be fetched; there, they are checked when they are read
-            _ = self.labels, self.distances
-            if MARGINS_FILE in self.manifest.get("sha256", ()):
-                _ = self.margins
-            if self.top_clusters > 1:
-                _ = self.nearest, self.nearest_distances
-            if SAMPLES_FILE in self.manifest.get("sha256", ()):
-                samples = artifacts.read_array(self.folder / SAMPLES_FILE, mmap=True)
-                self._require(SAMPLES_FILE, samples, (self.num_samples,), np.uint64)
-        if self.cluster_sizes.ndim == 1 and columns != 1:
-            raise ArtifactError(f"{self.folder}: one label per sample, but {columns} codebooks. {_REMEDY}")
-        unlabelled = self.manifest["num_unlabelled"]
-        if int(self.cluster_sizes.sum()) != (self.num_samples - unlabelled) * columns:
-            raise ArtifactError(
-                f"{self.folder}: {SIZES_FILE} counts {int(self.cluster_sizes.sum())} labels, the manifest "
-                f"{self.num_samples} samples of which {unlabelled} have none. {_REMEDY}"
-            )
-
-
-_REMEDY = "Delete the folder and label the samples again."
-
-
-def label_inputs(
-    feature_inputs: Mapping[str, Any],
-    codebook_inputs: Mapping[str, Any],
-    max_distance: float | None = None,
-    top_clusters: int = 1,
-    max_cluster_size: float = 0.0,
-) -> dict[str, Any]:
-    """What labels are made from: what their features are, what their codebook was made from, and how they are given."""
-    inputs = {"features": dict(feature_inputs), "codebook": dict(codebook_inputs), "max_distance": max_distance}
-    # What is not asked for is left out, as in labels that are older than it.
-    if top_clusters > 1:
-        inputs["top_clusters"] = top_clusters
-    if max_cluster_size:
-        inputs["max_cluster_size"] = max_cluster_size
-    return inputs
 
 
 def label_store(
@@ -321,3 +148,104 @@ def _report(facts: Mapping[str, Any]) -> None:
         facts["imbalance"][0],
         facts["num_empty_clusters"][0],
     )
+
+
+UNLABELLED = -1
+
+
+@dataclass(frozen=True, eq=False)
+class LabelRules:
+    """How labels are given.
+
+    Attributes:
+        num_clusters: K.
+        max_distance: samples whose squared distance is larger stay without label; None labels all.
+        top_clusters: T.
+        bounded: gives labels within a bound on the size of clusters; None for the nearest ones.
+    """
+
+    num_clusters: int
+    max_distance: float | None = None
+    top_clusters: int = 1
+    bounded: BoundedLabels | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class NearestOfRows:
+    """The nearest clusters of those of a few samples that have features.
+
+    Attributes:
+        rows: (n, D) float32, their features.
+        start: the first one's index.
+        readable: (n,) bool, which have features: m of them.
+        clusters: (m, max(2, T)) int64, nearest first.
+        distances: to them, squared, float32.
+    """
+
+    rows: np.ndarray
+    start: int
+    readable: np.ndarray
+    clusters: np.ndarray
+    distances: np.ndarray
+
+
+def nearest_of_rows(
+    rows_nD: np.ndarray, start: int, unreadable: np.ndarray, search: Search, rules: LabelRules
+) -> NearestOfRows:
+    """Finds the nearest clusters of a few samples; what takes the time of labelling, and depends on no other sample.
+
+    Args:
+        rows_nD: their features, (n, D).
+        start: the first one's index.
+        unreadable: the samples without features, ascending.
+        search: of features.
+        rules: how labels will be given.
+
+    Raises:
+        DataError: a feature is NaN or infinite.
+    """
+    low, high = np.searchsorted(unreadable, [start, start + len(rows_nD)])
+    readable = np.ones(len(rows_nD), dtype=bool)
+    readable[unreadable[low:high] - start] = False
+    _require_finite(rows_nD, start)
+    count = min(max(2, rules.top_clusters), rules.num_clusters)
+    return NearestOfRows(rows_nD, start, readable, *search.nearest(rows_nD[readable], count))
+
+
+def labels_of_rows(found: NearestOfRows, rules: LabelRules) -> tuple[np.ndarray, ...]:
+    """What is kept of a few samples.
+
+    Returns:
+        Labels, distances and margins (n,), -1 in all three for samples without features; with T > 1, nearest clusters
+        and distances (n, T), too, -1 in both for samples without label.
+    """
+    num_rows, readable, clusters, near = len(found.rows), found.readable, found.clusters, found.distances
+    labels = np.full(num_rows, UNLABELLED, dtype=np.int64)
+    distances, margins = (np.full(num_rows, UNLABELLED, dtype=np.float32) for _ in range(2))
+    labels[readable], distances[readable] = clusters[:, 0], near[:, 0]
+    # Of two centroids that are equally near to within float32 rounding, faiss may give either first.
+    margins[readable] = np.maximum(near[:, 1] - near[:, 0], 0) if rules.num_clusters > 1 else np.inf
+    if rules.bounded is not None:
+        samples = found.start + np.flatnonzero(readable)
+        bounded = rules.bounded.assign(
+            samples, found.rows[readable], clusters[:, 0], distances[readable], margins[readable]
+        )
+        labels[readable], distances[readable], margins[readable] = bounded
+    if rules.max_distance is not None:
+        labels[distances > rules.max_distance] = UNLABELLED
+    if rules.top_clusters == 1:
+        return labels, distances, margins
+    shape = (num_rows, rules.top_clusters)
+    top, top_distances = (np.full(shape, UNLABELLED, dtype) for dtype in (np.int64, np.float32))
+    top[readable], top_distances[readable] = clusters[:, : rules.top_clusters], near[:, : rules.top_clusters]
+    top[labels < 0] = top_distances[labels < 0] = UNLABELLED
+    return labels, distances, margins, top, top_distances
+
+
+def _require_finite(rows_nD: np.ndarray, start: int) -> None:
+    if rows_nD.size and not (np.isfinite(rows_nD.min()) and np.isfinite(rows_nD.max())):
+        first = start + int(np.argmin(np.isfinite(rows_nD).all(axis=1)))
+        raise DataError(
+            f"The features of sample {first} are NaN or infinite. Extract the features again with a teacher that gives "
+            "finite ones."
+        )

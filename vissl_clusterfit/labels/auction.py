@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vissl_clusterfit.clustering.protocol import SearchFactory, VectorSource, Work
+from vissl_clusterfit.clustering.protocol import VectorSource, Work
+from vissl_clusterfit.search.protocol import SearchFactory
 
 logger = logging.getLogger(__name__)
 

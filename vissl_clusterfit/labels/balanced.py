@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.clustering.codebook import Codebook
-from vissl_clusterfit.clustering.protocol import SearchFactory, Work
+from vissl_clusterfit.clustering.protocol import Work
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.auction import ExactSum, PricedSearch, PriceState, find_prices
 from vissl_clusterfit.labels.min_cost_flow import Indifferent, Moves
 from vissl_clusterfit.search.backends import search_factory
+from vissl_clusterfit.search.protocol import SearchFactory
 from vissl_clusterfit.storage import artifacts
 
 logger = logging.getLogger(__name__)

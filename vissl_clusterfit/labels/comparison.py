@@ -11,7 +11,7 @@ import numpy as np
 
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.errors import ArtifactError, DataError, problem
-from vissl_clusterfit.labels.assign import PseudoLabels
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.labels.quality import agreement, size_statistics, undecided_share
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.artifacts import ArtifactPaths

@@ -12,11 +12,10 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 from vissl_clusterfit import dependencies
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, problem
-from vissl_clusterfit.launch.processes.exits import DONE, FAILED, INTERRUPTED, USER_ERROR, RankFailed, plain
+from vissl_clusterfit.launch.processes.failures import DONE, FAILED, INTERRUPTED, USER_ERROR, RankFailed, plain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,10 +51,10 @@ def _run(overrides: list[str]) -> int:
     from vissl_clusterfit.plugin import bootstrap
 
     bootstrap.cover_children()
+    from vissl_clusterfit.launch.compose.compose import compose
     from vissl_clusterfit.launch.processes.torchrun import is_first_of_run, once_per_node, with_torchrun
     from vissl_clusterfit.launch.runs.benchmark_suite import plan_suite
-    from vissl_clusterfit.launch.runs.execute import conclude
-    from vissl_clusterfit.launch.runs.start import start
+    from vissl_clusterfit.launch.runs.execute import conclude, start
     from vissl_clusterfit.launch.runs.subprocess_runs import run_each
     from vissl_clusterfit.launch.runs.sweep import sweep_runs
 
@@ -68,7 +67,7 @@ def _run(overrides: list[str]) -> int:
     if engine == "clusterfit_study":
         from vissl_clusterfit.launch.runs.study import run_study
 
-        return run_study(overrides, config)
+        return run_study(overrides, config, main)
     if config.SLURM.USE_SLURM:
         from vissl_clusterfit.launch.slurm.submit import submit
 
@@ -80,42 +79,3 @@ def _run(overrides: list[str]) -> int:
         return DONE
     print(conclude(engine, config))  # noqa: T201
     return run_each(suite, "benchmark") if suite else DONE
-
-
-def compose(overrides: list[str]) -> tuple[str, int, Any]:
-    """The engine, the number of this node, and VISSL's ``config``, from overrides as on the command line.
-
-    Raises:
-        ConfigError: as :func:`vissl_clusterfit.launch.compose.overrides.compose_overrides`; or a bad value under
-            ``config.CLUSTERFIT``, a GPU where there is none, a schedule that does not fit, or what VISSL refuses.
-    """
-    from omegaconf import OmegaConf
-    from vissl.config import AttrDict
-    from vissl.utils.hydra_config import convert_to_attrdict
-
-    from vissl_clusterfit.config.slurm import with_our_keys
-    from vissl_clusterfit.launch.compose import overlay
-    from vissl_clusterfit.launch.compose.derived import complete_config
-    from vissl_clusterfit.launch.compose.engine import choose_benchmark_engine
-    from vissl_clusterfit.launch.compose.overrides import compose_overrides
-    from vissl_clusterfit.launch.compose.schedules import require_schedules
-    from vissl_clusterfit.plugin.stages import require_device
-
-    plain = compose_overrides(with_our_keys(overrides))
-    require_device(AttrDict(plain["config"]), here=not plain["config"]["SLURM"]["USE_SLURM"])
-    changes = [
-        *overlay.check_and_describe(overrides, plain["config"]),
-        *choose_benchmark_engine(overrides, plain),
-        *complete_config(plain["config"]),
-    ]
-    try:
-        args, config = convert_to_attrdict(OmegaConf.create(plain))
-    except AssertionError as error:
-        if not str(error):
-            raise
-        raise ConfigError(f"VISSL refuses the config: {error}") from None
-    if args.engine_name == "train" and not config.TEST_ONLY:
-        require_schedules(config.OPTIMIZER)
-    for change in changes:
-        print(change)  # noqa: T201  (VISSL sets up its log later, in the processes)
-    return args.engine_name, args.node_id, config

@@ -8,9 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering.checkpoints import last_iteration
+from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
+from vissl_clusterfit.clustering.fit import IN_PROGRESS, drawn_samples
+from vissl_clusterfit.clustering.kmeans import require_enough_points
 from vissl_clusterfit.clustering.protocol import VectorSource
+from vissl_clusterfit.clustering.sources import StoreSource
+from vissl_clusterfit.clustering.two_level import require_coarse_clusters_fit
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.planner.calibration import calibrate, product_bytes, this_machine
 from vissl_clusterfit.planner.plan import Plan, in_bytes, in_time, make_plan, warnings
 from vissl_clusterfit.planner.workload import Workload
@@ -22,6 +31,32 @@ logger = logging.getLogger(__name__)
 # on two cores with bfloat16 units. To measure takes a second, and some 15 to 20 MiB that are not given back.
 _WORTH_MEASURING = 1e13
 _SECONDS = 0.5
+
+
+def announce_clustering(store: FeatureStore, settings: ClusterFitConfig, device: str) -> Plan:
+    """Logs what :func:`~vissl_clusterfit.clustering.fit.fit_codebook` will take, on two levels the first one.
+
+    All processes of the run call it together.
+
+    Args:
+        store: the features.
+        settings: ``config.CLUSTERFIT``.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ConfigError: more clusters than features; or as :func:`announce`.
+    """
+    folder, inputs = settings.paths.codebook, codebook_inputs(store.inputs, settings)
+    place = distributed.on_primary(lambda: last_iteration(folder / IN_PROGRESS, inputs, store.content_hash))
+    num_done = 0 if place is None else len(Codebook.open(place, inputs).manifest["objective"])
+    raw = StoreSource(store, indices=drawn_samples(store, settings))
+    require_enough_points(settings.num_clusters, raw.num_vectors)
+    require_coarse_clusters_fit(settings.num_coarse_clusters, raw.num_vectors)
+    if settings.num_coarse_clusters:
+        settings = replace(settings, num_clusters=settings.num_coarse_clusters, num_coarse_clusters=0)
+    num_samples, processes = store.num_samples - len(store.unreadable), distributed.world_size()
+    run = {"num_done": num_done, "processes": processes, "threads": torch.get_num_threads()}
+    return announce(Workload.of_settings(settings, num_samples, store.dim, store.dtype, device, **run), raw, folder)
 
 
 def announce(work: Workload, source: VectorSource, folder: Path) -> Plan:

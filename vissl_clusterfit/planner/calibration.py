@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
-from vissl_clusterfit.clustering.protocol import Search
 from vissl_clusterfit.clustering.reproducible_sums import Accumulator
 from vissl_clusterfit.clustering.sources import chunk_rows
 from vissl_clusterfit.errors import cannot_write
 from vissl_clusterfit.planner.plan import Machine, Rates
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import FAISS, search_factory
+from vissl_clusterfit.search.protocol import Search
 from vissl_clusterfit.search.threads import one_thread
 from vissl_clusterfit.search.torch_search import fast_product_type, tile_size
 from vissl_clusterfit.storage import artifacts

@@ -7,7 +7,13 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from vissl_clusterfit.errors import TeacherError
+import numpy as np
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from vissl.utils.misc import set_dataloader_seeds
+
+from vissl_clusterfit.errors import DataError, TeacherError, problem
+from vissl_clusterfit.features.worker_init import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -73,3 +79,58 @@ def of_the_whole_trunk(load: Callable[..., Any]) -> Callable[..., Any]:
 def _counters(names: Iterable[str]) -> set[str]:
     """How many batches a normalisation has seen, which VISSL leaves out of its own accord; it decides nothing."""
     return {name for name in names if name.endswith("num_batches_tracked")}
+
+
+def of_labelled_samples(balanced_sub_sampling: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """VISSL's ``balanced_sub_sampling``, which takes a missing label (-1) for one more label, without those samples.
+
+    The function it gives is VISSL's where every sample has a label; it raises DataError where a label has too few.
+    """
+
+    @functools.wraps(balanced_sub_sampling)
+    def sample(labels: np.ndarray, num_samples: int, skip_samples: int = 0, seed: int = 0) -> np.ndarray:
+        if np.ndim(labels) != 1:
+            return balanced_sub_sampling(labels, num_samples, skip_samples, seed)
+        labelled = np.flatnonzero(labels >= 0)
+        _require_enough(labels[labelled], num_samples, skip_samples)
+        return labelled[balanced_sub_sampling(labels[labelled], num_samples, skip_samples, seed)]
+
+    return sample
+
+
+def _require_enough(labels: np.ndarray, num_samples: int, skip_samples: int) -> None:
+    values, counts = np.unique(labels, return_counts=True)
+
+    def shares(number: int) -> np.ndarray:
+        return number // len(values) + (np.arange(len(values)) < number % len(values))
+
+    lacking = np.flatnonzero(shares(num_samples) + shares(skip_samples) > counts) if len(values) else []
+    if len(lacking) or num_samples < len(values):
+        few = f", of which label {values[lacking[0]]} has {counts[lacking[0]]} samples" if len(lacking) else ""
+        raise DataError(
+            problem(
+                "config.DATA: DATA_LIMIT with DATA_LIMIT_SAMPLING.IS_BALANCED",
+                found=f"{num_samples}, after {skip_samples} that are skipped, for {len(values)} labels{few}",
+                allowed="at least one sample of each label, and no more than there are of the rarest",
+                remedy="Change DATA_LIMIT or SKIP_NUM_SAMPLES, or set IS_BALANCED to false.",
+            )
+        )
+
+
+def local_on_cpu(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The ``forward`` of ``SyncBatchNorm``, which on the CPU takes the statistics of this process's batch.
+
+    That is what VISSL does with all other networks there: it makes no batch norm a synchronous one on the CPU.
+    """
+
+    @functools.wraps(forward)
+    def forward_anywhere(self: torch.nn.SyncBatchNorm, batch: torch.Tensor) -> torch.Tensor:
+        return _BatchNorm.forward(self, batch) if batch.device.type == "cpu" else forward(self, batch)
+
+    return forward_anywhere
+
+
+def begin_to_read(number: int) -> None:
+    """What VISSL does in such a process; besides, it ends with the training. A ``worker_init_fn``."""
+    end_with_parent(number)
+    set_dataloader_seeds(number)

@@ -48,17 +48,11 @@ def register() -> None:
     from vissl.models.trunks import MODEL_TRUNKS_REGISTRY, feature_extractor, register_model_trunk
     from vissl.trainer import train_task
 
-    from vissl_clusterfit.plugin import patches, readers, subsets, sync_batch_norm
     from vissl_clusterfit.plugin.benchmarks import instance_retrieval, nearest_neighbor, svm
-    from vissl_clusterfit.plugin.data import labelled_source
-    from vissl_clusterfit.plugin.data import video_labels as video_labels
-    from vissl_clusterfit.plugin.data import video_source as video_source
-    from vissl_clusterfit.plugin.data import video_transforms as video_transforms
-    from vissl_clusterfit.plugin.engines import assign, stages, transfer
-    from vissl_clusterfit.plugin.engines import tune as tune
-    from vissl_clusterfit.plugin.engines import video_accuracy as video_accuracy
-    from vissl_clusterfit.plugin.models import head, raw_pixels
-    from vissl_clusterfit.plugin.models import video_trunks as video_trunks
+    from vissl_clusterfit.plugin.data import labelled_source, video_labels, video_source, video_transforms
+    from vissl_clusterfit.plugin.engines import assign, stages, transfer, tune, video_accuracy
+    from vissl_clusterfit.plugin.models import head, raw_pixels, video_trunks
+    from vissl_clusterfit.plugin.patches import begin_to_read, local_on_cpu, of_labelled_samples, of_the_whole_trunk
     from vissl_clusterfit.plugin.training import distillation, hook, loss, meter
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
@@ -104,12 +98,12 @@ def register() -> None:
     # VISSL has no registry for hooks; it looks this function up each time it builds the hooks of a run.
     vissl.hooks.add_loss_hooks = hook.with_clusterfit_hook(vissl.hooks.add_loss_hooks)
     # Nor for the samples that DATA_LIMIT takes.
-    ssl_dataset.balanced_sub_sampling = subsets.of_labelled_samples(ssl_dataset.balanced_sub_sampling)
+    ssl_dataset.balanced_sub_sampling = of_labelled_samples(ssl_dataset.balanced_sub_sampling)
     # Nor for the loading of weights.
-    base_ssl_model.init_model_from_consolidated_weights = patches.of_the_whole_trunk(
+    base_ssl_model.init_model_from_consolidated_weights = of_the_whole_trunk(
         base_ssl_model.init_model_from_consolidated_weights
     )
     # Nor for what a process does that begins to read images.
-    train_task.build_dataloader = functools.partial(train_task.build_dataloader, worker_init_fn=readers.begin_to_read)
+    train_task.build_dataloader = functools.partial(train_task.build_dataloader, worker_init_fn=begin_to_read)
     # XCiT is built of these whatever the config.
-    torch.nn.SyncBatchNorm.forward = sync_batch_norm.local_on_cpu(torch.nn.SyncBatchNorm.forward)
+    torch.nn.SyncBatchNorm.forward = local_on_cpu(torch.nn.SyncBatchNorm.forward)

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
@@ -28,8 +27,11 @@ from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_list import require_same_samples
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels.assign import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.labels.assign import label_store
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
+from vissl_clusterfit.planner.announce import announce_clustering
 from vissl_clusterfit.plugin.data.split_images import SplitImages
+from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.models.encoder import build_encoder, teacher_spec
 from vissl_clusterfit.search.backends import require_backend
 from vissl_clusterfit.storage import artifacts
@@ -125,7 +127,10 @@ class Stages:
             store = self.features(self.settings.features.data_partition)
 
             def fit() -> None:
-                fit_codebooks(store, distributed.on_primary(missing), self._device.type)
+                wanted = distributed.on_primary(missing)
+                for settings in wanted:
+                    announce_clustering(store, settings, self._device.type)
+                fit_codebooks(store, wanted, self._device.type)
 
             make_together(self.settings.paths.codebook, "Clustering", fit, lambda: not missing())
         return [self._open_codebook(settings) for settings in of_all]
@@ -233,36 +238,6 @@ def _require_same_codebook(labels: PseudoLabels, folder: Path) -> None:
 def _max_cluster_size(split: str, settings: ClusterFitConfig) -> float:
     """The bound for the clustered split; a held-out one is labelled as new data are, sample by sample."""
     return settings.max_cluster_size if split == settings.features.data_partition else 0.0
-
-
-def require_device(cfg: AttrDict, *, here: bool = True) -> None:
-    """Checks ``MACHINE.DEVICE``, without touching a GPU. ``here`` is false where another machine will do the work.
-
-    Raises:
-        ConfigError: it is neither cpu nor gpu, or a GPU is asked for where there is none.
-    """
-    device = (cfg.MACHINE or {}).get("DEVICE")
-    if device not in ("cpu", "gpu"):
-        raise ConfigError(problem("config.MACHINE.DEVICE", found=repr(device), allowed="cpu | gpu"))
-    if here and device == "gpu" and not torch.cuda.is_available():
-        raise ConfigError(
-            problem(
-                "config.MACHINE.DEVICE",
-                found="gpu, and PyTorch sees none",
-                allowed="cpu, or gpu on a machine that has one",
-                remedy="Set config.MACHINE.DEVICE=cpu, or install a PyTorch that fits the driver.",
-            )
-        )
-
-
-def run_device(cfg: AttrDict) -> torch.device:
-    """``MACHINE.DEVICE`` of this process.
-
-    Raises:
-        ConfigError: as :func:`require_device`.
-    """
-    require_device(cfg)
-    return torch.device("cuda", torch.cuda.current_device()) if cfg.MACHINE.DEVICE == "gpu" else torch.device("cpu")
 
 
 def _is_there(folder: Path) -> bool:

@@ -6,9 +6,9 @@ import functools
 
 import torch
 
-from vissl_clusterfit.clustering.protocol import SearchFactory
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.search.faiss_search import FaissSearch, require_faiss
+from vissl_clusterfit.search.protocol import SearchFactory
 from vissl_clusterfit.search.torch_search import TorchSearch
 
 FAISS, TORCH = "faiss", "torch"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vissl_clusterfit.clustering.protocol import SearchFactory
+from vissl_clusterfit.search.protocol import SearchFactory
 
 #: P.
 NUM_PROBED = 8

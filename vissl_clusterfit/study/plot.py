@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from vissl_clusterfit.study.report import Report
+from vissl_clusterfit.study.report import Report
 
 _PANEL_INCHES = (3.4, 3.0)
 

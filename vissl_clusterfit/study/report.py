@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import logging
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import BinaryIO
 
 from vissl_clusterfit.report.intervals import Interval, student_interval
-from vissl_clusterfit.storage.atomic import write_file
 from vissl_clusterfit.study.plan import Figure
 from vissl_clusterfit.study.settings import StudySettings
 
@@ -129,24 +125,6 @@ class Report:
             place = [figure.method, figure.point, row.seed, row.benchmark, figure.target]
             lines.writerow([*place, row.metric, repr(row.value)])
         return text.getvalue()
-
-
-def write_report(folder: Path, report: Report) -> list[Path]:
-    """Writes the report into a folder, and returns its files. Without matplotlib there is no plot, and a warning."""
-    files = {folder / "study.md": report.markdown().encode(), folder / "study.csv": report.csv().encode()}
-    try:
-        from vissl_clusterfit.study.plot import curves
-    except ImportError:
-        logger.warning("No plot, as matplotlib is not installed: pip install matplotlib, and run the study again.")
-    else:
-        files[folder / "study.png"] = curves(report)
-    for file, content in files.items():
-        write_file(file, functools.partial(_write, content))
-    return [*files]
-
-
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
 
 
 def _at(by_seed: Mapping[int, float], seed: int) -> float:

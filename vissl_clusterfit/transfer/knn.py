@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.transfer.checks import checked_labels
 from vissl_clusterfit.transfer.neighbors import nearest_neighbors
+from vissl_clusterfit.transfer.rows import Rows
 
 _VOTES = ("weighted", "majority")
 
@@ -64,8 +65,8 @@ class KnnSettings:
 
 
 def knn_predict(
-    queries: np.ndarray | Tensor,
-    gallery: np.ndarray | Tensor,
+    queries: Rows,
+    gallery: Rows,
     gallery_labels: np.ndarray | Tensor,
     settings: KnnSettings,
     *,
@@ -113,9 +114,9 @@ def knn_predict(
 
 
 def knn_accuracy(
-    queries: np.ndarray | Tensor,
+    queries: Rows,
     query_labels: np.ndarray | Tensor,
-    gallery: np.ndarray | Tensor,
+    gallery: Rows,
     gallery_labels: np.ndarray | Tensor,
     settings: KnnSettings,
     *,

@@ -12,7 +12,7 @@ import numpy as np
 
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.report.intervals import student_interval
-from vissl_clusterfit.transfer.average_precision import average_precision
+from vissl_clusterfit.transfer.metrics import average_precision
 from vissl_clusterfit.transfer.svm import ABSENT, IGNORED, PRESENT, SvmSettings
 
 _VISSLS_SETTING = "config.SVM.low_shot.k_values"

@@ -49,3 +49,24 @@ def clip_and_video_accuracy(
 def _accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
     highest = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return float((highest[:, :, None] == labels[:, None, :]).any(axis=(1, 2)).mean())
+
+
+def average_precision(relevant: np.ndarray, scores: np.ndarray) -> float:
+    """The area under the interpolated precision-recall curve of one class.
+
+    With the samples in descending order of their scores, R_i and P_i recall and precision of the first i of them ::
+
+        AP = sum over i of  (R_i - R_(i-1)) * max over j >= i of P_j
+
+    (Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective", IJCV 2015, section 2.4.1; the
+    function ``get_precision_recall`` of VISSL computes the same.) Of equal scores the later sample comes first.
+
+    Args:
+        relevant: ``(num_samples,)`` bool; at least one is true.
+        scores: ``(num_samples,)``.
+    """
+    hits = np.asarray(relevant, dtype=bool)[np.argsort(scores, kind="stable")[::-1]]
+    found = np.cumsum(hits)
+    precision = found / np.arange(1, len(hits) + 1)
+    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(best_from_here[hits].sum() / found[-1])

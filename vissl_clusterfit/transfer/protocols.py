@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
-from vissl_clusterfit.plugin.models.layers import LayerRows
+from vissl_clusterfit.features.layers import LayerRows
 from vissl_clusterfit.report.results import OVER_DRAWS
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.result_cache import KeptResults, array_hash
@@ -170,7 +170,7 @@ def _svm(train: Split, test: Split, settings: TransferSettings, kept: KeptResult
     """One SVM per class; each class is kept when it is done."""
     data = [(split.features[:], split.labels) for split in (train, test)]
     classes = range(train.labels.shape[1])
-    svm.check_targets(*data, classes, settings.svm.folds)
+    svm.check_targets(data[0], data[1], classes, settings.svm.folds)
     (train_x, train_y), (test_x, test_y) = ((svm.scaled(x, settings.svm), y) for x, y in data)
 
     def score(number: int) -> float:

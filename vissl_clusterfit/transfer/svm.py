@@ -22,8 +22,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
-from vissl_clusterfit.transfer.average_precision import average_precision
 from vissl_clusterfit.transfer.checks import check_features
+from vissl_clusterfit.transfer.metrics import average_precision
 
 #: What a target says of a sample and a class.
 PRESENT, ABSENT, IGNORED = 1, 0, -1

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
+from vissl_clusterfit.labels.assign import UNLABELLED
 from vissl_clusterfit.labels.files import DISTANCES_FILE, MARGINS_FILE, NEAREST_DISTANCES_FILE, NEAREST_FILE
-from vissl_clusterfit.labels.label_rows import UNLABELLED
 from vissl_clusterfit.verification.files import Contents, blocks
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from vissl_clusterfit.clustering.codebook import COUNTS_FILE, FINE_COUNTS_FILE, array_shapes, is_split
 from vissl_clusterfit.features.store import UNREADABLE_FILE, Shard, split_into_shards
+from vissl_clusterfit.labels.assign import UNLABELLED
 from vissl_clusterfit.labels.files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE
-from vissl_clusterfit.labels.label_rows import UNLABELLED
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.verification.files import Contents, blocks

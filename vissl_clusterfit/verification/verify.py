@@ -16,7 +16,7 @@ from vissl_clusterfit.clustering.fit import IN_PROGRESS
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features import store
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
-from vissl_clusterfit.labels import assign
+from vissl_clusterfit.labels import pseudo_labels
 from vissl_clusterfit.labels.files import DISTANCES_FILE
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.artifacts import MANIFEST_NAME, ArtifactPaths
@@ -24,11 +24,11 @@ from vissl_clusterfit.storage.folders import names_in, walk
 from vissl_clusterfit.verification.files import Contents, require_inside
 from vissl_clusterfit.verification.rules import check_codebook, check_labels, check_store
 
-_CHECKS = {store.KIND: check_store, codebook.KIND: check_codebook, assign.KIND: check_labels}
+_CHECKS = {store.KIND: check_store, codebook.KIND: check_codebook, pseudo_labels.KIND: check_labels}
 _OPEN = {
     store.KIND: store.FeatureStore.open,
     codebook.KIND: codebook.Codebook.open,
-    assign.KIND: assign.PseudoLabels.open,
+    pseudo_labels.KIND: pseudo_labels.PseudoLabels.open,
 }
 # A folder with one of these files is an artefact, or was to become one, whatever has happened to its manifest.
 _SIGNS = {SAMPLES_FILE, codebook.CENTROIDS_FILE, DISTANCES_FILE}
@@ -161,7 +161,7 @@ def _wrong_origins(folder: Path, manifest: Mapping[str, Any], origins: Sequence[
     beside = ArtifactPaths(output_dir=run, features_dir=run / "features")
     places = {store.KIND: beside.features(folder.name), codebook.KIND: beside.codebook}
     named = {store.KIND: ("features", manifest["features_hash"])}
-    if manifest["kind"] == assign.KIND:
+    if manifest["kind"] == pseudo_labels.KIND:
         named[codebook.KIND] = ("codebook", manifest["codebook_hash"])
     for kind, (name, content_hash) in named.items():
         made_from = manifest["inputs"][name]

@@ -11,7 +11,7 @@ import yaml
 
 from vissl_clusterfit.config.search_path import config_dir
 from vissl_clusterfit.errors import ConfigError
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 
 OURS = config_dir() / "config"
 VISSLS = Path(vissl.__file__).resolve().parents[1] / "configs/config"

@@ -52,7 +52,7 @@ def test_an_engine_on_the_command_line_stays():
     ],
 )
 def test_the_rest_composes(config, tmp_path):
-    from vissl_clusterfit.launch.main import compose
+    from vissl_clusterfit.launch.compose.compose import compose
 
     engine, _, _ = compose([f"config={config}", "config.MACHINE.DEVICE=cpu", f"config.CHECKPOINT.DIR={tmp_path}"])
     assert engine.startswith("clusterfit_")

@@ -17,7 +17,7 @@ from vissl.config import AttrDict
 from vissl.models import build_model
 
 from vissl_clusterfit.errors import ConfigError
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 
 VISSLS = Path(vissl.__file__).resolve().parents[1] / "configs/config"
 STUDENT = "+config/clusterfit=student"

@@ -21,7 +21,7 @@ from vissl_clusterfit.datasets.video_lists import (
     sports1m,
     write_lists,
 )
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 
 CONFIGS = ROOT / "configs/config/clusterfit/video"
 # What any user without eight GPUs would set, and a network of a size for tests.

@@ -9,7 +9,7 @@ from benchmark_data import write_classes
 from suite import LINEAR, benchmarks, linear_on, transfer_on
 
 from vissl_clusterfit.errors import ArtifactError, ConfigError
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.launch.runs.benchmark_suite import plan_suite
 from vissl_clusterfit.report.results import read_results
 

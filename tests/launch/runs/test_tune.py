@@ -16,8 +16,8 @@ from vissl.config import AttrDict
 from vissl.models import build_model
 
 from vissl_clusterfit.errors import ArtifactError, ClusterFitError, DataError
-from vissl_clusterfit.launch.main import compose
-from vissl_clusterfit.launch.runs.start import start
+from vissl_clusterfit.launch.compose.compose import compose
+from vissl_clusterfit.launch.runs.execute import start
 from vissl_clusterfit.launch.runs.tune.settings import TuneSettings
 from vissl_clusterfit.launch.runs.tune.split import ValidationSplit
 from vissl_clusterfit.launch.runs.tune.trainings import Setting, grid, on_validation, with_setting

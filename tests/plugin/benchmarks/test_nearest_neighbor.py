@@ -98,7 +98,7 @@ def test_a_head_that_was_trained_is_what_vissl_evaluates(knn, tmp_path, model_co
     from vissl.models import build_model
     from vissl.utils.checkpoint import init_model_from_consolidated_weights
 
-    from vissl_clusterfit.launch.main import compose
+    from vissl_clusterfit.launch.compose.compose import compose
 
     model = compose([*KNN, f"config.CHECKPOINT.DIR={tmp_path}"])[2]
     torch.manual_seed(3)

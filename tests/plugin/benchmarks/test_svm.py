@@ -68,7 +68,7 @@ def test_the_figures_are_vissls(benchmark, voc, tmp_path):
     """VISSL's trainer, on the features that we extracted, and with VISSL's own block ``config.SVM``."""
     from vissl.utils.svm_utils.svm_trainer import SVMTrainer
 
-    from vissl_clusterfit.launch.main import compose
+    from vissl_clusterfit.launch.compose.compose import compose
 
     result = benchmark(*SVM)
     assert result.returncode == 0, result.stderr
@@ -112,7 +112,7 @@ def test_the_layers_are_those_of_vissls_network(benchmark, voc, teacher, tmp_pat
     from vissl.models import build_model
     from vissl.utils.checkpoint import init_model_from_consolidated_weights
 
-    from vissl_clusterfit.launch.main import compose
+    from vissl_clusterfit.launch.compose.compose import compose
 
     assert benchmark(*SVM).returncode == 0
     config = compose([*SVM, f"config.CHECKPOINT.DIR={tmp_path}"])[2]
@@ -131,7 +131,7 @@ def test_low_shot_gives_mean_and_range(benchmark, voc, tmp_path):
     """The mean over the draws is that of VISSL's trainer on the same draws."""
     from vissl.utils.svm_utils.svm_low_shot_trainer import SVMLowShotTrainer
 
-    from vissl_clusterfit.launch.main import compose
+    from vissl_clusterfit.launch.compose.compose import compose
     from vissl_clusterfit.transfer.low_shot_svm import draw_targets
 
     result = benchmark(*LOW_SHOT)

@@ -6,7 +6,7 @@ import pytest
 from suite import LINEAR
 
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.plugin.benchmarks.trained import add_trained_rows
 from vissl_clusterfit.report.results import read_results
 

@@ -17,7 +17,7 @@ from vissl.data import build_dataloader, build_dataset
 from vissl.trainer.train_steps.standard_train_step import construct_sample_for_model
 
 from vissl_clusterfit.errors import DataError
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 
 COUNT = 40
 #: A cluster for each sample; two samples have none.

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tiny import write_images
 
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 
 TO_TENSOR = [{"name": "Resize", "size": [8, 8]}, {"name": "ToTensor"}]

@@ -12,8 +12,8 @@ from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_list import require_same_samples
-from vissl_clusterfit.labels.assign import PseudoLabels
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
+from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 
 TRANSFORMS = [{"name": "Resize", "size": [8, 8]}, {"name": "ToTensor"}]

@@ -10,8 +10,9 @@ from vissl.config import AttrDict
 from vissl.data import build_dataset
 
 from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError
-from vissl_clusterfit.launch.main import compose
-from vissl_clusterfit.plugin.data.split_images import SplitImages, true_labels
+from vissl_clusterfit.launch.compose.compose import compose
+from vissl_clusterfit.plugin.data.split_images import SplitImages
+from vissl_clusterfit.plugin.data.true_labels import true_labels
 
 TO_TENSOR = [{"name": "Resize", "size": [8, 8]}, {"name": "ToTensor"}]
 

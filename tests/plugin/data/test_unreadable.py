@@ -12,7 +12,7 @@ from vissl.config import AttrDict
 from vissl.data import build_dataset
 from vissl.models import build_model
 
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.training.loss import ClusterFitLoss
 from vissl_clusterfit.storage.artifacts import read_array

@@ -18,8 +18,9 @@ from vissl.data import build_dataset
 from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import ConfigError, DataError
 from vissl_clusterfit.features.extract import extract_features
-from vissl_clusterfit.launch.main import compose
-from vissl_clusterfit.plugin.data.split_images import SplitImages, true_labels
+from vissl_clusterfit.launch.compose.compose import compose
+from vissl_clusterfit.plugin.data.split_images import SplitImages
+from vissl_clusterfit.plugin.data.true_labels import true_labels
 
 LENGTH = 60
 

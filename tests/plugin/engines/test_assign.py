@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import write_images
 
-from vissl_clusterfit.labels.assign import PseudoLabels
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 
 
 @pytest.fixture(scope="module")

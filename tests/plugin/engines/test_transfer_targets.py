@@ -10,7 +10,7 @@ from publishers import WRITERS
 from vissl_clusterfit.config.search_path import config_dir
 from vissl_clusterfit.datasets.catalogue import RECIPES
 from vissl_clusterfit.datasets.preparation import prepare
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.launch.runs.tune.settings import TuneSettings
 from vissl_clusterfit.launch.runs.tune.trainings import grid
 from vissl_clusterfit.plugin.data.prepared import require_prepared

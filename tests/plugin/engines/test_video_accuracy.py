@@ -10,7 +10,7 @@ from vissl.config import AttrDict
 from vissl.models import build_model
 
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 
 NUM_VIDEOS, NUM_CLIPS, BAD = 6, 3, 4
 

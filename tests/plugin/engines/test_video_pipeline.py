@@ -15,7 +15,7 @@ from vissl.models import build_model
 
 from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec
 from vissl_clusterfit.datasets.synthetic.moving_digits import write_moving_digits
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 
 CHECK = ROOT / "tools/check_artifacts.py"
 SHARD_SIZE = 8

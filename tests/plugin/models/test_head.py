@@ -9,7 +9,7 @@ from vissl.models import build_model
 from vissl.models.trunks import get_model_trunk
 
 from vissl_clusterfit.errors import ConfigError
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.plugin.models.head import ClusterFitHead, trunk_width
 
 # One small network per kind of trunk in VISSL that runs on the CPU.

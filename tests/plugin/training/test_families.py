@@ -13,7 +13,7 @@ import torch
 from shrunk import ON_THIS_MACHINE, ONE_EPOCH, SMALL_REGNET, SMALL_TRUNK
 from tiny import write_images
 
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 
 STUDENT = "+config/clusterfit=student"
 #: Each pre-training method, and each trunk.

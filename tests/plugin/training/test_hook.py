@@ -8,7 +8,7 @@ from vissl.hooks import default_hook_generator
 from vissl.models.trunks import get_model_trunk
 
 from vissl_clusterfit.errors import ConfigError
-from vissl_clusterfit.launch.main import compose
+from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.plugin.training.hook import ExtractThenClusterHook, require_head_width
 
 

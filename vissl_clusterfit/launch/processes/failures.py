@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vissl_clusterfit.errors import ClusterFitError
-from vissl_clusterfit.launch.processes.exits import RankFailed, plain
 
+#: Exit codes of the command.
+DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 #: A user's mistake; any other exception; a process that a signal ended; Ctrl-C.
 MISTAKE, ERROR, KILLED, INTERRUPT = "mistake", "error", "killed", "interrupt"
 #: A node that gives no sign of life, and what others notice of one that failed. In this order the better causes.
@@ -105,3 +106,13 @@ def root_cause(failures: Sequence[Failure]) -> Failure:
     """The first failure that is no echo of another; ``failures`` are in the order in which they happened."""
     order = {LOST: 1, ECHO: 2}
     return min(failures, key=lambda failure: order.get(failure.kind, 0))
+
+
+class RankFailed(RuntimeError):
+    """A process of the run failed; the text, with its traceback, is all that there is to say."""
+
+
+def plain(error: BaseException) -> str:
+    """The text of an error without the traceback that a data worker puts around it."""
+    wrapped = re.fullmatch(r"Caught (\w+) in .*\n[\w.]*\1: (.*)", str(error), flags=re.DOTALL)
+    return (wrapped.group(2) if wrapped else str(error)).strip()

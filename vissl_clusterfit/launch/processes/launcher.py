@@ -16,8 +16,7 @@ from vissl.utils.slurm import get_node_id
 
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.launch.processes import failures, torchrun
-from vissl_clusterfit.launch.processes.exits import FAILED, USER_ERROR
-from vissl_clusterfit.launch.processes.failures import Failure
+from vissl_clusterfit.launch.processes.failures import FAILED, USER_ERROR, Failure
 from vissl_clusterfit.launch.processes.heartbeat import Member
 from vissl_clusterfit.launch.processes.network import choose_interface, meeting_point
 from vissl_clusterfit.launch.processes.rendezvous import Failed, Meeting

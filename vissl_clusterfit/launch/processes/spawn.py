@@ -16,8 +16,7 @@ from typing import Any
 import torch
 
 from vissl_clusterfit.launch.processes import failures
-from vissl_clusterfit.launch.processes.exits import FAILED
-from vissl_clusterfit.launch.processes.failures import Failure
+from vissl_clusterfit.launch.processes.failures import FAILED, Failure
 from vissl_clusterfit.launch.processes.rendezvous import Failed, Meeting
 
 _POLL_S = 0.2

@@ -22,6 +22,7 @@ from vissl_clusterfit.config.benchmarks import Benchmark, SuiteSettings
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.override_text import as_override
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
+from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.launch.runs.subprocess_runs import SeparateRun
 from vissl_clusterfit.launch.runs.sweep import safe_name
 from vissl_clusterfit.report.results import RESULTS_NAME, append_results, read_results
@@ -185,8 +186,6 @@ def _overrides(run: SuiteRun, config: AttrDict, machine: Sequence[str]) -> list[
 
 
 def _composed(run: SuiteRun, *, several_nodes: bool) -> tuple[str, AttrDict]:
-    from vissl_clusterfit.launch.main import compose
-
     place = f"config.CLUSTERFIT.BENCHMARKS.RUN, {run.benchmark.label}"
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it is said again when the benchmark starts

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vissl.config import AttrDict
 from vissl.engines.engine_registry import get_engine
 from vissl.utils.checkpoint import get_checkpoint_folder
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.launch.processes.launcher import launch
+from vissl_clusterfit.launch.runs.tune.run import run_tuning
 from vissl_clusterfit.plugin.benchmarks.trained import add_trained_rows
+from vissl_clusterfit.plugin.engines.tune import ENGINE as TUNE
 from vissl_clusterfit.plugin.training.progress import METRICS_NAME, final_checkpoint
 from vissl_clusterfit.report.results import RESULTS_NAME
 from vissl_clusterfit.storage import artifacts
@@ -51,3 +55,11 @@ def _is_there(place: Path | str | None) -> bool:
         return False
     path = artifact_path(place) if isinstance(place, str) else place
     return path.is_file() or artifacts.has_manifest(path)
+
+
+def start(engine: str, node_id: int, config: Any, *, apart: bool = False) -> None:
+    """Runs an engine on this node; arguments and errors are those of ``launch.processes.launcher.launch``."""
+    if engine == TUNE:
+        run_tuning(config)
+    else:
+        launch(engine, node_id, config, apart=apart)

@@ -13,13 +13,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from vissl_clusterfit.launch.processes.exits import DONE
+from vissl_clusterfit.launch.processes.failures import DONE
 
 #: In the folder of a run: what it printed.
 OUTPUT_NAME = "output.txt"
@@ -36,11 +36,13 @@ class Processes:
 
     Args:
         num_threads: of each process.
+        main: runs a command, given its overrides, and returns the exit code; importable by name.
     """
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, main: Callable[[list[str]], int]) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._num_threads = num_threads
+        self._main = main
         self._running: dict[Path, tuple[list[str], Any]] = {}
 
     @property
@@ -51,7 +53,9 @@ class Processes:
     def start(self, folder: Path, command: list[str]) -> None:
         """Starts a command; what it prints goes to ``<folder>/output.txt``."""
         folder.mkdir(parents=True, exist_ok=True)
-        process = self._context.Process(target=_run, args=(command, str(folder / OUTPUT_NAME), self._num_threads))
+        process = self._context.Process(
+            target=_run, args=(self._main, command, str(folder / OUTPUT_NAME), self._num_threads)
+        )
         process.start()
         self._running[folder] = (command, process)
 
@@ -75,20 +79,20 @@ class Processes:
 
 
 @contextmanager
-def processes(num_threads: int) -> Iterator[Processes]:
+def processes(num_threads: int, main: Callable[[list[str]], int]) -> Iterator[Processes]:
     """Processes that end when the block does."""
     # Libraries read these when they are loaded, which they are in the server.
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     os.environ.update(dict.fromkeys(names, str(num_threads)))
     multiprocessing.set_forkserver_preload(["vissl_clusterfit.plugin.bootstrap", __name__])
-    started = Processes(num_threads)
+    started = Processes(num_threads, main)
     try:
         yield started
     finally:
         started.stop()
 
 
-def _run(overrides: list[str], output: str, num_threads: int) -> None:
+def _run(main: Callable[[list[str]], int], overrides: list[str], output: str, num_threads: int) -> None:
     """What a process runs; it is interrupted when the study dies, as nobody can any more."""
     os.setsid()  # the terminal's Ctrl-C comes to it once, from the study, and whatever it leaves can be ended
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
@@ -102,8 +106,6 @@ def _run(overrides: list[str], output: str, num_threads: int) -> None:
 
     threading.Thread(target=interrupt_when_alone, daemon=True).start()
     import torch
-
-    from vissl_clusterfit.launch.main import main
 
     torch.set_num_threads(num_threads)
     gc.freeze()  # VISSL collects after every epoch; what was imported is a third of a second each time

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,19 @@ import numpy as np
 
 from vissl_clusterfit.datasets.synthetic.study_images import write_pictures
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
-from vissl_clusterfit.labels.assign import PseudoLabels
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.labels.quality import adjusted_mutual_information
-from vissl_clusterfit.launch.processes.exits import DONE, INTERRUPTED
+from vissl_clusterfit.launch.processes.failures import DONE, INTERRUPTED
 from vissl_clusterfit.launch.runs.process_pool import OUTPUT_NAME, processes
 from vissl_clusterfit.launch.runs.subprocess_runs import stopped_as_interrupted
-from vissl_clusterfit.plugin.data.split_images import true_labels
+from vissl_clusterfit.plugin.data.true_labels import true_labels
 from vissl_clusterfit.report.results import RESULTS_NAME, append_results, read_results
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.study.label_noise import wrong_labels
+from vissl_clusterfit.study.output import write_report
 from vissl_clusterfit.study.plan import StudyPlan, StudyRun, quoted
-from vissl_clusterfit.study.report import Report, write_report
+from vissl_clusterfit.study.report import Report
 from vissl_clusterfit.study.settings import StudySettings
 
 ENGINE = "clusterfit_study"
@@ -36,12 +37,13 @@ _RECORD_NAME = "study_run.json"
 _OF_THE_STUDY = re.compile(r"\+*(config\.STUDY\.|engine_name=|config\.CHECKPOINT\.DIR=)")
 
 
-def run_study(overrides: Sequence[str], config: Any) -> int:
+def run_study(overrides: Sequence[str], config: Any, main: Callable[[list[str]], int]) -> int:
     """Does the runs that are not done, writes the report, and returns the exit code.
 
     Args:
         overrides: of the study, as on the command line.
         config: VISSL's, as they give it.
+        main: the command itself, for the runs of the study.
 
     Raises:
         ConfigError: bad settings, or a study that is to be submitted as a job.
@@ -65,7 +67,7 @@ def run_study(overrides: Sequence[str], config: Any) -> int:
         write_pictures(folder / "pictures", settings.pictures)
     study = _Study(settings, folder, overrides, config)
     study.write_labels(config)
-    code = study.run()
+    code = study.run(main)
     if code == DONE:
         print(study.report())  # noqa: T201
     return code
@@ -103,10 +105,10 @@ class _Study:
                     raise ArtifactError(f"{file} has labels of other data. Name another config.CHECKPOINT.DIR.")
                 artifacts.write_array(file, wrong)
 
-    def run(self) -> int:
+    def run(self, main: Callable[[list[str]], int]) -> int:
         """Runs what is missing. A run that fails ends the study, as others need it."""
         started, num_done = time.monotonic(), 0
-        with stopped_as_interrupted(), processes(self._settings.num_threads) as running:
+        with stopped_as_interrupted(), processes(self._settings.num_threads, main) as running:
             while True:
                 ready = [run for run in self._plan.ready() if run.folder not in running.folders]
                 for run in ready[: self._settings.num_parallel - len(running.folders)]:

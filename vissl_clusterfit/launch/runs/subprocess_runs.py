@@ -11,13 +11,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from vissl_clusterfit.errors import ClusterFitError
-from vissl_clusterfit.launch.processes.exits import DONE, FAILED, INTERRUPTED, USER_ERROR, plain
+from vissl_clusterfit.launch.processes.failures import DONE, FAILED, INTERRUPTED, USER_ERROR, plain
 from vissl_clusterfit.launch.processes.torchrun import without_torchrun
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
@@ -25,6 +24,8 @@ from vissl_clusterfit.storage.paths import artifact_path
 #: How long a run may take to end after Ctrl-C, with the processes that it started.
 _GRACE_S = 30
 _FAILED = "FAILED"
+#: The main module of a run, by name: it is above this one.
+_MAIN = "vissl_clusterfit.launch.supervised"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _run(run: SeparateRun) -> int:
     # In a group of its own: the terminal's Ctrl-C comes to it once, from here, and whatever it leaves can be ended.
     # Modules are looked for where they are here; ``-c`` would have it look in the working directory first.
     run.begin()
-    start = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main_of_run; sys.exit(main_of_run())"
+    start = f"import sys; sys.path[:] = {sys.path!r}; from {_MAIN} import main_of_run; sys.exit(main_of_run())"
     process = subprocess.Popen(
         [sys.executable, "-c", start, *run.overrides],
         stdin=subprocess.PIPE,
@@ -124,19 +125,6 @@ def _run(run: SeparateRun) -> int:
     if code == DONE and not run.submits:
         run.finish()
     return code
-
-
-def main_of_run() -> int:
-    """What the process of a run does; it is interrupted when the one that started it dies, as nobody can any more."""
-
-    def interrupt_when_alone() -> None:
-        os.read(sys.stdin.fileno(), 1)  # there is nothing to read but the end; no lock is held meanwhile
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt_when_alone, daemon=True).start()
-    from vissl_clusterfit.launch.main import main
-
-    return main()
 
 
 @contextlib.contextmanager

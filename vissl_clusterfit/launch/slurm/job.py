@@ -16,11 +16,10 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit.config.slurm import VISSLS_PORT
 from vissl_clusterfit.errors import ClusterFitError
-from vissl_clusterfit.launch.processes.exits import DONE, FAILED, USER_ERROR, RankFailed
+from vissl_clusterfit.launch.processes.failures import DONE, FAILED, USER_ERROR, RankFailed
 from vissl_clusterfit.launch.runs.benchmark_suite import SuiteRun
-from vissl_clusterfit.launch.runs.execute import conclude
-from vissl_clusterfit.launch.runs.start import start
-from vissl_clusterfit.plugin.stages import require_device
+from vissl_clusterfit.launch.runs.execute import conclude, start
+from vissl_clusterfit.plugin.device import require_device
 
 logger = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from vissl_clusterfit.config.override_text import as_override
 from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.config.slurm import SlurmSettings, StageJob
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.launch import main
+from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.launch.runs.benchmark_suite import PlannedRun, plan_suite
 from vissl_clusterfit.launch.slurm.executor import Resources, SubmittedJob, WantedJob, submit_jobs
 from vissl_clusterfit.launch.slurm.job import StageRun
-from vissl_clusterfit.plugin.stages import require_device
+from vissl_clusterfit.plugin.device import require_device
 from vissl_clusterfit.plugin.training.progress import interrupted_test
 from vissl_clusterfit.storage import artifacts
 
@@ -104,7 +104,7 @@ def _plan(overrides: Sequence[str], engine: str, config: AttrDict, settings: Slu
     plans = []
     for stage, job in chain.in_order:
         with contextlib.redirect_stdout(io.StringIO()):  # what was changed in the config has been said
-            name, _, its_config = main.compose([*overrides, f"engine_name={_ENGINES[stage]}", *job.overrides])
+            name, _, its_config = compose([*overrides, f"engine_name={_ENGINES[stage]}", *job.overrides])
         asked = dataclasses.replace(job.applied_to(settings), name=f"{settings.name}-{stage}")
         plans.append(_Plan([StageRun(stage, name, its_config)], asked))
     return plans

@@ -21,7 +21,7 @@ from vissl.config import AttrDict
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.plugin.benchmarks.run import TRUNK, BenchmarkRun
-from vissl_clusterfit.plugin.engines.stages import StageEngine
+from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.plugin.models.encoder import HEAD_LAYER
 from vissl_clusterfit.storage import artifacts
 

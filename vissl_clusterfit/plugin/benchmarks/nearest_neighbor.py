@@ -9,9 +9,9 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.features.layers import LayerRows
 from vissl_clusterfit.plugin.benchmarks.run import BenchmarkRun
-from vissl_clusterfit.plugin.engines.stages import StageEngine
-from vissl_clusterfit.plugin.models.layers import LayerRows
+from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.transfer.class_ranks import true_class_ranks
 
 logger = logging.getLogger(__name__)

@@ -21,11 +21,12 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import ImageSource, extract_features
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.plugin.benchmarks.rows import BenchmarkSettings, common_fields
-from vissl_clusterfit.plugin.data.split_images import SplitImages, true_labels
+from vissl_clusterfit.plugin.data.split_images import SplitImages
+from vissl_clusterfit.plugin.data.true_labels import true_labels
+from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.models.encoder import HEAD_LAYER, EncoderSpec, build_encoder
 from vissl_clusterfit.plugin.models.layers import layer_maps, rows_by_layer, side_by_side
 from vissl_clusterfit.plugin.models.weights import WeightsSettings, load_state_dict
-from vissl_clusterfit.plugin.stages import run_device
 from vissl_clusterfit.report.results import ResultRow, append_results
 from vissl_clusterfit.storage.paths import artifact_path
 

@@ -19,10 +19,10 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.features.extract import ImageSource
+from vissl_clusterfit.features.layers import LayerRows
 from vissl_clusterfit.plugin.benchmarks.run import BenchmarkRun
-from vissl_clusterfit.plugin.benchmarks.subset import SomeImages
-from vissl_clusterfit.plugin.engines.stages import StageEngine
-from vissl_clusterfit.plugin.models.layers import LayerRows
+from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.report.results import OVER_DRAWS
 from vissl_clusterfit.storage.result_cache import KeptResults, array_hash
 from vissl_clusterfit.transfer import low_shot_svm, svm
@@ -245,3 +245,26 @@ def _by_all_processes(work: list[Callable[[], Any]]) -> list:
 def _kept(run: BenchmarkRun, layer: str, features: Mapping[str, LayerRows], settings: SvmSettings) -> KeptResults:
     stores = {split: rows.store.content_hash for split, rows in features.items()}
     return KeptResults(run.folder / "svm" / layer, {"features": stores, "settings": dataclasses.asdict(settings)})
+
+
+class SomeImages:
+    """The images at ``indices``, ascending, of ``images``."""
+
+    def __init__(self, images: ImageSource, indices: np.ndarray) -> None:
+        self._images = images
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        return self._images[int(self._indices[index])]
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The part of the ordered sample list."""
+        return self._images.samples[self._indices]
+
+    def name_of(self, index: int) -> str:
+        """The name of a sample."""
+        return self._images.name_of(int(self._indices[index]))

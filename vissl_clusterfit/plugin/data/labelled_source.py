@@ -16,7 +16,7 @@ from vissl.data.dataset_catalog import get_data_files
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import DataError, problem
-from vissl_clusterfit.labels.assign import PseudoLabels
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)

@@ -20,11 +20,13 @@ from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_list import require_same_samples
-from vissl_clusterfit.labels.assign import PseudoLabels, label_inputs, label_store
+from vissl_clusterfit.labels.assign import label_store
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
 from vissl_clusterfit.plugin.data.split_images import SplitImages
-from vissl_clusterfit.plugin.engines.stages import StageEngine
+from vissl_clusterfit.plugin.device import run_device
+from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder, teacher_spec
-from vissl_clusterfit.plugin.stages import make_once, run_device
+from vissl_clusterfit.plugin.stages import make_once
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
 

@@ -3,67 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
-from abc import abstractmethod
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-import torch.distributed as dist
 from vissl.config import AttrDict
-from vissl.engines.engine_registry import Engine
-from vissl.utils.env import set_env_vars
-from vissl.utils.logger import setup_logging, shutdown_logging
-from vissl.utils.misc import set_seeds, setup_multiprocessing_method
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.plugin.stages import Stages
 
 logger = logging.getLogger(__name__)
-
-
-class StageEngine(Engine):
-    """What the engines share: VISSL's environment, log and process group, then one stage."""
-
-    def run_engine(
-        self,
-        cfg: AttrDict,
-        dist_run_id: str,
-        checkpoint_path: str | None,
-        checkpoint_folder: str,
-        local_rank: int = 0,
-        node_id: int = 0,
-        hook_generator: Callable[[Any], list] | None = None,
-    ) -> None:
-        """Runs the stage in this process; the arguments are those that VISSL gives every engine."""
-        set_env_vars(local_rank, node_id, cfg)
-        global_rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        # VISSL makes the logger of this name the root. One of our own would hand its lines to itself: see logs.py.
-        setup_logging("clusterfit", output_dir=checkpoint_folder, rank=global_rank)
-        setup_multiprocessing_method(cfg.MULTI_PROCESSING_METHOD)
-        set_seeds(cfg, global_rank)
-        if cfg.MACHINE.DEVICE == "gpu" and torch.cuda.is_available():
-            torch.cuda.set_device(local_rank)
-        dist.init_process_group(
-            backend=cfg.DISTRIBUTED.BACKEND,
-            init_method=f"{cfg.DISTRIBUTED.INIT_METHOD}://{dist_run_id}",
-            world_size=world_size,
-            rank=global_rank,
-        )
-        try:
-            self.run_stage(cfg, checkpoint_folder)
-        finally:
-            dist.destroy_process_group()
-        shutdown_logging()
-
-    @abstractmethod
-    def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
-        """The work of this engine, called by every process of the run."""
-
-    def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
-        """What the user may look for when the run is finished: files and artefacts, each with a word that says what."""
-        return {}
 
 
 class ExtractEngine(StageEngine):

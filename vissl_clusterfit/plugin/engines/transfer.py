@@ -17,11 +17,12 @@ from vissl.config import AttrDict
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
-from vissl_clusterfit.plugin.data.split_images import SplitImages, require_same_classes, true_labels
-from vissl_clusterfit.plugin.engines.stages import StageEngine
+from vissl_clusterfit.plugin.data.split_images import SplitImages
+from vissl_clusterfit.plugin.data.true_labels import require_same_classes, true_labels
+from vissl_clusterfit.plugin.device import run_device
+from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder
 from vissl_clusterfit.plugin.models.layers import SETTING, layer_maps, rows_by_layer, side_by_side
-from vissl_clusterfit.plugin.stages import run_device
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.result_cache import KeptResults

@@ -18,7 +18,7 @@ NETWORK_NAME = "network.torch"
 
 
 class TuneEngine(Engine):
-    """Stands for the trainings that ``launch/runs/start.py`` starts one after the other."""
+    """Stands for the trainings that ``launch/runs/execute.py`` starts one after the other."""
 
     def run_engine(self, *_: Any, **__: Any) -> None:
         """Never called by our launcher, as a tuning has no process of its own."""

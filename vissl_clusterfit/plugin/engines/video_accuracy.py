@@ -25,10 +25,11 @@ from vissl_clusterfit.config.schema import read_settings, setting
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.plugin.data.split_images import SplitImages, true_labels
-from vissl_clusterfit.plugin.engines.stages import StageEngine
+from vissl_clusterfit.plugin.data.split_images import SplitImages
+from vissl_clusterfit.plugin.data.true_labels import true_labels
+from vissl_clusterfit.plugin.device import run_device
+from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.plugin.models.weights import WeightsSettings, load_state_dict, load_weights
-from vissl_clusterfit.plugin.stages import run_device
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
 from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.paths import artifact_path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from vissl.models.trunks.feature_extractor import POOL_OPS
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import ImageSource
+from vissl_clusterfit.features.layers import LayerRows
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.plugin.models.encoder import EncoderSpec, load_network, trunk_layers
 
@@ -20,37 +20,6 @@ from vissl_clusterfit.plugin.models.encoder import EncoderSpec, load_network, tr
 SETTING = "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP"
 
 Encode = Callable[[torch.Tensor], list[torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class LayerRows:
-    """The features of one layer, of the samples that could be read; a slice of rows is read from disk when asked for.
-
-    Attributes:
-        store: of all layers side by side.
-        samples: the rows of the store that could be read, ascending.
-        columns: those of this layer.
-    """
-
-    store: FeatureStore
-    samples: np.ndarray
-    columns: slice
-
-    @property
-    def ndim(self) -> int:
-        """Two."""
-        return 2
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Samples and dimensions."""
-        return len(self.samples), self.columns.stop - self.columns.start
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        return self.store.take(self.samples[rows])[:, self.columns]
 
 
 def layer_maps(spec: EncoderSpec, operations: Sequence[Any], device: torch.device) -> Encode:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from vissl.meters.accuracy_list_meter import AccuracyListMeter
 
-from vissl_clusterfit.labels.label_rows import UNLABELLED
+from vissl_clusterfit.labels.assign import UNLABELLED
 
 METER = "clusterfit_accuracy_meter"
 

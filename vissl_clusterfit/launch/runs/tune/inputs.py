@@ -10,7 +10,8 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.launch.runs.tune.settings import TuneSettings
-from vissl_clusterfit.plugin.data.split_images import SplitImages, require_same_classes, true_labels
+from vissl_clusterfit.plugin.data.split_images import SplitImages
+from vissl_clusterfit.plugin.data.true_labels import require_same_classes, true_labels
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.result_cache import array_hash

@@ -16,7 +16,7 @@ from pathlib import Path
 from vissl.config import AttrDict
 
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
-from vissl_clusterfit.launch.processes.exits import RankFailed
+from vissl_clusterfit.launch.processes.failures import RankFailed
 from vissl_clusterfit.launch.processes.launcher import launch
 from vissl_clusterfit.launch.processes.torchrun import is_torchrun
 from vissl_clusterfit.launch.processes.worker import require_gpus_and_weights

@@ -1,0 +1,45 @@
+"""From overrides on a command line to the config of a run: composed, checked, completed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import OmegaConf
+from vissl.config import AttrDict
+from vissl.utils.hydra_config import convert_to_attrdict
+
+from vissl_clusterfit.config.slurm import with_our_keys
+from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.launch.compose import overlay
+from vissl_clusterfit.launch.compose.derived import complete_config
+from vissl_clusterfit.launch.compose.engine import choose_benchmark_engine
+from vissl_clusterfit.launch.compose.overrides import compose_overrides
+from vissl_clusterfit.launch.compose.schedules import require_schedules
+from vissl_clusterfit.plugin.device import require_device
+
+
+def compose(overrides: list[str]) -> tuple[str, int, Any]:
+    """The engine, the number of this node, and VISSL's ``config``, from overrides as on the command line.
+
+    Raises:
+        ConfigError: as :func:`vissl_clusterfit.launch.compose.overrides.compose_overrides`; or a bad value under
+            ``config.CLUSTERFIT``, a GPU where there is none, a schedule that does not fit, or what VISSL refuses.
+    """
+    plain = compose_overrides(with_our_keys(overrides))
+    require_device(AttrDict(plain["config"]), here=not plain["config"]["SLURM"]["USE_SLURM"])
+    changes = [
+        *overlay.check_and_describe(overrides, plain["config"]),
+        *choose_benchmark_engine(overrides, plain),
+        *complete_config(plain["config"]),
+    ]
+    try:
+        args, config = convert_to_attrdict(OmegaConf.create(plain))
+    except AssertionError as error:
+        if not str(error):
+            raise
+        raise ConfigError(f"VISSL refuses the config: {error}") from None
+    if args.engine_name == "train" and not config.TEST_ONLY:
+        require_schedules(config.OPTIMIZER)
+    for change in changes:
+        print(change)  # noqa: T201  (VISSL sets up its log later, in the processes)
+    return args.engine_name, args.node_id, config

@@ -1,0 +1,34 @@
+"""What a search of the nearest centroids promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+
+class Search(Protocol):
+    """Finds the nearest of K centroids."""
+
+    @property
+    def num_clusters(self) -> int:
+        """K."""
+
+    @property
+    def at_once(self) -> int:
+        """How many calls, on threads of their own, are best made at the same time."""
+
+    def labels(self, rows_nD: np.ndarray) -> np.ndarray:
+        """The nearest centroids of (n, D) float32, as (n,) int64."""
+
+    def nearest(self, rows_nD: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The ``count`` nearest centroids of (n, D) float32, nearest first.
+
+        Returns:
+            Centroids (n, count) int64 and squared L2 distances to them (n, count) float32.
+        """
+
+
+#: Makes a search of (K, D) float32 centroids.
+SearchFactory = Callable[[np.ndarray], Search]
