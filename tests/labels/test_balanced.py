@@ -9,13 +9,16 @@ from scipy.optimize import linear_sum_assignment
 from tiny_store import contents, save_codebook, save_store
 
 from vissl_clusterfit.clustering import sources
+from vissl_clusterfit.clustering.kmeans import kmeans
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.labels import assign, balanced, files
 from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.balanced import size_limit
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
+from vissl_clusterfit.search.backends import search_factory
 from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.verification.verify import verify_artifact
 
 RATIOS = (1.0, 1.1, 1.5, 2.0, 30.0)
 
@@ -249,3 +252,75 @@ def test_candidates_run_out_and_are_searched_again(tmp_path, monkeypatch):
     made = bounded(tmp_path, np.full((80, 1), -1, dtype=np.float32), centroids, 1.0)
     assert made.cluster_sizes.tolist() == [10] * 8
     assert made.manifest["bounded"]["num_settled_in_order"] == 70
+
+
+def hard_rows(kind: str, rng: np.random.Generator, num_rows: int, dim: int) -> np.ndarray:
+    """Rows (n, D) float32 on which prices don't settle well."""
+    normal = rng.standard_normal((num_rows, dim))
+    rows = {
+        "sparse": lambda: np.maximum(normal - 1, 0),
+        "tied": lambda: rng.integers(0, 3, (num_rows, dim)).astype(float),
+        "duplicate": lambda: normal[rng.integers(0, max(1, num_rows // 8), num_rows)],
+        "long-tailed": lambda: rng.standard_cauchy((num_rows, dim)),
+        "unequal axes": lambda: normal * 10.0 ** -np.arange(dim),
+        "huge": lambda: normal * 1e15,
+        "tiny": lambda: normal * 1e-15,
+        "all alike": lambda: np.ones((num_rows, dim)),
+    }[kind]()
+    return rows.astype(np.float32)
+
+
+KINDS = ("sparse", "tied", "duplicate", "long-tailed", "unequal axes", "huge", "tiny", "all alike")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 2**32 - 1),
+    num_rows=st.integers(2, 150),
+    dim=st.integers(1, 16),
+    share=st.floats(0, 1),
+    ratio=st.one_of(st.sampled_from([1.0, 1.0000001, 1.1, 2.0, 1e300]), st.floats(1, 4)),
+    normalize=st.booleans(),
+    cosine=st.booleans(),
+    backend=st.sampled_from(["torch", "torch", "faiss"]),
+)
+def test_the_bound_holds_on_hard_rows(
+    tmp_path_factory, kind, seed, num_rows, dim, share, ratio, normalize, cosine, backend
+):
+    """With centroids as k-means leaves them after a few iterations."""
+    rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("run")
+    store = save_store(folder / "features", hard_rows(kind, rng, num_rows, dim))
+    num_clusters = 1 + int(share * (num_rows - 1))
+    prepared = Preprocessing(normalize, unit_output=cosine)
+    source = sources.StoreSource(store, prepared)
+    result = kmeans(source, num_clusters, 3, 0, search_factory(backend, "cpu"), spherical=cosine)
+    codebook = save_codebook(folder / "codebook", result.centroids, prepared, cluster_backend=backend)
+    made = label_store(store, codebook, "cpu", folder / "labels", max_cluster_size=ratio)
+    facts, sizes = made.manifest["bounded"], np.bincount(made.labels, minlength=num_clusters)
+    assert sizes.sum() == num_rows
+    assert sizes.max() == facts["largest"] <= facts["limit"] == size_limit(ratio, num_rows, num_clusters)
+    assert facts["limit"] <= min(num_rows, ratio * num_rows / num_clusters + 1)
+    limit, exact = facts["limit"], squared_distances(prepared.apply(store.read(0, num_rows)), result.centroids)
+    least = least_cost(exact, min(limit, num_rows))
+    # In float32, of distances plus prices.
+    slack = 1e-5 * float(exact.max())
+    assert facts["mean_distance_at_least"] <= least + slack
+    assert facts["mean_distance"] >= least - slack
+    assert verify_artifact(folder / "labels") == []
+
+
+def test_a_cluster_that_is_a_link_of_many_chains_takes_no_more_than_it_may_have(tmp_path):
+    """Clusters that are too full give as many as they are given: all that came were once more than the bound."""
+    rows = np.maximum(np.random.default_rng(0).standard_normal((60, 8)) - 1, 0).astype(np.float32)
+    store, prepared = save_store(tmp_path / "features", rows), Preprocessing(normalize=True)
+    source = sources.StoreSource(store, prepared)
+    centroids = kmeans(source, 20, 5, 0, search_factory("torch", "cpu")).centroids
+    codebook = save_codebook(tmp_path / "codebook", centroids, prepared)
+    made = label_store(store, codebook, "cpu", tmp_path / "labels", max_cluster_size=1.0)
+    assert made.cluster_sizes.tolist() == [3] * 20
+
+
+@pytest.mark.parametrize("ratio", [1e300, 1.7976931348623157e308, 20.5])
+def test_a_bound_above_all_samples_is_that_of_all_samples(ratio):
+    assert size_limit(ratio, 200, 10) == 200

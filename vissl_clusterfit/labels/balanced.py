@@ -47,11 +47,12 @@ _ROWS_AT_A_TIME, _CANDIDATES = 64, 8
 
 
 def size_limit(max_cluster_size: float, num_samples: int, num_clusters: int) -> int:
-    """L: ``max_cluster_size`` times the mean size, rounded up.
+    """L: ``max_cluster_size`` times the mean size, rounded up; at most all samples.
 
     The factor counts as the decimal number that it prints as, so that 1.1 times 1,000 samples in 10 clusters are 110.
     """
-    return math.ceil(Fraction(repr(float(max_cluster_size))) * num_samples / num_clusters)
+    limit = Fraction(repr(float(max_cluster_size))) * num_samples / num_clusters
+    return num_samples if limit > num_samples else math.ceil(limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +107,8 @@ class BoundedLabels:
         self._search, moves = survey.search, survey.moves
         self._movers, self._goals = moves.samples, moves.goals
         coming, leaving = (np.bincount(ends, minlength=codebook.num_clusters) for ends in (moves.goals, moves.sources))
+        # No more come to a cluster than its limit, so that all three together are the limit.
+        assert (coming <= self.limit).all(), "more samples move to a cluster than it may have"
         #: How many that neither move nor must make room each cluster takes yet, and how many of the latter.
         self._places = np.minimum(survey.sizes - leaving, self.limit - coming)
         self._room = self.limit - coming - self._places
@@ -205,6 +208,10 @@ class BoundedLabels:
         """The cheapest clusters with room of rows (n, D), one after the other."""
         labels: list[int] = []
         while len(labels) < len(rows_nD):
+            if not self._room.any():
+                # A search of another number of clusters may settle a tie otherwise (faiss): places kept for samples
+                # that chose another cluster in the end are all that is left.
+                self._room, self._places = self._places, self._room
             clusters = np.flatnonzero(self._room > 0)
             candidates = self._search.among(clusters, rows_nD[len(labels) :], min(_CANDIDATES, len(clusters)))
             for row in candidates:
@@ -217,7 +224,7 @@ class BoundedLabels:
 
     def facts(self) -> dict[str, Any]:
         """What the manifest says, once all samples have a label."""
-        number = max(1, self._source.num_vectors)
+        mean_distance = self._cost.value() / max(1, self._source.num_vectors)
         return {
             "max_cluster_size": self._ratio,
             "limit": self.limit,
@@ -226,9 +233,10 @@ class BoundedLabels:
             "num_not_nearest": self._num_elsewhere,
             "num_moved": len(self._movers),
             "num_settled_in_order": self._num_in_order,
-            "mean_distance": self._cost.value() / number,
+            "mean_distance": mean_distance,
             "mean_distance_unbounded": self._prices.nearest_cost,
-            "mean_distance_at_least": self._least_cost,
+            # Above the mean by the rounding of distances alone.
+            "mean_distance_at_least": min(self._least_cost, mean_distance),
         }
 
 

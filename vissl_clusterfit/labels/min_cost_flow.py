@@ -33,7 +33,7 @@ class Moves:
         samples: (m,) int64, which, ascending.
         sources: (m,) int64, the clusters that they leave.
         goals: (m,) int64, where they go.
-        sizes: (K,) int64, the samples of each cluster afterwards.
+        sizes: (K,) int64, the samples of each cluster afterwards; of the goals, at most ``limit`` have come to each.
         margins: how much more all of them cost.
         rises: (K,) float64, by how much prices must rise for these moves to cost nothing.
     """
@@ -99,7 +99,7 @@ class Indifferent:
                 graph.move_along(chain)
                 sizes[full] -= 1
                 sizes[chain[-1]] += 1
-        return graph.moves(sizes, lift)
+        return graph.moves(sizes, limit, lift)
 
 
 class _Graph:
@@ -168,12 +168,26 @@ class _Graph:
             self._dead |= done.keys()
         return []
 
-    def moves(self, sizes: np.ndarray, lift: float) -> Moves:
-        """What all chains come to."""
+    def moves(self, sizes: np.ndarray, limit: int, lift: float) -> Moves:
+        """What all chains come to; no more samples go to a cluster than it may have.
+
+        A cluster that is too full gives one sample for each that comes as a link of chains. So many can come that they
+        alone would be too many: those that would cost the most stay.
+        """
         rises = np.array(self._potentials)
         rises[list(self._dead)] += lift
-        moved = sorted(sample for sample, place in self._place.items() if place != self._first[sample])
-        pairs = np.array([(sample, self._first[sample], self._place[sample]) for sample in moved], dtype=np.int64)
-        margins = math.fsum(self._costs[sample][self._place[sample]] for sample in moved)
+        coming: dict[int, list[tuple[float, int]]] = {}
+        for sample, place in self._place.items():
+            if place != self._first[sample]:
+                coming.setdefault(place, []).append((self._costs[sample][place], sample))
+        moved, sizes = [], sizes.copy()
+        for goal, of_goal in coming.items():
+            of_goal.sort()
+            moved += [(sample, self._first[sample], goal, cost) for cost, sample in of_goal[:limit]]
+            for _, sample in of_goal[limit:]:
+                sizes[goal] -= 1
+                sizes[self._first[sample]] += 1
+        moved.sort()
+        pairs = np.array([which[:3] for which in moved], dtype=np.int64)
         samples, sources, goals = pairs.reshape(-1, 3).T
-        return Moves(samples, sources, goals, sizes, margins, rises)
+        return Moves(samples, sources, goals, sizes, math.fsum(cost for *_, cost in moved), rises)
