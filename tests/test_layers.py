@@ -30,7 +30,13 @@ HOST_ROOMS = {"plugin", "launch", "compat"}
 PLACES = {
     "faiss": ("search/faiss_search.py",),
     "av": ("video/decode.py", "datasets/synthetic/moving_digits.py"),
-    "sklearn": ("transfer", "labels/quality.py", "datasets/synthetic/scans.py", "datasets/synthetic/digits.py"),
+    "sklearn": (
+        "clustering/estimator.py",
+        "transfer",
+        "labels/quality.py",
+        "datasets/synthetic/scans.py",
+        "datasets/synthetic/digits.py",
+    ),
     "scipy": ("report/intervals.py", "datasets/matlab.py"),
     "matplotlib": ("study/plot.py", "datasets/synthetic/characters.py"),
     "PIL": ("datasets", "video/frame_folder.py"),

@@ -4,22 +4,40 @@ The way of the data, and where each stage lives::
 
     data set -> features -> codebook -> pseudo-labels -> training -> transfer benchmarks -> report
 
-    features/      FeatureStore, the extraction loop          config         config.CLUSTERFIT, checked
-    clustering/    k-means, search, Codebook, planner         config_path    where our Hydra configs are
-    labels         PseudoLabels (label_rows, label_files)      artifacts      paths, manifests, arrays
-    transfer/      nearest neighbours, linear probe           storage/       whole files, leases
-    report/        results.json and its table                 verification/  artefacts, read again to the byte
-    video/         video files as clips
-    adapters/      everything that imports VISSL              distributed    rank, what one does for all
-    plugin         register(): what is added to VISSL         errors         what a user can mend
-    digits         the pictures of the quickstart             settings       how a block of a config is read
-    moving_digits  the clips of that of video                 scans, drawn_sets   what both are drawn of, and how
-    datasets/      publishers' lists, made ready              slurm_settings what a run asks of SLURM
-    study/         methods compared, with intervals           suite_settings benchmarks that follow a training
-    dependencies   is what is needed installed?               compat         what VISSL needs repaired
+    datasets/, video/   publishers' archives as lists; clips      storage/, distributed   files that survive; ranks
+    features/           FeatureStore, extraction, imports         config/                 what a run may say
+    search/             the nearest of many vectors               planner/                time and memory, said before
+    clustering/         k-means, Codebook, the estimator          verification/           artefacts, read again
+    labels/             PseudoLabels: made, compared              plugin/                 what VISSL is given
+    transfer/, report/  scores of frozen features; tables         launch/                 from a command to processes
+    study/              methods compared, with intervals          compat/                 repairs of VISSL
 
-Imports point downwards only: ``tools/`` -> ``adapters/`` -> the rest. Importing this package imports nothing
-heavy and changes nothing; :func:`vissl_clusterfit.plugin.register` is the one call that touches VISSL.
+The names below come on demand: importing the package imports nothing heavy and changes nothing.
+:func:`vissl_clusterfit.plugin.register` is the one call that touches VISSL.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vissl_clusterfit.clustering.estimator import KMeans
+
 __version__ = "0.1.0"
+
+__all__ = ["KMeans"]
+
+_MODULES = {
+    "KMeans": "clustering.estimator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

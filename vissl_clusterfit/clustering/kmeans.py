@@ -227,8 +227,8 @@ def _conclude(result: KMeansResult, num_iter: int) -> None:
         logger.info("k-means ends after all %d iterations; centroids were still moving.", num_iter)
     if result.num_empty:
         logger.warning(
-            "%d of %d clusters stay empty: there are fewer distinct features. Lower "
-            "config.CLUSTERFIT.NUM_CLUSTERS, or look for duplicate samples.",
+            "%d of %d clusters stay empty: there are fewer distinct features. Lower the number of clusters, or look "
+            "for duplicate samples.",
             result.num_empty,
             len(result.counts),
         )

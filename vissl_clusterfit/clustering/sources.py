@@ -244,13 +244,14 @@ class ArraySource(ChunkedSource):
     """Vectors in memory, or in a memory-mapped array.
 
     Args:
-        rows: (N, D) float32.
+        rows: (N, D) of floating-point numbers, which are read as float32.
         part: that this process reads.
+        preprocessing: applied to every chunk.
     """
 
-    def __init__(self, rows: np.ndarray, part: Part = WHOLE) -> None:
+    def __init__(self, rows: np.ndarray, part: Part = WHOLE, preprocessing: Preprocessing | None = None) -> None:
         num_vectors, dim = rows.shape
-        super().__init__(num_vectors, dim, Preprocessing(), part)
+        super().__init__(num_vectors, dim, preprocessing or Preprocessing(), part)
         self._rows = rows
 
     def _read(self, positions: np.ndarray) -> np.ndarray:
