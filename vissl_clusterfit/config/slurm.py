@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vissl_clusterfit.config.schema import setting
-from vissl_clusterfit.errors import problem
+from vissl_clusterfit.errors import ConfigError, problem
 
 #: The stages that may be jobs of their own, in the order in which they run.
 STAGES = ("extract", "cluster", "label", "train")
 #: The port that VISSL's defaults name. Two jobs on one node cannot both have it, so it stands for no wish.
 VISSLS_PORT = 40050
+_OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_SCALARS = (str, int, float, bool)
 _OUR_KEYS = ("CLUSTER", "MAX_TIMEOUTS")
+
+
+def require_one_line(settings: object) -> None:
+    """Refuses texts that would not stay in their line of a job's script, where the next line is run by a shell.
+
+    Within the line submitit quotes them, but for the names of additional options.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for name, value in vars(settings).items():
+        further = value if isinstance(value, Mapping) else {}
+        for text in (value, *further.values()):
+            if isinstance(text, str) and not text.isprintable():
+                allowed = "one line of printable characters"
+                raise ConfigError(problem(name.upper(), found=repr(text), allowed=allowed))
+        for option, text in further.items():
+            if not (isinstance(option, str) and _OPTION.fullmatch(option)) or not isinstance(text, _SCALARS):
+                allowed = "names of options of sbatch (letters, digits, - and _), each with a number, a text or true"
+                raise ConfigError(problem(name.upper(), found=f"{option!r}: {text!r}", allowed=allowed))
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,9 @@ class SlurmSettings:
     #: Further options of sbatch, such as {qos: low}.
     additional_parameters: dict = setting({})
 
+    def __post_init__(self) -> None:
+        require_one_line(self)
+
     @property
     def timeout_min(self) -> int:
         """The time limit, in minutes."""
@@ -64,6 +90,9 @@ class StageJob:
     mem_gb: float = setting(250.0, at_least=0)
     num_cpu_per_proc: int = setting(8, at_least=1)
     additional_parameters: dict = setting({})
+
+    def __post_init__(self) -> None:
+        require_one_line(self)
 
     @property
     def overrides(self) -> list[str]:

@@ -6,7 +6,6 @@ that asks for anything else is refused before it is built.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,10 @@ from vissl_clusterfit.datasets.archives import Sources, folder_holding
 from vissl_clusterfit.datasets.recipe import Content, Recipe, Split
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.storage.atomic import write_file
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, load_plain_pickle
 
 _ARCHIVE = "cifar-100-python.tar.gz"
 _ROW_BYTES = 3 * 32 * 32
-# What NumPy builds arrays from, under the names of its versions, and how protocol 2 of Python 3 writes bytes.
-_ALLOWED = {
-    *(("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")),
-    *(("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")),
-}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
-        return super().find_class(module, name)
 
 
 def _read(sources: Sources) -> Content:
@@ -54,10 +42,10 @@ def _read(sources: Sources) -> Content:
 def _load(path: Path, *keys: str) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            found = _ArraysOnly(file, encoding="latin1").load()
+            found = load_plain_pickle(file)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; expected in {_ARCHIVE}: train, test and meta.") from None
-    except Exception as error:  # a pickle that is damaged may raise anything
+    except (OSError, UnsafeFileError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
     lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
     if lacking:

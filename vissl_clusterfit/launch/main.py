@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from vissl_clusterfit import dependencies
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, problem
 from vissl_clusterfit.launch.processes.failures import DONE, FAILED, INTERRUPTED, USER_ERROR, RankFailed, plain
+from vissl_clusterfit.plugin.log_bridge import without_secrets
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("Interrupted.", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
     except Exception:
-        traceback.print_exc()
+        print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)  # noqa: T201
         return FAILED
 
 

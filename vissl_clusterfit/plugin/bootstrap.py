@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import multiprocessing
+import os
 import sys
 
 from vissl_clusterfit.compat import repairs
@@ -29,6 +30,10 @@ def cover_children() -> None:
 
     A child of multiprocessing runs its parent's ``__main__`` before anything else, by the name in its spec. With
     forkserver this module is imported once, in the server, instead of in every worker of every epoch.
+
+    Nor do they look for modules in the working directory, as ``python -c`` and ``-m`` do by which they are started: it
+    may be a folder of data. They have the search path of this process, whatever that is.
     """
+    os.environ["PYTHONSAFEPATH"] = "1"  # from Python 3.11
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("vissl_clusterfit.plugin.child_main")
     multiprocessing.set_forkserver_preload([__name__])

@@ -1,9 +1,17 @@
-"""Our log lines in VISSL's log, without the warnings that VISSL's own age causes."""
+"""Our log lines in VISSL's log, without the warnings that VISSL's own age causes, and without secrets in any line."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
+import os
+import re
+import shutil
+import subprocess
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 _PACKAGE = "vissl_clusterfit"
 
@@ -36,3 +44,87 @@ def join_vissls_log() -> None:
         logger.addHandler(_IntoVisslsLog())
     for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+
+
+# What says how a run computes and where its processes meet. All else in the environment is the user's own.
+_TOLD = re.compile(
+    r"(CUDA|NCCL|GLOO|SLURM|SUBMITIT|OMP|MKL|KMP|OPENBLAS|TORCH|PYTORCH|VISSL)(_.*)?|(TORCH|PYTORCH)\w*"
+    r"|MASTER_(ADDR|PORT)|((LOCAL_|GROUP_)?RANK)|((LOCAL_)?WORLD_SIZE)"
+)
+_SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASS|PWD|CREDENTIAL|AUTH|COOKIE|SIGNATURE|EXPORT", re.IGNORECASE)
+_HIDDEN = "***"
+_SECRETS = (
+    # https://user:password@host
+    (re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^\s/@'\"]+@"), rf"\1{_HIDDEN}@"),
+    # …?X-Amz-Signature=…, …&sig=…
+    (
+        re.compile(r"([?&][\w.-]*(?:token|key|secret|pass|credential|auth|sig)[\w.-]*=)[^&\s'\"]+", re.IGNORECASE),
+        rf"\1{_HIDDEN}",
+    ),
+    # WANDB_API_KEY=…, as among the options of a job; no setting, whose name has dots before it
+    (
+        re.compile(r"(?<![\w.])([A-Z0-9_]*(?:TOKEN|KEY|SECRET|PASS|PASSWORD|PASSWD|CREDENTIALS?)=)[^\s,;'\"}\]]+"),
+        rf"\1{_HIDDEN}",
+    ),
+    # 'password': '…', in the dump of a config
+    (
+        re.compile(
+            r"(['\"]?\b[\w-]*(?:password|passwd|secret|api_?key|access_?key|(?:auth|access|api)_?token|credentials?)\b"
+            r"['\"]?\s*:\s*)(?:'[^'\n]*'|\"[^\"\n]*\"|[^\s,}'\"]+)",
+            re.IGNORECASE,
+        ),
+        rf"\1{_HIDDEN}",
+    ),
+    # what issuers put at the beginning, so that it is found
+    (re.compile(r"\b(?:gh[opsu]_|github_pat_|glpat-|hf_|xox[abp]-|sk-|AKIA|eyJhbGci)[\w.-]{12,}"), _HIDDEN),
+)
+
+
+def without_secrets(text: str) -> str:
+    """A text without what looks like passwords and keys: in addresses, in ``NAME=value``, in the dump of a config."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def environment_lines(environment: Mapping[str, str]) -> list[str]:
+    """What a log may say of the environment: the variables that decide how a run computes, without secrets."""
+    return [
+        f"{name}:\t{_HIDDEN if _SECRET_NAME.search(name) else without_secrets(value)}"
+        for name, value in sorted(environment.items())
+        if _TOLD.fullmatch(name)
+    ]
+
+
+def _print_environment(environment: Mapping[str, str]) -> None:
+    for line in environment_lines(environment):
+        logging.info("%s", line)
+
+
+def _processor() -> str:
+    """What VISSL has a shell ask: the lines of ``lscpu`` without the flags; "" where there is no such program."""
+    program = shutil.which("lscpu", path=os.defpath)
+    if program is None:
+        return ""
+    said = subprocess.run([program], capture_output=True, text=True, check=False).stdout
+    return "\n".join(line for line in said.splitlines() if not line.startswith("Flags:"))
+
+
+def keep_secrets() -> None:
+    """Has VISSL's log say no secrets, and ask no shell; called once in every process."""
+    importlib.import_module("vissl.utils.collect_env").collect_cpu_info = _processor
+    importlib.import_module("vissl.utils.env").print_system_env_info = _print_environment
+    for engine in ("train", "extract_features", "extract_cluster"):
+        importlib.import_module(f"vissl.engines.{engine}").print_system_env_info = _print_environment
+    make = logging.getLogRecordFactory()
+
+    def make_without_secrets(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        with contextlib.suppress(Exception):  # a message that cannot be made is told where it is
+            said = record.getMessage()
+            told = without_secrets(said)
+            if told != said:
+                record.msg, record.args = told, ()
+        return record
+
+    logging.setLogRecordFactory(make_without_secrets)

@@ -29,6 +29,9 @@ def register() -> None:
     | engines | ``clusterfit_extract``, ``_cluster``, ``_label``, ``_assign``, ``_transfer``, ``_video_accuracy`` |
     | engines | ``clusterfit_tune``, which stands for trainings that are started one after the other |
     | engines | ``clusterfit_nearest_neighbor``, ``_svm``, ``_low_shot_svm``, ``_retrieval``, for VISSL's benchmarks |
+    | files of data and labels | are opened by one safe reader, whatever VISSL opens |
+    | checkpoints | one that is damaged or runs code is told in one message |
+    | log | of the environment what matters, and no secrets; no shell for what the machine is |
     | weights | a trunk that ``WEIGHTS_INIT`` gives weights to in part is refused |
 
     Our configs are found through the Hydra plugin ``hydra_plugins/vissl_clusterfit_plugin``.
@@ -47,11 +50,13 @@ def register() -> None:
     from vissl.models.heads import register_model_head
     from vissl.models.trunks import MODEL_TRUNKS_REGISTRY, feature_extractor, register_model_trunk
     from vissl.trainer import train_task
+    from vissl.utils import checkpoint
 
     from vissl_clusterfit.plugin.benchmarks import instance_retrieval, nearest_neighbor, svm
-    from vissl_clusterfit.plugin.data import labelled_source, video_labels, video_source, video_transforms
+    from vissl_clusterfit.plugin.data import labelled_source, named_files, video_labels, video_source, video_transforms
     from vissl_clusterfit.plugin.engines import assign, stages, transfer, tune, video_accuracy
-    from vissl_clusterfit.plugin.models import head, raw_pixels, video_trunks
+    from vissl_clusterfit.plugin.log_bridge import keep_secrets
+    from vissl_clusterfit.plugin.models import head, raw_pixels, video_trunks, weights
     from vissl_clusterfit.plugin.patches import begin_to_read, local_on_cpu, of_labelled_samples, of_the_whole_trunk
     from vissl_clusterfit.plugin.training import distillation, hook, loss, meter
 
@@ -99,6 +104,11 @@ def register() -> None:
     vissl.hooks.add_loss_hooks = hook.with_clusterfit_hook(vissl.hooks.add_loss_hooks)
     # Nor for the samples that DATA_LIMIT takes.
     ssl_dataset.balanced_sub_sampling = of_labelled_samples(ssl_dataset.balanced_sub_sampling)
+    # Nor for what opens files, and says what it finds.
+    named_files.install()
+    keep_secrets()
+    loader = checkpoint.CheckpointLoader
+    loader.load_and_broadcast_checkpoint = weights.told_in_one_message(loader.load_and_broadcast_checkpoint)
     # Nor for the loading of weights.
     base_ssl_model.init_model_from_consolidated_weights = of_the_whole_trunk(
         base_ssl_model.init_model_from_consolidated_weights

@@ -2,12 +2,11 @@
 
 All reading and writing of artefacts goes through this module. A file appears in its place whole
 (``storage/atomic.py``); the manifest is written last, so a folder with a complete manifest is a complete artefact.
-Arrays are read with ``allow_pickle=False``: opening an artefact runs no code.
+Opening an artefact runs no code: arrays are read by ``storage/untrusted.py``.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -20,7 +19,7 @@ import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError, cannot_write
 from vissl_clusterfit.storage.atomic import write_file
-from vissl_clusterfit.storage.remote import as_remote
+from vissl_clusterfit.storage.untrusted import load_array
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -118,24 +117,11 @@ def read_array(path: Path, *, mmap: bool = False) -> np.ndarray:
         ArtifactError: the file is missing, truncated, or holds Python objects.
     """
     try:
-        return _load(path, mmap)
+        return load_array(path, mmap=mmap)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing.") from None
-    except Exception as error:  # of many types: SyntaxError and TokenError for a header, MemoryError for a size
+    except (OSError, ValueError, MemoryError) as error:
         raise ArtifactError(f"{path} cannot be read as an array: {error}") from None
-
-
-def _load(path: Path, mmap: bool) -> np.ndarray:
-    if mmap and not as_remote(path):
-        try:
-            return np.lib.format.open_memmap(path, mode="r")
-        except OSError as error:
-            if error.errno != errno.ENODEV:  # what a file system says that cannot map files
-                raise
-    with path.open("rb") as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-    array.flags.writeable = not mmap
-    return array
 
 
 def file_sha256(path: Path) -> str:

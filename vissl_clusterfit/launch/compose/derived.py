@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 from typing import Any
 
 from vissl.config import AttrDict
@@ -17,6 +16,7 @@ from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.plugin.data.labelled_source import paired_paths, paired_source, unused_label_paths
+from vissl_clusterfit.plugin.data.named_files import require_paths
 from vissl_clusterfit.plugin.models.head import trunk_width
 from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
 from vissl_clusterfit.plugin.training.meter import METER
@@ -39,9 +39,10 @@ def complete_config(config: dict[str, Any]) -> list[str]:
         What was changed, one sentence each, for the log.
 
     Raises:
-        ConfigError: something under ``config.CLUSTERFIT`` is unknown or wrong, the trunk's width cannot be found, or
-            its images are of another kind than the transforms give.
+        ConfigError: a path is no text, something under ``config.CLUSTERFIT`` is unknown or wrong, the trunk's width
+            cannot be found, or its images are of another kind than the transforms give.
     """
+    require_paths(config["DATA"])
     settings = ClusterFitConfig.from_config(config["CLUSTERFIT"])
     changes: list[str] = []
     _make_checkpoint_folder_absolute(config["CHECKPOINT"])
@@ -60,9 +61,6 @@ def complete_config(config: dict[str, Any]) -> list[str]:
     for name in [name for name, schedule in schedules.items() if schedule is None]:
         del schedules[name]  # Hydra merges mappings: an overlay can empty a key, and not take it away
     for split in ("TRAIN", "TEST"):
-        if not shutil.which("rsync"):
-            name, reason = "COPY_TO_LOCAL_DISK", "as VISSL copies with rsync, which is not installed"
-            _set(config["DATA"][split], name, False, f"config.DATA.{split}.{name}", reason, changes)
         _fill_label_paths(config["DATA"][split])
     return changes
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vissl_clusterfit.errors import ClusterFitError
+from vissl_clusterfit.plugin.log_bridge import without_secrets
 
 #: Exit codes of the command.
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -81,7 +82,7 @@ def of_exception(error: BaseException, **place: Any) -> Failure:
         return Failure(INTERRUPT, "ended by Ctrl-C.", **place)
     if isinstance(error, ClusterFitError):
         return Failure(MISTAKE, plain(error), **place)
-    text = "".join(traceback.format_exception(error)).rstrip()
+    text = without_secrets("".join(traceback.format_exception(error))).rstrip()
     return Failure(ECHO if _is_echo(error) else ERROR, text, **place)
 
 
@@ -113,6 +114,6 @@ class RankFailed(RuntimeError):
 
 
 def plain(error: BaseException) -> str:
-    """The text of an error without the traceback that a data worker puts around it."""
+    """The text of an error, without secrets and the traceback that a data worker puts around it."""
     wrapped = re.fullmatch(r"Caught (\w+) in .*\n[\w.]*\1: (.*)", str(error), flags=re.DOTALL)
-    return (wrapped.group(2) if wrapped else str(error)).strip()
+    return without_secrets((wrapped.group(2) if wrapped else str(error)).strip())

@@ -22,7 +22,8 @@ from vissl_clusterfit.launch.processes.network import choose_interface, meeting_
 from vissl_clusterfit.launch.processes.rendezvous import Failed, Meeting
 from vissl_clusterfit.launch.processes.shared_folders import folders_to_share, require_shared
 from vissl_clusterfit.launch.processes.spawn import run_children
-from vissl_clusterfit.launch.processes.worker import local_copies, prepare_job
+from vissl_clusterfit.launch.processes.worker import prepare_job
+from vissl_clusterfit.plugin.data.local_copies import local_copies
 
 
 def launch(engine: str, node_id: int, config: Any, *, apart: bool = False) -> None:

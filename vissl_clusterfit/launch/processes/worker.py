@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from vissl.engines import run_engine
 from vissl.hooks import default_hook_generator
-from vissl.utils import distributed_launcher
 from vissl.utils.checkpoint import get_checkpoint_folder, get_resume_checkpoint, is_training_finished
 
 from vissl_clusterfit.errors import ConfigError, problem
@@ -42,16 +40,6 @@ def prepare_job(engine: str, config: Any, node_id: int, run_id: str, agree: Agre
     return functools.partial(
         _work, engine=engine, config=config, node_id=node_id, run_id=run_id, checkpoint=checkpoint, folder=folder
     )
-
-
-@contextlib.contextmanager
-def local_copies(config: Any) -> Iterator[None]:
-    """What ``COPY_TO_LOCAL_DISK`` asks for, while the block runs."""
-    distributed_launcher._copy_to_local(config)
-    try:
-        yield
-    finally:
-        distributed_launcher._cleanup_local_dir(config)
 
 
 def _start(config: Any, folder: str) -> tuple[bool, str | None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import shlex
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,9 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from vissl_clusterfit.config.slurm import SlurmSettings
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, problem
 from vissl_clusterfit.launch.slurm.job import Job, StageRun
+
+# A job starts with ``-m``, by which Python looks in the working directory first; not with ``-P``, which 3.10 lacks.
+_PYTHON = shlex.quote(sys.executable) + (" -P" if sys.version_info >= (3, 11) else "")
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,9 @@ def _executor(resources: Resources, folder: Path, after: str | None) -> submitit
     executor = submitit.AutoExecutor(
         folder,
         cluster=settings.cluster,
+        slurm_python=_PYTHON,
         slurm_max_num_timeout=settings.max_timeouts,
+        local_python=_PYTHON,
         local_max_num_timeout=settings.max_timeouts,
     )
     executor.update_parameters(

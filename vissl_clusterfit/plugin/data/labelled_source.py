@@ -17,6 +17,7 @@ from vissl.data.dataset_catalog import get_data_files
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
+from vissl_clusterfit.plugin.data.named_files import require_data_files
 from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
@@ -62,8 +63,9 @@ def require_data_paths(cfg: AttrDict) -> None:
     """Checks, before any process starts, that every split that is paired with labels says where it lies.
 
     Raises:
-        DataError: it has no DATA_PATHS, and its name is in no catalogue of VISSL's.
+        DataError: it has no DATA_PATHS, and its name is in no catalogue of VISSL's; or a list or a label file is none.
     """
+    require_data_files(cfg.DATA)
     for split in ("TRAIN", "TEST"):
         if any(source.startswith(_PREFIX) for source in cfg.DATA[split].DATA_SOURCES):
             with data_errors(split):

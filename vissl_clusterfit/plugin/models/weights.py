@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.errors import TeacherError
 from vissl_clusterfit.storage.paths import artifact_path
 
@@ -167,3 +169,20 @@ def _best_renaming(needed: list[str], state: Mapping[str, torch.Tensor]) -> dict
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:_SHOWN])
     return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
+
+
+def told_in_one_message(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps VISSL's ``load_and_broadcast_checkpoint``: a file that PyTorch refuses is the user's to mend."""
+
+    @functools.wraps(load)
+    def load_or_tell(checkpoint_folder: str, checkpoint_path: str, device: Any) -> Any:
+        try:
+            return load(checkpoint_folder, checkpoint_path, device)
+        except pickle.UnpicklingError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise TeacherError(
+                f"{checkpoint_path} is no checkpoint, or one that runs code when it is opened: {reason} If you made it "
+                f"or trust it, set the environment variable {TRUST_VARIABLE}=1; else name another file or folder."
+            ) from None
+
+    return load_or_tell

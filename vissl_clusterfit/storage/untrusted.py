@@ -1,0 +1,160 @@
+"""The one way in which files of data and labels from anywhere are opened: nothing in them runs, or names memory.
+
+A ``.npy`` file is an array of numbers or texts, and its header is checked before anything is made of it. A pickle
+may hold lists, dictionaries, texts, numbers and arrays of numbers; whatever else it asks for is refused, not called.
+For checkpoints PyTorch has a reader of this kind; ``compat/checkpoints.py`` says what they may hold.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import os
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+import vissl_clusterfit.compat.checkpoints as stand_ins
+from vissl_clusterfit.storage.remote import as_remote
+
+_NUMPY_CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
+_KINDS = "biufcUSmM"
+# The third differs from the second in the names of fields, which no array of ours has.
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+class UnsafeFileError(ValueError):
+    """A file that is not what its reader takes; the text is what is wrong, without the name of the file."""
+
+
+def load_array(path: Path, *, mmap: bool = False) -> np.ndarray:
+    """Reads a ``.npy`` file; mapped into memory, read-only, when ``mmap`` is set and its file system can do so.
+
+    Raises:
+        UnsafeFileError: it is no array of numbers or texts, or is cut off.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        shape, column_order, dtype = _header(file)
+        start = file.tell()
+        if mmap and not as_remote(path):
+            try:
+                order = "F" if column_order else "C"
+                return np.memmap(file, dtype=dtype, shape=shape, order=order, mode="r", offset=start)  # type: ignore[call-overload]
+            except OSError as error:
+                if error.errno != errno.ENODEV:  # what a file system says that cannot map files
+                    raise
+        file.seek(0)
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    array.flags.writeable = not mmap
+    return array
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The header of a ``.npy`` file, held against what the file has; the file is then at its first value."""
+    magic = file.read(len(np.lib.format.MAGIC_PREFIX))
+    if magic != np.lib.format.MAGIC_PREFIX:
+        raise UnsafeFileError(f"{_kind_of(magic)}, not a NumPy array (.npy)")
+    file.seek(0)
+    try:
+        version = np.lib.format.read_magic(file)
+        shape, column_order, dtype = _HEADERS[version](file)
+    except Exception as error:  # of many types: ValueError, SyntaxError, TokenError, MemoryError
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnsafeFileError(f"a damaged NumPy array: {reason}") from None
+    if dtype.hasobject:
+        raise UnsafeFileError("an array of Python objects, whose reading could run code")
+    if dtype.kind not in _KINDS or min(shape, default=0) < 0:
+        raise UnsafeFileError(f"an array of {dtype} of shape {shape}")
+    start = file.tell()
+    file.seek(0, os.SEEK_END)
+    there = file.tell() - start
+    file.seek(start)
+    count = math.prod(shape)
+    if count * dtype.itemsize > there or (count and not dtype.itemsize):
+        wanted = f"{dtype} of shape {shape}, {count * dtype.itemsize} bytes"
+        raise UnsafeFileError(f"an array that is cut off: {wanted} by its header, {there} bytes in the file")
+    return shape, column_order, dtype
+
+
+def _kind_of(beginning: bytes) -> str:
+    if not beginning:
+        return "an empty file"
+    for signature, kind in {
+        b"PK\x03\x04": "an archive (.npz, .zip)",
+        b"\x89PNG": "a picture (PNG)",
+        b"\xff\xd8\xff": "a picture (JPEG)",
+        b"GIF8": "a picture (GIF)",
+        b"\x1f\x8b": "a compressed file (gzip)",
+        b"\x80": "a pickle",
+    }.items():
+        if beginning.startswith(signature):
+            return kind
+    return "text" if beginning.isascii() and beginning.decode().replace("\n", "").isprintable() else "an unknown file"
+
+
+def load_plain_pickle(file: IO[bytes]) -> Any:
+    """Reads a pickle of lists, dictionaries, texts, numbers and arrays of numbers; old ones (Python 2), too.
+
+    Raises:
+        UnsafeFileError: it is damaged, or asks for anything else.
+    """
+    content = io.BytesIO(file.read())
+    try:
+        return _PlainUnpickler(content, encoding="latin1").load()
+    except Exception as error:  # a pickle that is damaged may raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnsafeFileError(f"no pickle of lists, texts and arrays of numbers: {reason}") from None
+
+
+class _Named:
+    """What a pickle may call. It may do nothing else with it: the state that it could give a function is refused."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __setstate__(self, _: Any) -> None:
+        raise pickle.UnpicklingError("it gives a state to a function")
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """Stands for ``_codecs.encode``, by which protocol 2 of Python 3 writes bytes."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _number(number_type: stand_ins.NumberType, data: bytes | str) -> Any:
+    # In a pickle of Python 2, bytes are texts.
+    return stand_ins.number(number_type, data.encode("latin1") if isinstance(data, str) else data)
+
+
+_ALLOWED: dict[tuple[str, str], _Named] = {
+    ("collections", "OrderedDict"): _Named(OrderedDict),
+    ("_codecs", "encode"): _Named(_encoded),
+    ("numpy", "dtype"): _Named(stand_ins.NumberType),
+    ("numpy", "ndarray"): _Named(stand_ins.NumberArray),
+    **{(core, "_reconstruct"): _Named(stand_ins.NumberArray) for core in _NUMPY_CORES},
+    **{(core, "scalar"): _Named(_number) for core in _NUMPY_CORES},
+}
+
+
+class _PlainUnpickler(pickle._Unpickler):  # the one in C takes whatever memory a file asks for
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _ALLOWED[module, name]
