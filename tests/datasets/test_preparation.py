@@ -270,5 +270,17 @@ def test_a_pickle_that_would_run_code(archives_of, tmp_path):
 
     folder = archives_of("cifar100")
     rewritten(folder, "cifar-100-python.tar.gz", lambda files: files | {"cifar-100-python/train": pickle.dumps(Evil())})
-    refused("cifar100", folder, tmp_path, "train cannot be read: it asks for posix.mkdir, which is no array")
+    refused("cifar100", folder, tmp_path, "train cannot be read: no pickle of lists, .*: it asks for posix.mkdir")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_that_would_lay_an_array_over_memory(archives_of, tmp_path):
+    """``numpy.ndarray((2,), 'O', bytes)`` ends the process at an address that the file has chosen."""
+
+    class Evil:
+        def __reduce__(self):
+            return np.ndarray, ((2,), "O", b"A" * 16)
+
+    folder = archives_of("cifar100")
+    rewritten(folder, "cifar-100-python.tar.gz", lambda files: files | {"cifar-100-python/meta": pickle.dumps(Evil())})
+    refused("cifar100", folder, tmp_path, "meta cannot be read: .*it calls numpy.ndarray")

@@ -143,13 +143,25 @@ def _number(number_type: stand_ins.NumberType, data: bytes | str) -> Any:
     return stand_ins.number(number_type, data.encode("latin1") if isinstance(data, str) else data)
 
 
+def _from_bytes(data: bytes, number_type: stand_ins.NumberType, shape: tuple[int, ...], order: str) -> np.ndarray:
+    """Stands for ``_frombuffer``, by which protocol 5 writes arrays."""
+    array = stand_ins.NumberArray()
+    array.__setstate__((1, shape, number_type, order == "F", bytes(data)))
+    return array
+
+
+def _only_named(*_: Any) -> Any:
+    raise pickle.UnpicklingError("it calls numpy.ndarray, which may lay an array over any memory")
+
+
 _ALLOWED: dict[tuple[str, str], _Named] = {
     ("collections", "OrderedDict"): _Named(OrderedDict),
     ("_codecs", "encode"): _Named(_encoded),
     ("numpy", "dtype"): _Named(stand_ins.NumberType),
-    ("numpy", "ndarray"): _Named(stand_ins.NumberArray),
+    ("numpy", "ndarray"): _Named(_only_named),
     **{(core, "_reconstruct"): _Named(stand_ins.NumberArray) for core in _NUMPY_CORES},
     **{(core, "scalar"): _Named(_number) for core in _NUMPY_CORES},
+    **{(core.replace("multiarray", "numeric"), "_frombuffer"): _Named(_from_bytes) for core in _NUMPY_CORES},
 }
 
 

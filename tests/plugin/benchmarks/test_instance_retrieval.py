@@ -121,7 +121,7 @@ def test_a_ground_truth_that_runs_code_is_refused(retrieval, tmp_path):
     (tmp_path / "roxford5k/gnd_roxford5k.pkl").write_bytes(pickle.dumps(Trap(tmp_path / "trapped")))
     result = retrieval("eval_resnet_1gpu_roxford", f"config.IMG_RETRIEVAL.DATASET_PATH={tmp_path}")
     assert result.returncode == 2
-    assert "is no ground truth of lists and arrays: it asks for posix.mkdir" in result.stderr
+    assert "cannot be read: no pickle of lists, texts and arrays of numbers: it asks for posix.mkdir" in result.stderr
     assert not (tmp_path / "trapped").exists()
 
 

@@ -1,7 +1,6 @@
 """VISSL's SVM benchmarks on a student's checkpoint, through the real command, in VISSL's layout of VOC07."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -187,9 +186,7 @@ def test_vissls_config_as_it_is(run_command, voc, teacher, tmp_path):
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
-    assert (
-        shutil.which("rsync") or "COPY_TO_LOCAL_DISK: True becomes False, as VISSL copies with rsync" in result.stdout
-    )
+    assert list((tmp_path / "copies").iterdir()) == []
     found = rows(tmp_path)
     assert [row["benchmark"] for row in found] == [f"SVM, {name}" for name in ("conv1", "res2", "res3", "res4", "res5")]
     assert all(0.2 < row["value"] < 1 for row in found)
@@ -207,7 +204,11 @@ def test_the_mistake_of_all_processes_is_told_once(benchmark):
     "config, overrides, message",
     [
         (SVM, ["config.DATA.TEST.LABEL_PATHS=[missing.npy]"], "config.DATA.TEST.LABEL_PATHS: found ['missing.npy']"),
-        (SVM, ["config.DATA.TEST.LABEL_PATHS=[damaged.npy]"], "config.DATA.TEST: the labels cannot be read: "),
+        (
+            SVM,
+            ["config.DATA.TEST.LABEL_PATHS=[damaged.npy]"],
+            "LABEL_PATHS: found damaged.npy, text, not a NumPy array",
+        ),
         (SVM, ["config.SVM.loss=log"], "config.SVM: penalty, loss, dual: found ('l2', 'log', False)"),
         (SVM, ["config.SVM.cls_list=[5]"], "config.SVM.cls_list: found [5]; allowed: 0 to 2"),
         (SVM, ["config.SVM.cross_val_folds=40"], "The training split: found"),

@@ -63,9 +63,22 @@ def compose_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     try:
         composed = _compose(parse_overrides(overrides))
         OmegaConf.resolve(composed)
-        return OmegaConf.to_container(composed, throw_on_missing=True)
+        plain = OmegaConf.to_container(composed, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"The config cannot be composed: {error}") from None
+    for key, value in _made_by_tags(plain):
+        allowed = "a text, a number, true, false or null"
+        raise ConfigError(problem(key, found=f"{value!r}, made by a tag (!!) of a YAML file", allowed=allowed))
+    return plain
+
+
+def _made_by_tags(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Values that OmegaConf lets a file make, and VISSL does not expect: paths, bytes."""
+    if isinstance(value, (Mapping, list)):
+        for name, inside in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _made_by_tags(inside, f"{key}.{name}" if key else str(name))
+    elif not isinstance(value, (str, int, float, type(None))):
+        yield key, value
 
 
 def _compose(parsed: Sequence[Override]) -> DictConfig:
