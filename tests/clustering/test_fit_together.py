@@ -6,8 +6,10 @@ import signal
 import numpy as np
 import pytest
 import stage_work
+import torch
 from processes import context, exit_code, running
 from stage_work import REFUSED
+from threadpoolctl import threadpool_limits
 from tiny_store import contents, save_store
 
 from vissl_clusterfit.clustering import sources
@@ -83,6 +85,28 @@ def test_the_number_of_processes_changes_no_byte(tmp_path, stores, codebooks, ki
     with together(world_size, tmp_path / "meeting", stores[kind], tmp_path / "codebook", kind) as processes:
         assert exit_codes(processes) == [0] * world_size
     assert contents(tmp_path / "codebook") == codebooks(kind)
+
+
+def test_whitened_features_of_an_odd_number_on_any_number_of_processes_and_threads(tmp_path, monkeypatch):
+    """The last chunk of a process is of another height than on one process, where float32 products take other ways."""
+    monkeypatch.setattr(sources, "_CHUNK_ROWS", 256)
+    rng = np.random.default_rng(9)
+    rows = rng.standard_normal((9001, 48)) @ rng.standard_normal((48, 48))
+    store, kind = save_store(tmp_path / "features", rows.astype(np.float32), shard_size=4096).folder, "wide"
+    made = []
+    for threads in (1, 2):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        with threadpool_limits(threads):
+            stage_work.cluster(store, tmp_path / f"threads-{threads}", kind)
+        torch.set_num_threads(before)
+        made.append(contents(tmp_path / f"threads-{threads}"))
+    for world_size in (2, 4):
+        folder = tmp_path / f"processes-{world_size}"
+        with together(world_size, tmp_path / f"meeting-{world_size}", store, folder, kind) as processes:
+            assert exit_codes(processes) == [0] * world_size
+        made.append(contents(folder))
+    assert made[1:] == made[:1] * 3
 
 
 def test_the_data_need_all_that_is_done_for_them(tmp_path, stores, codebooks):

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from kept_states import KeptStates
 from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
 
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, kmeans
 from vissl_clusterfit.clustering.minibatches import PARTS, steps, width
 from vissl_clusterfit.clustering.preprocessing import unit_rows
+from vissl_clusterfit.clustering.protocol import ClusterSums
 from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.clustering.sources import ArraySource
 from vissl_clusterfit.errors import ConfigError
@@ -155,7 +157,7 @@ def test_fewer_distinct_points_than_clusters_terminates(cluster, blobs, spherica
     assert result.converged
     assert result.objective[-1] < 1e-13
     assert result.num_empty == 7
-    assert "7 of 12 clusters stay empty: there are fewer distinct features." in caplog.text
+    assert "7 of 12 clusters stay empty: there are fewer features that differ by more than rounding." in caplog.text
 
 
 def test_zero_vectors_do_not_break_cosine(cluster, blobs):
@@ -336,3 +338,33 @@ def test_backends_agree(digits):
     )
     np.testing.assert_allclose(torch_result.objective, faiss_result.objective, rtol=1e-5)
     np.testing.assert_allclose(torch_result.centroids, faiss_result.centroids, atol=1e-3)
+
+
+@pytest.mark.parametrize("start", [RANDOM, SPREAD])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_parts_leave_empty_is_filled_at_the_end(cluster, start, seed, caplog):
+    """Nine distinct vectors in one part of many that are equal: each part comes once in eight iterations."""
+    rows = np.random.default_rng(seed).standard_normal((10, 8)).astype(np.float32)
+    rows = np.concatenate([rows[:9], rows[9:].repeat(2039, axis=0)])
+    result = cluster(rows, 10, num_iter=50, start=start, growing=True)
+    assert sorted(result.counts) == [1] * 9 + [2039]
+    assert "stay empty" not in caplog.text
+
+
+def test_clusters_that_more_iterations_would_fill_are_told_from_those_that_nothing_can(cluster, caplog):
+    rows = np.arange(40, dtype=np.float32)[:, None].copy()
+    start = np.array([[0.0], *[[1e6 + number] for number in range(9)]], dtype=np.float32)
+    assert cluster(rows, 10, num_iter=2, initial_centroids=start).num_empty > 0
+    assert "they were still being filled" in caplog.text
+
+
+def test_the_objective_of_more_clusters_than_blas_sums_on_one_thread():
+    """OpenBLAS splits a dot product of more than 10,000 numbers over its threads."""
+    rng = np.random.default_rng(0)
+    centroids = rng.standard_normal((20_001, 3)).astype(np.float32)
+    sums = ClusterSums(rng.standard_normal((20_001, 3)), rng.integers(0, 9, 20_001), 1e6)
+    costs = set()
+    for threads in (1, 2, 4):
+        with threadpool_limits(threads):
+            costs.add(sums.cost(centroids))
+    assert len(costs) == 1

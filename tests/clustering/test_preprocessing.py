@@ -1,11 +1,18 @@
 import logging
+from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
+from tiny_store import save_codebook
 
 from vissl_clusterfit.clustering import sources
-from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing, unit_rows
+from vissl_clusterfit.clustering.preprocessing import IN_FLOAT32, Preprocessing, fit_preprocessing, unit_rows
+from vissl_clusterfit.clustering.projection import rounded_components
 from vissl_clusterfit.clustering.sources import ArraySource
 from vissl_clusterfit.errors import ConfigError
 
@@ -98,3 +105,77 @@ def test_unit_rows_of_any_magnitude(scale):
     found = unit_rows(rows)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def projections(dim: int, num_components: int, offset: float = 0.0) -> Preprocessing:
+    rng = np.random.default_rng(dim)
+    components = rng.standard_normal((num_components, dim)) * 10.0 ** rng.integers(-3, 3, (num_components, 1))
+    return Preprocessing(False, np.full(dim, offset, dtype=np.float32), rounded_components(components))
+
+
+@pytest.mark.parametrize(("dim", "num_components"), [(1, 1), (3, 2), (48, 40), (2048, 64), (8193, 5)])
+def test_the_projection_of_a_row_does_not_depend_on_its_place(dim, num_components):
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((300, dim)) * 10.0 ** rng.integers(-20, 20, (300, 1))).astype(np.float32)
+    steps = projections(dim, num_components)
+    expected = steps.apply(rows)
+    exact = rows.astype(np.float64) @ steps.components.T.astype(np.float64)
+    longest = np.linalg.norm(rows.astype(np.float64), axis=1)[:, None] * np.linalg.norm(steps.components, axis=1)
+    assert (np.abs(expected - exact) <= 2.0**-23 * longest).all()
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads):
+            for low, high in ((0, 1), (7, 8), (5, 7), (1, 258), (44, 300), (299, 300)):
+                np.testing.assert_array_equal(steps.apply(rows[low:high]), expected[low:high])
+
+
+@given(data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_products_of_rounded_operands_are_exact(data):
+    """Held against whole numbers of any length."""
+    dim, rng = data.draw(st.integers(1, 300)), np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    steps = projections(dim, 3)
+    # Numbers of up to 24 bits below the largest: nothing is rounded but the result.
+    rows = np.ldexp(rng.integers(-(2**24), 2**24, (4, dim)), data.draw(st.integers(-60, 60))).astype(np.float32)
+    expected = [
+        [
+            float(sum(Fraction(float(x)) * Fraction(float(c)) for x, c in zip(row, of, strict=True)))
+            for of in steps.components
+        ]
+        for row in rows
+    ]
+    np.testing.assert_array_equal(steps.apply(rows), np.array(expected).astype(np.float32))
+
+
+@pytest.mark.parametrize("dim", [2, 8192, 8193, 10_000, 20_000])
+def test_the_norm_of_a_row_does_not_depend_on_its_place(dim):
+    rows = np.random.default_rng(0).standard_normal((5, dim)).astype(np.float32)
+    expected = unit_rows(rows)
+    for low, high in ((0, 1), (4, 5), (1, 3)):
+        np.testing.assert_array_equal(unit_rows(rows[low:high]), expected[low:high])
+
+
+def test_the_number_of_threads_changes_no_bit_of_a_projection(correlated):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((3000, 600)).astype(np.float32) @ rng.standard_normal((600, 600)).astype(np.float32)
+    fitted, before = [], torch.get_num_threads()
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        with threadpool_limits(threads):
+            fitted.append(fit_preprocessing(ArraySource(rows), normalize=True, num_components=40, whiten=True))
+    torch.set_num_threads(before)
+    assert fitted[0].same_as(fitted[1])
+    assert fitted[0].same_as(fitted[2])
+
+
+def test_an_older_codebook_projects_as_it_did(correlated, tmp_path):
+    """Its manifest does not say how: by a product in float32."""
+    mean, components = correlated.mean(axis=0), np.linalg.svd(correlated - correlated.mean(axis=0))[2][:5]
+    older = Preprocessing(False, mean, components, product=IN_FLOAT32)
+    made = save_codebook(tmp_path / "older", older.apply(correlated[:3]), older, input_dim=12)
+    assert "product" not in made.manifest["preprocessing"]
+    np.testing.assert_array_equal(made.preprocessing.apply(correlated), (correlated - mean) @ components.T)
+    newer = Preprocessing(False, mean, rounded_components(components))
+    made = save_codebook(tmp_path / "newer", newer.apply(correlated[:3]), newer, input_dim=12)
+    assert made.manifest["preprocessing"]["product"] == "exact"
+    assert made.preprocessing.same_as(newer)
+    assert not made.preprocessing.same_as(older)

@@ -68,3 +68,17 @@ def test_only_one_module_imports_faiss():
 def test_importing_the_core_does_not_import_faiss():
     code = "import sys, vissl_clusterfit.labels.assign; assert 'faiss' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("offset", [0.0, 4_000.0, -1e5])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_common_offset_costs_no_digits(offset, count):
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((3000, 48)) + offset).astype(np.float32)
+    centroids = rows[:90].copy()
+    labels, distances = FaissSearch(centroids).nearest(rows, count)
+    exact = ((rows[:, None].astype(np.float64) - centroids[None]) ** 2).sum(axis=2)
+    expected = np.sort(exact, axis=1)[:, :count]
+    np.testing.assert_allclose(np.take_along_axis(exact, labels, axis=1), expected, rtol=1e-4)
+    np.testing.assert_allclose(distances, expected, rtol=1e-3, atol=1e-9)
+    np.testing.assert_array_equal(FaissSearch(centroids).labels(rows), FaissSearch(centroids).nearest(rows, 1)[0][:, 0])

@@ -201,6 +201,10 @@ OTHER_CLUSTERINGS: dict[str, dict[str, Any]] = {
     "a part": {"data_limit": 1300},
     "more clusters than distinct features": {"num_clusters": 60, "start": "random"},
 }
+#: That of features with more dimensions than the others have.
+WIDE: dict[str, dict[str, Any]] = {
+    "wide": {"num_clusters": 30, "features": FeatureSettings(dimensionality_reduction=40, whiten=True)}
+}
 
 
 def cluster(
@@ -236,7 +240,7 @@ def cluster(
             return accumulate(self, search, share)
 
         sources.StoreSource.accumulate = accumulate_slowly
-    changes = (CLUSTERINGS | OTHER_CLUSTERINGS)[kind]
+    changes = (CLUSTERINGS | OTHER_CLUSTERINGS | WIDE)[kind]
     settings = ClusterFitConfig(**{"num_clusters": 12, "num_iter": num_iter, **changes})
     if also:
         settings = dataclasses.replace(settings, output_dir=str(folder), also_num_clusters=also)

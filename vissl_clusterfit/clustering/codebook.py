@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit.clustering.preprocessing import Preprocessing
+from vissl_clusterfit.clustering.preprocessing import IN_FLOAT32, Preprocessing
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.search.backends import search_factory
@@ -73,7 +73,11 @@ class Codebook:
             arrays = {name: _read(folder, name, *expected) for name, expected in array_shapes(manifest).items()}
             counts = arrays[COUNTS_FILE]
             preprocessing = Preprocessing(
-                bool(steps["normalize"]), arrays.get(_MEAN), arrays.get(_COMPONENTS), bool(steps["unit_output"])
+                bool(steps["normalize"]),
+                arrays.get(_MEAN),
+                arrays.get(_COMPONENTS),
+                bool(steps["unit_output"]),
+                steps.get("product", IN_FLOAT32),  # which older ones don't say
             )
             num_points, content_hash = manifest["num_points"], codebook_hash(manifest)
         except (KeyError, TypeError, ValueError) as error:
@@ -125,11 +129,13 @@ class Codebook:
         if two_levels is not None:
             arrays |= dict(zip((COARSE_FILE, FINE_COUNTS_FILE), two_levels, strict=True))
         digests = {name: artifacts.write_array(folder / name, array, synced=synced) for name, array in arrays.items()}
-        steps = {
+        steps: dict[str, Any] = {
             "normalize": preprocessing.normalize,
             "num_components": 0 if preprocessing.components is None else len(preprocessing.components),
             "unit_output": preprocessing.unit_output,
         }
+        if preprocessing.components is not None and preprocessing.product != IN_FLOAT32:
+            steps["product"] = preprocessing.product
         shape = {"num_clusters": centroids.shape[0], "dim": centroids.shape[1], "num_points": int(counts.sum())}
         if two_levels is not None:
             shape["num_coarse_clusters"] = len(two_levels[1])

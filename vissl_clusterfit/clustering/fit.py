@@ -77,8 +77,8 @@ def fit_codebook(
     """Clusters the readable features of a store and keeps the codebook in ``folder``.
 
     All processes of the run call this together: each reads its part of the features, and the primary one writes. The
-    codebook is the same to the bit for any number of processes, except that a projection may differ in its last bits
-    with the number of threads.
+    codebook is the same to the bit for any number of processes and threads. (A projection is fitted by the linear
+    algebra of the machine's processor; another one's may differ in its last bits.)
 
     The state after each iteration is kept below ``folder``, as a codebook of its own. A clustering that was stopped
     goes on from there, and ends with the very codebook that it would have had.

@@ -14,6 +14,7 @@ import numpy as np
 
 from vissl_clusterfit.clustering.protocol import ALL, Share, VectorSource, Work
 from vissl_clusterfit.clustering.sampling import uniform
+from vissl_clusterfit.search.norms import row_squares
 from vissl_clusterfit.search.protocol import Search, SearchFactory
 
 logger = logging.getLogger(__name__)
@@ -77,8 +78,7 @@ def _squared_distances(rows_nD: np.ndarray, centroids_KD: np.ndarray, labels_n: 
     distances = np.empty(len(rows_nD), dtype=np.float32)
     for low in range(0, len(rows_nD), _BLOCK_ROWS):
         block = slice(low, low + _BLOCK_ROWS)
-        difference = rows_nD[block] - centroids_KD[labels_n[block]]
-        np.einsum("nd,nd->n", difference, difference, out=distances[block])
+        distances[block] = row_squares(rows_nD[block] - centroids_KD[labels_n[block]])
     return distances
 
 

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 RANDOM, SPREAD = "random", "k-means++"
 
+# After iterations that saw parts, so many passes at most fill clusters that are empty: each cluster gives one vector.
+_LAST_FILLS = 8
 # Numbers of the centroids whose means are computed at a time: they stay in the processor's cache.
 _MEANS_VALUES = 1 << 15
 
@@ -95,9 +97,10 @@ def kmeans(
 
     Every iteration assigns the vectors and moves each centroid to the mean of its own. An empty cluster takes
     over the farthest vector of another one: the clusters with the farthest vectors give theirs first, one in
-    each iteration. So the objective never rises while iterations see all vectors, and the loop settles also
-    where there are fewer distinct vectors than clusters; those left over stay empty, which the log says. It stops when
-    nothing moves.
+    each iteration. So the objective never rises while iterations see all vectors, unless ``spherical`` ones are zero
+    or nearly cancel out: such have no direction, and a centroid of theirs is no mean. The loop settles also where there
+    are fewer distinct vectors than clusters; those left over stay empty, which the log says. It stops when nothing
+    moves. Clusters that are empty when iterations that saw parts are over are given a vector in a few passes more.
 
     Args:
         source: the vectors; of unit norm when ``spherical``.
@@ -154,8 +157,24 @@ def kmeans(
         )
         if on_iteration is not None:
             on_iteration(state, {share: known[share] for share in step if share in state.carried})
-    _conclude(state, num_iter)
+    fillable = state.num_empty > 0 and bool(state.repaired) and state.repaired[-1] > 0
+    if state.num_empty and plan and plan[-1] != (ALL,):
+        state, fillable = _fill_last(source, state, search_factory)
+    _conclude(state, num_iter, fillable)
     return state
+
+
+def _fill_last(source: VectorSource, state: KMeansResult, search_factory: SearchFactory) -> tuple[KMeansResult, bool]:
+    """Fills clusters that are empty at the end, of vectors in all parts; and whether more could be filled."""
+    centroids, counts = state.centroids.copy(), state.counts.copy()
+    for _ in range(_LAST_FILLS):
+        farthest = source.farthest(search_factory(centroids))
+        filled = _fill_empty(centroids, counts, farthest, source)
+        repaired = (*state.repaired[:-1], state.repaired[-1] + filled)
+        state = replace(state, centroids=centroids.copy(), counts=counts.copy(), repaired=repaired)
+        if not filled or not state.num_empty:
+            return state, False
+    return state, True
 
 
 def _first(centroids: np.ndarray, num_points: int, spherical: bool) -> KMeansResult:
@@ -186,7 +205,7 @@ def _iterate(
     repaired = 0
     if not counts.all():
         farthest = source.farthest(search, step[-1])
-        repaired = _fill_empty(moved, known[step[-1]], counts, farthest, source)
+        repaired = _fill_empty(moved, counts, farthest, source, known[step[-1]])
     return KMeansResult(
         moved,
         (*state.objective, cost / max(1, number)),
@@ -220,17 +239,19 @@ def _repeated(state: KMeansResult) -> KMeansResult:
     )
 
 
-def _conclude(result: KMeansResult, num_iter: int) -> None:
+def _conclude(result: KMeansResult, num_iter: int, fillable: bool) -> None:
     if result.converged:
         logger.info("k-means converged: iteration %d changed no centroid.", len(result.objective))
     else:
         logger.info("k-means ends after all %d iterations; centroids were still moving.", num_iter)
     if result.num_empty:
         logger.warning(
-            "%d of %d clusters stay empty: there are fewer distinct features. Lower the number of clusters, or look "
-            "for duplicate samples.",
+            "%d of %d clusters stay empty: %s. Lower the number of clusters, or look for duplicate samples.",
             result.num_empty,
             len(result.counts),
+            "they were still being filled, which more iterations go on with"
+            if fillable
+            else "there are fewer features that differ by more than rounding",
         )
 
 
@@ -255,16 +276,20 @@ def _means(parts: list[ClusterSums], counts: np.ndarray, centroids: np.ndarray, 
 
 
 def _fill_empty(
-    centroids: np.ndarray, fresh: ClusterSums, counts: np.ndarray, farthest: Farthest, source: VectorSource
+    centroids: np.ndarray,
+    counts: np.ndarray,
+    farthest: Farthest,
+    source: VectorSource,
+    fresh: ClusterSums | None = None,
 ) -> int:
     """Moves centroids of empty clusters, in place, onto vectors that are far from theirs, and counts these for them.
 
     Args:
         centroids: (K, D) float32.
-        fresh: the sums of the share in which the farthest vectors were looked for.
         counts: (K,) int64, of all vectors.
         farthest: of each cluster.
         source: of the vectors.
+        fresh: the sums of the share in which the farthest vectors were looked for, where a later iteration needs them.
 
     Returns:
         How many were moved.
@@ -278,7 +303,8 @@ def _fill_empty(
     taken = source.take(farthest.positions[donors])
     empty = empty[: len(donors)]
     centroids[empty] = taken
-    for of_each, one in ((fresh.sums, taken), (fresh.counts, 1), (counts, 1)):
+    in_sums = () if fresh is None else ((fresh.sums, taken), (fresh.counts, 1))
+    for of_each, one in (*in_sums, (counts, 1)):
         of_each[donors] -= one
         of_each[empty] += one
     return len(donors)

@@ -6,13 +6,16 @@ again. VISSL's ClusterFit recipe is the first step alone; the second is its DIME
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
 
 import numpy as np
 
+from vissl_clusterfit.clustering.projection import ExactProjection, add_products, eigenvectors, rounded_components
 from vissl_clusterfit.clustering.protocol import VectorSource
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.search.norms import row_squares
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +25,15 @@ _MIN_VARIANCE_SHARE = 1e-12
 _SAFE_SQUARES = (1e-30, 1e38)
 
 
+#: How a projection is computed: so that a row's does not depend on its place, or as codebooks before it did, by a
+#: product in float32.
+EXACT, IN_FLOAT32 = "exact", "float32"
+
+
 def unit_rows(rows_nD: np.ndarray) -> np.ndarray:
     """Rows scaled to unit L2 norm, as (n, D) float32. Rows of zeros stay as they are."""
     with np.errstate(over="ignore", under="ignore"):
-        squares = np.einsum("nd,nd->n", rows_nD, rows_nD)
+        squares = row_squares(rows_nD)
     safe = (squares > _SAFE_SQUARES[0]) & (squares < _SAFE_SQUARES[1])
     out = rows_nD / np.sqrt(np.where(safe, squares, 1), dtype=np.float32)[:, None]
     if not safe.all():
@@ -44,12 +52,14 @@ class Preprocessing:
         mean: (D,) float32, subtracted before the projection; None for no projection.
         components: (D_out, D) float32, rows to project on, divided by the standard deviation when whitened.
         unit_output: scale to unit norm at the end (spherical k-means).
+        product: how the projection is computed, ``EXACT`` or ``IN_FLOAT32``.
     """
 
     normalize: bool = False
     mean: np.ndarray | None = None
     components: np.ndarray | None = None
     unit_output: bool = False
+    product: str = EXACT
 
     def output_dim(self, input_dim: int) -> int:
         """D_out for features of D dimensions."""
@@ -63,7 +73,8 @@ class Preprocessing:
     def same_as(self, other: Preprocessing) -> bool:
         """Whether the other one gives the same vectors, to the bit."""
         arrays = ((self.mean, other.mean), (self.components, other.components))
-        return (self.normalize, self.unit_output) == (other.normalize, other.unit_output) and all(
+        own_steps = (self.normalize, self.unit_output, self.product)
+        return own_steps == (other.normalize, other.unit_output, other.product) and all(
             own is others if own is None or others is None else np.array_equal(own, others) for own, others in arrays
         )
 
@@ -71,11 +82,19 @@ class Preprocessing:
         """Raw features (n, D) float32 to vectors (n, D_out) float32."""
         if self.normalize:
             rows_nD = unit_rows(rows_nD)
-        if self.components is not None:
+        if self._projection is not None:
+            rows_nD = self._projection(rows_nD)
+        elif self.components is not None:
             rows_nD = (rows_nD - self.mean) @ self.components.T
         if self.unit_output:
             rows_nD = unit_rows(rows_nD)
         return rows_nD
+
+    @functools.cached_property
+    def _projection(self) -> ExactProjection | None:
+        if self.mean is None or self.components is None or self.product == IN_FLOAT32:
+            return None
+        return ExactProjection(self.mean, self.components)
 
 
 def fit_preprocessing(
@@ -88,7 +107,8 @@ def fit_preprocessing(
 ) -> Preprocessing:
     """Fits the projection on raw features: an exact PCA in one pass, in float64.
 
-    The covariance takes 8·D² bytes; nothing grows with the number of features. The sign of a component is the
+    The covariance takes 8·D² bytes; nothing grows with the number of features. The number of threads changes no bit;
+    components are rounded as ``projection.py`` says. The sign of a component is the
     one that makes its largest entry positive. With ``whiten``, components have unit variance on the fitted
     features (n - 1 in the denominator); those without variance give 0.
 
@@ -115,7 +135,7 @@ def fit_preprocessing(
             )
         )
     mean, covariance = _mean_and_covariance(source, normalize)
-    variances, vectors = np.linalg.eigh(covariance)
+    variances, vectors = eigenvectors(covariance)
     variances, components = variances[::-1][:num_components], vectors[:, ::-1].T[:num_components]
     largest = components[np.arange(num_components), np.abs(components).argmax(axis=1)]
     components = components * np.where(largest < 0, -1.0, 1.0)[:, None]
@@ -128,7 +148,7 @@ def fit_preprocessing(
     )
     if whiten:
         components = _whitened(components, variances)
-    return Preprocessing(normalize, mean.astype(np.float32), components.astype(np.float32), unit_output)
+    return Preprocessing(normalize, mean.astype(np.float32), rounded_components(components), unit_output)
 
 
 def _whitened(components: np.ndarray, variances: np.ndarray) -> np.ndarray:
@@ -143,7 +163,7 @@ def _whitened(components: np.ndarray, variances: np.ndarray) -> np.ndarray:
 
 
 def _mean_and_covariance(source: VectorSource, normalize: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(D,) and (D, D), float64."""
+    """(D,) and the upper triangle of (D, D), float64."""
     total = np.zeros(source.dim)
     squares = np.zeros((source.dim, source.dim))
     shift: np.ndarray | None = None
@@ -153,7 +173,7 @@ def _mean_and_covariance(source: VectorSource, normalize: bool) -> tuple[np.ndar
         shift = rows_nD.mean(axis=0) if shift is None else shift
         rows_nD -= shift
         total += rows_nD.sum(axis=0)
-        squares += rows_nD.T @ rows_nD
+        add_products(squares, rows_nD)
     assert shift is not None, "a projection is fitted on at least one feature"
     offset = total / source.num_vectors
     covariance = squares - source.num_vectors * np.outer(offset, offset)

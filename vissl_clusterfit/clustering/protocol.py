@@ -67,7 +67,9 @@ class ClusterSums:
             centroids: (K, D) float32.
         """
         cross = np.einsum("kd,kd->", centroids, self.sums, dtype=np.float64)
-        own = np.einsum("kd,kd->k", centroids, centroids, dtype=np.float64) @ self.counts
+        squares = np.einsum("kd,kd->k", centroids, centroids, dtype=np.float64)
+        # No dot product of BLAS, whose sum depends on the number of threads where K is large.
+        own = np.einsum("k,k->", squares, self.counts, dtype=np.float64)
         return max(0.0, float(self.squares - 2 * cross + own))
 
     def objective(self, centroids: np.ndarray) -> float:

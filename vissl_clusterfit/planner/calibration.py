@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
+from vissl_clusterfit.clustering.projection import add_products
 from vissl_clusterfit.clustering.reproducible_sums import Accumulator
 from vissl_clusterfit.clustering.sources import chunk_rows
 from vissl_clusterfit.errors import cannot_write
@@ -169,8 +170,7 @@ def _means(rows: np.ndarray, labels: np.ndarray, drawn: np.ndarray) -> np.ndarra
 
 
 def _covariance(rows: np.ndarray) -> None:
-    exact = rows.astype(np.float64)
-    _ = exact.T @ exact
+    add_products(np.zeros((rows.shape[1], rows.shape[1])), rows.astype(np.float64))
 
 
 def _labels(search: Search, work: Workload) -> Callable[[np.ndarray], object]:

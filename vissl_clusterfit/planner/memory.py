@@ -120,7 +120,7 @@ def _starting(work: Workload, product_bytes: int) -> dict[str, int]:
 
 def _projecting(work: Workload) -> dict[str, int]:
     rows, square = _rows(work), 8 * work.input_dim**2
-    chunks = rows * work.input_dim * (work.feature_bytes + 4 + 4 + 4 * work.normalize + 8)
+    chunks = rows * work.input_dim * (work.feature_bytes + 4 + 4 + 4 * work.normalize + 16)
     # While it is added up: the sum and one product; then the decomposition, which needs copies.
     return {"covariance": 5 * square, "chunks": max(0, chunks - 3 * square)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 
 from vissl_clusterfit import dependencies
 from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.search.norms import row_squares
 
 _DEVICES = ("cpu", "cuda", "gpu")  # a GPU is "cuda" to PyTorch and "gpu" to VISSL
 # Rows whose differences to their centroids stay in the processor's cache.
 _BLOCK_ROWS = 1024
+# What centroids have in common costs digits where it is so many times longer than they are without it.
+_MUCH_IN_COMMON = 4.0
 
 
 class FaissSearch:
@@ -21,7 +25,9 @@ class FaissSearch:
 
     faiss decides which centroid is nearest. Its distances come from a matrix product, so between centroids
     that are equally near to within float32 rounding the choice is faiss's. The distance itself is computed
-    again from the difference: that costs little, and it is exactly 0 for a vector on its centroid.
+    again from the difference: that costs little, and it is exactly 0 for a vector on its centroid. Where centroids have
+    much in common, as those of features with a large offset, faiss is given what is left without it: in a product of
+    the whole the offset would take the digits that tell them apart.
 
     Args:
         centroids: (K, D) float32.
@@ -35,8 +41,9 @@ class FaissSearch:
         require_faiss(device)
         self._centroids_KD = np.ascontiguousarray(centroids, dtype=np.float32)
         faiss = _import_faiss()
+        self._shift = _common_shift(self._centroids_KD)
         index = faiss.IndexFlatL2(self._centroids_KD.shape[1])
-        index.add(self._centroids_KD)
+        index.add(self._centroids_KD if self._shift is None else self._centroids_KD - self._shift)
         if device != "cpu":
             index = faiss.index_cpu_to_gpu(_gpu_resources(), 0, index)
         self._index = index
@@ -73,6 +80,7 @@ class FaissSearch:
 
     def _nearest(self, rows_nD: np.ndarray, count: int) -> np.ndarray:
         _import_faiss().omp_set_num_threads(self._num_threads)  # it is a setting of each thread
+        rows_nD = rows_nD if self._shift is None else rows_nD - self._shift
         labels = self._index.search(np.ascontiguousarray(rows_nD), count)[1]
         if len(labels) and labels.min() < 0:
             raise _too_large()
@@ -83,11 +91,24 @@ class FaissSearch:
         for low in range(0, len(rows_nD), _BLOCK_ROWS):
             block = slice(low, low + _BLOCK_ROWS)
             with np.errstate(over="ignore", invalid="ignore"):
-                difference = rows_nD[block] - self._centroids_KD[labels[block]]
-                np.einsum("nd,nd->n", difference, difference, out=distances[block])
+                distances[block] = row_squares(rows_nD[block] - self._centroids_KD[labels[block]])
         if len(labels) and not np.isfinite(distances.max()):
             raise _too_large()
         return distances
+
+
+def _common_shift(centroids_KD: np.ndarray) -> np.ndarray | None:
+    """The mean of the centroids, (D,) float32, if it is much longer than what they are without it; else None."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = centroids_KD.mean(axis=0, dtype=np.float64)
+        apart = max((float(np.square(part - mean).sum(axis=1).max()) for part in _parts(centroids_KD)), default=0.0)
+        common = float(np.square(mean).sum())
+    return mean.astype(np.float32) if common > _MUCH_IN_COMMON**2 * apart else None
+
+
+def _parts(centroids_KD: np.ndarray) -> Iterator[np.ndarray]:
+    for low in range(0, len(centroids_KD), _BLOCK_ROWS):
+        yield centroids_KD[low : low + _BLOCK_ROWS]
 
 
 def _too_large() -> DataError:
