@@ -20,6 +20,7 @@ INSTALL_REQUIRES = [
     "parameterized>=0.8",
     "pillow>=9.0",
     "pyyaml>=5.4",
+    "safetensors>=0.4",
     "scikit-learn>=1.6",
     "scipy>=1.10",
     "submitit>=1.4",
@@ -33,12 +34,15 @@ EXTRAS_REQUIRE = {
     # Both provide the module `faiss`: take one of them, never both.
     "cpu": ["faiss-cpu>=1.8"],
     "gpu": ["faiss-gpu>=1.8"],
+    # Features and labels as Parquet.
+    "parquet": ["pyarrow>=14"],
     # The plot of the study, and the fonts of its characters.
     "study": ["matplotlib>=3.7"],
     "dev": [
         "hypothesis>=6.100",
         "matplotlib>=3.7",
         "mypy>=1.10",
+        "pyarrow>=14",
         "pytest>=8.0",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.5",

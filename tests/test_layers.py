@@ -40,6 +40,8 @@ PLACES = {
     "scipy": ("report/intervals.py", "datasets/matlab.py"),
     "matplotlib": ("study/plot.py", "datasets/synthetic/characters.py"),
     "PIL": ("datasets", "video/frame_folder.py"),
+    "pyarrow": ("features/imports.py", "labels/export.py", "labels/imports.py"),
+    "safetensors": ("features/rows_files.py",),
     "iopath": ("storage/paths.py", "storage/remote.py"),
 }
 

@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vissl_clusterfit.clustering.estimator import KMeans
+    from vissl_clusterfit.features.imports import import_features
 
 __version__ = "0.1.0"
 
-__all__ = ["KMeans"]
+__all__ = ["KMeans", "import_features"]
 
 _MODULES = {
     "KMeans": "clustering.estimator",
+    "import_features": "features.imports",
 }
 
 

@@ -10,19 +10,21 @@ _INSTALL = {
     "torch": "python -m pip install torch torchvision",
     "vissl": "python -m pip install --no-deps vissl==0.1.6",
     "faiss": "python -m pip install faiss-cpu    (faiss-gpu where there is an NVIDIA GPU; never both)",
+    "pyarrow": "python -m pip install 'vissl-clusterfit[parquet]'",
 }
+_NEEDED = ("torch", "vissl", "faiss")
 
 
 def require(*modules: str) -> None:
     """Checks that modules are installed, without importing them.
 
     Args:
-        modules: Any of ``torch``, ``vissl``, ``faiss``; all three if none is named.
+        modules: Any of ``torch``, ``vissl``, ``faiss``, ``pyarrow``; the first three if none is named.
 
     Raises:
         MissingDependencyError: One message that names everything missing and the commands that install it.
     """
-    missing = [name for name in modules or _INSTALL if not _is_installed(name)]
+    missing = [name for name in modules or _NEEDED if not _is_installed(name)]
     if missing:
         commands = "".join(f"\n    {_INSTALL[name]}" for name in missing)
         raise MissingDependencyError(f"Not installed: {', '.join(missing)}. Install with:{commands}")

@@ -10,6 +10,7 @@ from repository import ROOT
 from tiny_run import ROWS, UNREADABLE, make_run
 from tiny_store import edit_manifest, save_codebook, save_store
 
+from vissl_clusterfit.features.imports import import_features
 from vissl_clusterfit.labels.assign import label_store
 
 DOCUMENT = (ROOT / "docs/artifacts.md").read_text("utf-8")
@@ -23,6 +24,7 @@ FOLDERS = {"Features": "features/test", "Codebook": "codebook", "Pseudo-labels":
 # Files that not every run has; one of those below has each.
 TWO_LEVELS = {"coarse_centroids.npy", "fine_counts.npy", "num_coarse_clusters", "coarse_objective"}
 OPTIONAL = {
+    "Features": {"shard_rows", "rows_in"},
     "Codebook": {"pca_mean.npy", "pca_components.npy", *TWO_LEVELS},
     "Pseudo-labels": {"nearest.npy", "nearest_distances.npy", "bounded"},
 }
@@ -55,7 +57,7 @@ def test_the_reader_needs_numpy_and_the_standard_library_alone():
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in node.names
     }
-    assert imported == {"hashlib", "json", "pathlib", "numpy"}
+    assert imported == {"gzip", "hashlib", "json", "pathlib", "numpy"}
 
 
 def test_features(reader, run):
@@ -134,6 +136,21 @@ def test_every_file_and_key_is_described(reader, run, section):
     assert found | OPTIONAL.get(section, set()) == DESCRIBED[section]
     if section == "Codebook":
         assert found & TWO_LEVELS in (set(), TWO_LEVELS)
+
+
+def test_every_key_of_a_store_that_refers_to_files_is_described(reader, tmp_path):
+    names = [f"{number}.jpg" for number in range(len(ROWS))]
+    (tmp_path / "rows").mkdir()
+    for number, rows in enumerate(np.split(ROWS, [7, 50])):
+        np.save(tmp_path / "rows" / f"{number}.npy", rows)
+    store = import_features(tmp_path / "rows", tmp_path / "store", names=names)
+    manifest = reader.read_manifest(store.folder, "feature_store")
+    assert manifest.keys() - {"kind", "inputs", "sha256", "format"} <= DESCRIBED["Features"]
+    assert manifest["rows_in"].keys() == set(reader.shard_names(manifest))
+    assert reader.features_hash(manifest) == manifest["content_hash"]
+    assert reader.read_names(store.folder) == names
+    copied = import_features(tmp_path / "rows", tmp_path / "copy", names=names, copy=True).folder
+    np.testing.assert_array_equal(reader.read_features(copied)[0], ROWS)
 
 
 def test_every_key_of_bounded_labels_is_described(tmp_path):

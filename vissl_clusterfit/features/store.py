@@ -1,11 +1,14 @@
-"""``FeatureStore``: one ``.npy`` array per contiguous range of data-set indices, rows in index order.
+"""``FeatureStore``: one array per contiguous range of data-set indices, rows in index order.
 
-``features/writer.py`` makes one, ``features/extract.py`` fills it.
+``features/writer.py`` makes one; ``features/extract.py`` fills it with arrays of its own, ``features/imports.py`` with
+those of files that lie elsewhere (``features/rows_files.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.features.remote_cache import LocalCopies
+from vissl_clusterfit.features.rows_files import OpenRows, RowsFile
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
+from vissl_clusterfit.features.sample_names import copy_names, names_of
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.remote import as_remote
@@ -46,8 +51,16 @@ class Shard:
         return f"rows-{self.start:012d}-{self.stop:012d}.json"
 
 
-def split_into_shards(num_samples: int, shard_size: int) -> list[Shard]:
-    """Contiguous ranges of ``shard_size`` indices, the last one shorter, that cover ``[0, num_samples)``."""
+def split_into_shards(num_samples: int, shard_size: int, shard_rows: Sequence[int] | None = None) -> list[Shard]:
+    """Contiguous ranges of indices that cover ``[0, num_samples)``.
+
+    They are of ``shard_size`` indices, the last one shorter; or of ``shard_rows``, where a store names them.
+    """
+    if shard_rows is not None:
+        stops = list(itertools.accumulate(shard_rows))
+        if min(shard_rows, default=0) < 1 or stops[-1] != num_samples:
+            raise ValueError(f"shards of {len(shard_rows)} sizes do not make {num_samples} samples")
+        return [Shard(stop - rows, stop) for rows, stop in zip(shard_rows, stops, strict=True)]
     return [Shard(start, min(start + shard_size, num_samples)) for start in range(0, num_samples, shard_size)]
 
 
@@ -57,7 +70,7 @@ class FeatureStore:
     Attributes:
         num_samples: rows, one per sample of the data set.
         dim: columns.
-        dtype: how rows are kept, float16 or float32; they are read as float32.
+        dtype: how rows are kept, float16 or float32, in a file elsewhere float64, too; they are read as float32.
         inputs: what the features were made from: data set, teacher, layer, pooling, transforms.
         unreadable: int64, sorted: the samples that could not be read. Their rows are zeros. The manifest names the
             first of them with the reason.
@@ -74,9 +87,13 @@ class FeatureStore:
         with with_remedy(_REMEDY):
             self.unreadable = artifacts.read_array(folder / UNREADABLE_FILE)
         self.content_hash: str = manifest["content_hash"]
-        self._shards = split_into_shards(self.num_samples, manifest["shard_size"])
-        self._shard_size: int = manifest["shard_size"]
+        self._shards = split_into_shards(self.num_samples, manifest["shard_size"], manifest.get("shard_rows"))
+        self._starts = np.array([shard.start for shard in self._shards], dtype=np.int64)
         self._copies = LocalCopies() if as_remote(folder) else None
+        self._elsewhere = {
+            name: OpenRows(RowsFile.from_json(entry, manifest["sha256"][name]))
+            for name, entry in manifest.get("rows_in", {}).items()
+        }
 
     @classmethod
     def open(cls, folder: Path, expected_inputs: Mapping[str, Any] | None = None) -> FeatureStore:
@@ -108,7 +125,9 @@ class FeatureStore:
                 f"{self.folder}: the shards that its manifest names do not cover its {self.num_samples} samples once. "
                 f"{_REMEDY}"
             )
-        if self._copies:  # to look into all shards would be to fetch them; each is checked when it is
+        if (
+            self._copies and not self._elsewhere
+        ):  # to look into all shards would be to fetch them; each is checked when it is
             missing = sorted(named - names_in(self.folder))
             if missing:
                 raise ArtifactError(f"{self.folder / missing[0]} is missing. {_SHARD_REMEDY}")
@@ -134,6 +153,8 @@ class FeatureStore:
 
     def _rows(self, shard: Shard) -> np.ndarray:
         path, expected = self.folder / shard.rows_file, (shard.stop - shard.start, self.dim)
+        if shard.rows_file in self._elsewhere:
+            return self._elsewhere[shard.rows_file].rows(expected, self.dtype)
         with with_remedy(_SHARD_REMEDY):
             if self._copies and (remote := as_remote(path)):
                 rows = self._copies.array(remote, self.manifest["sha256"][shard.rows_file])
@@ -144,12 +165,31 @@ class FeatureStore:
                 raise ArtifactError(f"{path} must hold {expected} of {self.dtype}, found {found}.")
         return rows
 
+    @property
+    def samples(self) -> np.ndarray:
+        """The ordered sample list, uint64 (N,), memory-mapped."""
+        return artifacts.read_array(self.folder / SAMPLES_FILE, mmap=True)
+
+    @functools.cached_property
+    def names(self) -> list[str] | None:
+        """The name of each sample; None where names are not kept.
+
+        Raises:
+            ArtifactError: they are damaged, or of other samples.
+        """
+        return names_of(self.folder)
+
+    def write_names(self, folder: Path) -> bool:
+        """Writes the names into the folder of another artefact of the same samples; whether there are any."""
+        return copy_names(self.folder, folder)
+
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows ``[start, stop)`` as a new float32 array of shape (stop - start, dim)."""
         if not 0 <= start <= stop <= self.num_samples:
             raise IndexError(f"there are no rows {start} to {stop} of {self.num_samples} samples")
         out = np.empty((stop - start, self.dim), dtype=np.float32)
-        for shard in self._shards[start // self._shard_size : -(-stop // self._shard_size)]:
+        first, last = np.searchsorted(self._starts, start, side="right") - 1, np.searchsorted(self._starts, stop)
+        for shard in self._shards[max(0, int(first)) : int(last)]:
             low, high = max(start, shard.start), min(stop, shard.stop)
             out[low - start : high - start] = self._rows(shard)[low - shard.start : high - shard.start]
         return out
@@ -160,7 +200,7 @@ class FeatureStore:
         if len(indices) and not 0 <= indices.min() <= indices.max() < self.num_samples:
             raise IndexError(f"there are no rows {indices.min()} to {indices.max()} of {self.num_samples} samples")
         out = np.empty((len(indices), self.dim), dtype=np.float32)
-        shard_of = indices // self._shard_size
+        shard_of = np.searchsorted(self._starts, indices, side="right") - 1
         numbers, counts = np.unique(shard_of, return_counts=True)
         stops = np.cumsum(counts)
         for number, low, high in zip(numbers, stops - counts, stops, strict=True):

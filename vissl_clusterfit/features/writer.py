@@ -9,14 +9,16 @@ that every row is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError, DataError
+from vissl_clusterfit.features.rows_files import RowsFile
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
+from vissl_clusterfit.features.sample_names import NAMES_FILE, NameList
 from vissl_clusterfit.features.store import KIND, UNREADABLE_FILE, FeatureStore, Shard, split_into_shards
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import remove_leftovers
@@ -34,11 +36,21 @@ class FeatureStoreWriter:
         inputs: what the features are made from; a folder that was begun with other inputs is refused.
         samples: uint64 (N,), the ordered sample list.
         shard_size: rows per shard. A store that was begun with another size keeps its own.
-        dtype: float16 or float32.
+        dtype: float16 or float32; of a store that refers to other files (``refer``), float64, too.
+        shard_rows: the rows of each shard where they are not all of the same size.
+        names: of the samples, all of which have passed; None where they are not kept.
     """
 
     def __init__(
-        self, folder: Path, inputs: Mapping[str, Any], samples: np.ndarray, *, shard_size: int, dtype: str
+        self,
+        folder: Path,
+        inputs: Mapping[str, Any],
+        samples: np.ndarray,
+        *,
+        shard_size: int,
+        dtype: str,
+        shard_rows: Sequence[int] | None = None,
+        names: NameList | None = None,
     ) -> None:
         self.folder = folder
         self.inputs = inputs
@@ -46,6 +58,8 @@ class FeatureStoreWriter:
         self.shard_size = shard_size
         self.dtype = dtype
         self._samples = samples
+        self._shard_rows = shard_rows
+        self._names = names
         self._inputs_hash = artifacts.content_hash(dict(inputs))
 
     def begin(self) -> None:
@@ -62,14 +76,18 @@ class FeatureStoreWriter:
         self.shard_size = manifest["shard_size"]
         if not (self.folder / SAMPLES_FILE).is_file():
             artifacts.write_array(self.folder / SAMPLES_FILE, self._samples)
+        if self._names is not None and not (self.folder / NAMES_FILE).is_file():
+            self._names.write(self.folder)
 
-    def _write_manifest(self, new: bool = False, **facts: Any) -> None:
+    def _write_manifest(self, *, new: bool = False, **facts: Any) -> None:
         facts = {"num_samples": self.num_samples, "shard_size": self.shard_size, "dtype": self.dtype, **facts}
+        if self._shard_rows is not None:
+            facts["shard_rows"] = list(self._shard_rows)
         artifacts.write_manifest(self.folder, KIND, self.inputs, facts, new=new)
 
     def shards(self) -> list[Shard]:
         """All shards of the store, in index order."""
-        return split_into_shards(self.num_samples, self.shard_size)
+        return split_into_shards(self.num_samples, self.shard_size, self._shard_rows)
 
     def missing(self) -> list[Shard]:
         """The shards that are not done, in index order."""
@@ -106,7 +124,14 @@ class FeatureStoreWriter:
             return
         digest = artifacts.write_array(self.folder / shard.rows_file, rows)
         reasons = {str(index): unreadable[index] for index in sorted(unreadable)}
-        done = {"sha256": digest, "unreadable": reasons, "dim": rows.shape[1], "inputs": self._inputs_hash}
+        self._write_done(shard, digest, rows.shape[1], reasons)
+
+    def refer(self, shard: Shard, rows_in: RowsFile, dim: int) -> None:
+        """Says that the rows of a shard are those of a file elsewhere, all of which are finite."""
+        self._write_done(shard, rows_in.sha256, dim, {}, rows_in=rows_in.as_json())
+
+    def _write_done(self, shard: Shard, digest: str, dim: int, reasons: Mapping[str, str], **more: Any) -> None:
+        done = {"sha256": digest, "unreadable": reasons, "dim": dim, "inputs": self._inputs_hash, **more}
         artifacts.write_json(self.folder / shard.done_file, done)
 
     def finish(self) -> FeatureStore:
@@ -137,7 +162,13 @@ class FeatureStoreWriter:
         unreadable = np.array(sorted(reasons), dtype=np.int64)
         digests[UNREADABLE_FILE] = artifacts.write_array(self.folder / UNREADABLE_FILE, unreadable)
         digests[SAMPLES_FILE] = artifacts.file_sha256(self.folder / SAMPLES_FILE)
+        if (self.folder / NAMES_FILE).is_file():
+            digests[NAMES_FILE] = artifacts.file_sha256(self.folder / NAMES_FILE)
+        facts: dict[str, Any] = {}
+        if elsewhere := {shard.rows_file: entry["rows_in"] for shard, entry in done.items() if "rows_in" in entry}:
+            facts["rows_in"] = elsewhere
         self._write_manifest(
+            **facts,
             complete=True,
             dim=dims.pop(),
             sha256=digests,

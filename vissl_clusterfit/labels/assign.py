@@ -14,6 +14,7 @@ from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.sources import chunk_rows
 from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError, problem
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
+from vissl_clusterfit.features.sample_names import NAMES_FILE
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.balanced import BoundedLabels
 from vissl_clusterfit.labels.files import (
@@ -100,12 +101,14 @@ def label_store(
         files.complete()
         sizes, num_far = files.count(codebook.num_clusters)
         artifacts.write_array(folder / SIZES_FILE, sizes)
-        artifacts.write_array(folder / SAMPLES_FILE, artifacts.read_array(store.folder / SAMPLES_FILE, mmap=True))
+        artifacts.write_array(folder / SAMPLES_FILE, store.samples)
+        if not (named := store.write_names(folder)):
+            (folder / NAMES_FILE).unlink(missing_ok=True)  # of labels that were here before
         facts = _facts(store, sizes, num_far)
         if bounded is not None:
             facts["bounded"] = bounded.facts()
         facts |= {"features_hash": store.content_hash, "codebook_hash": codebook.content_hash}
-        names = (*files.names, SIZES_FILE, SAMPLES_FILE)
+        names = (*files.names, SIZES_FILE, SAMPLES_FILE, *([NAMES_FILE] if named else []))
         facts["sha256"] = {name: artifacts.file_sha256(folder / name) for name in names}
         files.require_own()  # what was counted and hashed
         artifacts.write_manifest(folder, KIND, inputs, facts)

@@ -12,6 +12,7 @@ import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
+from vissl_clusterfit.features.sample_names import names_of
 from vissl_clusterfit.labels.files import (
     DISTANCES_FILE,
     LABELS_FILE,
@@ -98,6 +99,15 @@ class PseudoLabels:
     def nearest_distances(self) -> np.ndarray:
         """(N, T) float32: squared L2 distances to ``nearest``; -1 for samples without a label. For T > 1 only."""
         return self._of_top(NEAREST_DISTANCES_FILE, np.float32)
+
+    @cached_property
+    def names(self) -> list[str] | None:
+        """The name of each sample, such as its file's path in the folder of the data; None where names are not kept.
+
+        Raises:
+            ArtifactError: they are damaged, or of other samples.
+        """
+        return names_of(self.folder)
 
     def _of_top(self, name: str, dtype: type) -> np.ndarray:
         if self.top_clusters == 1:

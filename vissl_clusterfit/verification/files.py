@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.features.rows_files import OpenRows, RowsFile
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
+from vissl_clusterfit.features.sample_names import NAMES_FILE, names_fit
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.remote import as_remote
 
@@ -97,6 +99,38 @@ class Contents:
             digest.update(block.tobytes())
         same = digest.hexdigest() == dataset["fingerprint"]
         self.require(same, "is not the sample list that the inputs name by its fingerprint", SAMPLES_FILE)
+
+    def check_names(self, *, hashed: bool = True) -> None:
+        """Checks the names of the samples, if they are kept: they must be those that the sample list is made of."""
+        path = self.folder / NAMES_FILE
+        if NAMES_FILE not in self.digests and not path.is_file():
+            return
+        self._used.add(NAMES_FILE)
+        try:
+            require_inside(self.folder, NAMES_FILE)
+            if hashed:
+                self._require_hash(path)
+            same = names_fit(self.folder, artifacts.read_array(self.folder / SAMPLES_FILE, mmap=True))
+            self.require(same, "holds other names than those that the sample list is made of", NAMES_FILE)
+        except ArtifactError as error:
+            self.problems.append(str(error))
+
+    def rows_elsewhere(
+        self, name: str, told: Mapping[str, Any], shape: tuple[int, int], dtype: str
+    ) -> np.ndarray | None:
+        """The rows of a shard that lie in a file of the user's; None if it is not the one that was imported."""
+        self._used.add(name)
+        try:
+            file = RowsFile.from_json(told, self.digests[name])
+            found = artifacts.file_sha256(file.path)
+            if found != file.sha256:
+                raise ArtifactError(
+                    f"{file.path} is not the file that was imported: its SHA-256 is {found}, not {file.sha256}."
+                )
+            return OpenRows(file).rows(shape, dtype)
+        except ArtifactError as error:
+            self.problems.append(str(error))
+            return None
 
     def require_no_other_names(self) -> None:
         """Notes names in the manifest that are of no file of this artefact, such as paths that lead out of it."""

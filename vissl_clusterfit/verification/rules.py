@@ -25,13 +25,15 @@ def check_store(contents: Contents) -> None:
     manifest = contents.manifest
     complete = bool(manifest.get("complete"))
     contents.check_samples(manifest["inputs"]["dataset"], hashed=complete)
-    num_shards = -(-manifest["num_samples"] // manifest["shard_size"])
+    shard_rows = manifest.get("shard_rows")
+    num_shards = -(-manifest["num_samples"] // manifest["shard_size"]) if shard_rows is None else len(shard_rows)
     num_named = sum(name.startswith("rows-") for name in contents.digests)
     if num_named != num_shards if complete else contents.problems:
         contents.require(False, f"names {num_named} shards; {manifest['num_samples']} samples are in {num_shards}")
         return  # a number that nothing confirms may be too large to go through
-    shards = split_into_shards(manifest["num_samples"], manifest["shard_size"])
+    shards = split_into_shards(manifest["num_samples"], manifest["shard_size"], shard_rows)
     _require_no_other_shards(contents, shards)
+    contents.check_names(hashed=complete)
     if complete:
         digests = {shard.rows_file: contents.digests.get(shard.rows_file) for shard in shards}
         same = artifacts.content_hash([manifest["inputs"], digests]) == manifest["content_hash"]
@@ -93,7 +95,14 @@ def _read_done_files(contents: Contents, shards: list[Shard], complete: bool) ->
 
 
 def _check_rows(contents: Contents, shard: Shard, dim: int, unreadable: np.ndarray) -> None:
-    rows = contents.array(shard.rows_file, (shard.stop - shard.start, dim), contents.manifest["dtype"])
+    shape, dtype = (shard.stop - shard.start, dim), contents.manifest["dtype"]
+    done = contents.json(shard.done_file) or {}
+    told = contents.manifest.get("rows_in", {}).get(shard.rows_file, done.get("rows_in"))
+    contents.require(told == done.get("rows_in"), "names another file of its rows than the manifest", shard.done_file)
+    if told is None:
+        rows = contents.array(shard.rows_file, shape, dtype)
+    else:
+        rows = contents.rows_elsewhere(shard.rows_file, told, shape, dtype)
     if rows is not None:
         finite = all(np.isfinite(block).all() for _, block in blocks(rows))
         contents.require(finite, "holds features that are NaN or infinite", shard.rows_file)
@@ -128,6 +137,7 @@ def check_labels(contents: Contents) -> None:
     """Checks pseudo-labels."""
     manifest = contents.manifest
     contents.check_samples(manifest["inputs"]["features"]["dataset"])
+    contents.check_names()
     num_clusters = manifest["num_clusters"]
     columns = () if len(num_clusters) == 1 else (len(num_clusters),)
     sizes = contents.array(SIZES_FILE, (*columns, max(num_clusters)), "int64")
