@@ -1,6 +1,7 @@
 """The quality of pseudo-labels: ``python tools/compare_labels.py LABELS [OTHER] [--true FILE.npy] [--json]``.
 
-LABELS and OTHER are folders of pseudo-labels of the same data, for example of two seeds; FILE.npy holds true classes.
+LABELS and OTHER are folders of pseudo-labels of the same data, for example of two seeds, or of the runs that made them;
+FILE.npy holds true classes.
 Printed are the sizes of the clusters, the share of samples that lie between two clusters, and for each pair normalised
 mutual information, adjusted Rand index and purity: see docs/clustering.md. Exit code 0, or 2 if something cannot be
 compared.
@@ -12,10 +13,13 @@ import argparse
 import json
 import math
 import sys
+from pathlib import Path
 
-from vissl_clusterfit.errors import ClusterFitError
+from vissl_clusterfit.errors import ArtifactError, ClusterFitError, problem
 from vissl_clusterfit.labels.comparison import TOLERANCE, format_quality, label_quality
+from vissl_clusterfit.storage.artifacts import has_manifest
 from vissl_clusterfit.storage.paths import artifact_path
+from vissl_clusterfit.verification.verify import find_artifacts
 
 
 def main() -> int:
@@ -38,12 +42,27 @@ def main() -> int:
             None if text is None else artifact_path(text, name)
             for name, text in (("LABELS", options.labels), ("OTHER", options.other), ("--true", options.true))
         ]
-        quality = label_quality(places[0], places[1], places[2], options.tolerance)
+        first, other, true = places
+        assert first is not None
+        quality = label_quality(_labels_in(first), other and _labels_in(other), true, options.tolerance)
     except ClusterFitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(json.dumps(quality, indent=2) if options.json else format_quality(quality))
     return 0
+
+
+def _labels_in(folder: Path) -> Path:
+    """The folder itself, or of a run the labels of the split that it was clustered on."""
+    if has_manifest(folder):
+        return folder
+    found = [place for place in find_artifacts(folder) if place.parent.name == "labels"]
+    trained_on = [place for place in found if place.name == "train"] or found
+    if len(trained_on) == 1:
+        return trained_on[0]
+    listed = ", ".join(map(str, trained_on)) or "no pseudo-labels below it"
+    allowed = "a folder of pseudo-labels, or of a run that has made one set for the data that it was clustered on"
+    raise ArtifactError(problem(str(folder), found=listed, allowed=allowed))
 
 
 def _share(text: str) -> float:

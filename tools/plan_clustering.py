@@ -2,10 +2,11 @@
 
     python tools/plan_clustering.py --num-samples 1e9 --dim 1024 --num-clusters 1e6 --processes 64 --machines 8
     python tools/plan_clustering.py config=clusterfit/imagenet1k/rotnet_resnet50 --num-samples 1281167 --dim 2048
-    python tools/plan_clustering.py --features runs/student/features/train --num-clusters 16000
+    python tools/plan_clustering.py --features runs/student/clusterfit/features/train --num-clusters 16000
 
 Times come from about two seconds of the very work on this machine, and hold for machines like it. With a config,
-settings are those of the run (overrides as on its command line), and options of this command come before them.
+settings are those of the run (overrides as on its command line), N is counted in its data, D comes from one image
+through the network of its teacher, without weights; options of this command come before all of them.
 Exit code 0; 2 for a mistake, said in one message.
 """
 
@@ -16,7 +17,7 @@ import contextlib
 import json
 import math
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def main(argv: list[str] | None = None) -> int:
 def _plan(options: argparse.Namespace) -> None:
     if not (math.isfinite(options.network) and options.network > 0):
         raise ConfigError(problem("--network", found=options.network, allowed="more than 0, in Gbit/s"))
-    settings, processes, machines, device = _run_of(options.overrides)
+    run = _run_of(options.overrides)
+    settings = run.settings
     output = artifact_path(options.output or (settings.output_dir if options.overrides else "."), "--output")
     features = artifact_path(options.features, "--features") if options.features else None
     if (
@@ -92,7 +94,7 @@ def _plan(options: argparse.Namespace) -> None:
     ):
         features = settings.paths.features(settings.features.data_partition)
     store = FeatureStore.open(features) if features else None
-    work = _workload(options, settings, store, device, processes, machines)
+    work = _workload(options, run, store)
     require_backend(work.backend, work.device)
     rates = None if options.no_calibration else _rates(work, store, output, options.network * 1e9 / 8)
     plan = make_plan(work, product_bytes(work), rates)
@@ -105,38 +107,65 @@ def _plan(options: argparse.Namespace) -> None:
             print(f"warning: {text}")
 
 
-def _run_of(overrides: list[str]) -> tuple[ClusterFitConfig, int, int, str]:
-    """Settings, processes, machines and device of a config; the defaults without one."""
+@dataclass(frozen=True)
+class _Run:
+    """What a config says of the run; its defaults without one. ``config`` is VISSL's."""
+
+    settings: ClusterFitConfig = ClusterFitConfig()
+    processes: int = 1
+    machines: int = 1
+    device: str = "cpu"
+    config: Any = None
+
+
+def _run_of(overrides: list[str]) -> _Run:
     if not overrides:
-        return ClusterFitConfig(), 1, 1, "cpu"
+        return _Run()
     if not any(override.startswith("config=") for override in overrides):
         raise ConfigError(problem("The command", found=overrides[0], allowed="config=<name>, overrides, or options"))
-    from vissl_clusterfit.launch.compose.compose import compose
+    from vissl_clusterfit.launch.compose.early import compose_early
+
+    early = compose_early(overrides)
     from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (before VISSL)
 
+    from vissl_clusterfit.launch.compose.compose import compose  # isort: skip
+
     with contextlib.redirect_stdout(sys.stderr):
-        _, _, config = compose(overrides)
+        _, _, config = compose(overrides, early)
     run = config.DISTRIBUTED
     device = "cpu" if config.MACHINE.DEVICE == "cpu" else "gpu"
     settings = ClusterFitConfig.from_config(config.CLUSTERFIT)
-    return settings, run.NUM_NODES * run.NUM_PROC_PER_NODE, run.NUM_NODES, device
+    return _Run(settings, run.NUM_NODES * run.NUM_PROC_PER_NODE, run.NUM_NODES, device, config)
 
 
-def _workload(
-    options: argparse.Namespace,
-    settings: ClusterFitConfig,
-    store: FeatureStore | None,
-    device: str,
-    processes: int,
-    machines: int,
-) -> Workload:
+def _sizes(run: _Run, num_samples: int | None, dim: int | None) -> tuple[int, int]:
+    """N and D of the features that the run will take, where they are not given."""
+    from vissl_clusterfit.plugin.data.split_images import SplitImages
+    from vissl_clusterfit.plugin.models.encoder import build_encoder, untrained_teacher
+
+    features = run.settings.features
+    images = SplitImages(run.config, features.data_partition, features.transforms, num_clips=features.num_clips)
+    if dim is None:
+        encode = build_encoder(untrained_teacher(run.config.MODEL, run.settings.teacher, features), torch.device("cpu"))
+        image = next((image for image, error in map(images.__getitem__, range(len(images))) if not error), None)
+        if image is None:
+            raise ConfigError(problem("--dim", found="nothing, and no image that can be read", allowed="a number"))
+        with torch.inference_mode():
+            dim = encode(image.unsqueeze(0)).shape[1]
+    return len(images) if num_samples is None else num_samples, dim
+
+
+def _workload(options: argparse.Namespace, run: _Run, store: FeatureStore | None) -> Workload:
+    settings, processes, machines, device = run.settings, run.processes, run.machines, run.device
     num_samples, dim, dtype = options.num_samples, options.dim, options.dtype or settings.features.dtype
     if store is not None:
         num_samples = store.num_samples - len(store.unreadable) if num_samples is None else num_samples
         dim, dtype = store.dim, store.dtype
+    elif run.config is not None and None in (num_samples, dim):
+        num_samples, dim = _sizes(run, num_samples, dim)
     missing = [name for name, value in (("--num-samples", num_samples), ("--dim", dim)) if value is None]
     if missing:
-        allowed = "a number, or --features FOLDER for features that are there"
+        allowed = "a number, --features FOLDER for features that are there, or config=NAME for those of a run"
         raise ConfigError("\n".join(problem(name, found="nothing", allowed=allowed) for name in missing))
     given: dict[str, Any] = {
         "num_clusters": options.num_clusters,

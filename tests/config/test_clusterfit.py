@@ -65,7 +65,7 @@ def test_all_problems_come_in_one_message():
         ({"START": 3}, "START: found 3; allowed: a value of type str"),
         (
             {"MAX_CLUSTER_SIZE": 0.5},
-            r"MAX_CLUSTER_SIZE: found 0\.5; allowed: 0 for no bound, or a number of at least 1",
+            r"MAX_CLUSTER_SIZE: found 0\.5; allowed: 0 for no bound, or 1 to 1000000",
         ),
         ({"MAX_CLUSTER_SIZE": float("nan")}, "MAX_CLUSTER_SIZE: found nan; allowed: 0 for no bound"),
         ({"SEED": True}, "SEED: found True; allowed: a value of type int"),

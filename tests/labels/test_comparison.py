@@ -98,12 +98,24 @@ def test_labels_without_their_codebook_have_no_objective(runs, compare, tmp_path
     assert json.loads(compare(tmp_path / TRAIN, "--json")[1])["labels"][0]["objective"] is None
 
 
+def test_a_run_stands_for_the_labels_of_the_split_that_it_was_clustered_on(runs, compare):
+    by_run, by_labels = compare(*runs, "--json"), compare(*(run / TRAIN for run in runs), "--json")
+    assert by_run == by_labels
+    assert by_run[0] == 0
+
+
 def refused(answer):
     """The one message of a command that compares nothing."""
     code, out, err = answer
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     return line.removeprefix("error: ")
+
+
+def test_a_folder_with_several_sets_of_labels_or_none_is_refused(runs, compare, tmp_path):
+    message = refused(compare(runs[0].parent))
+    assert all(str(run / TRAIN) in message for run in runs)
+    assert "no pseudo-labels below it" in refused(compare(tmp_path))
 
 
 def test_labels_of_other_data_are_refused(runs, compare):

@@ -65,7 +65,7 @@ MISTAKES = {
     ),
     "an override of another form": (
         ["config.SEED_VALUE"],
-        ["The config cannot be composed:", "config.SEED_VALUE"],
+        ["'config.SEED_VALUE': found no =; allowed: key=value"],
     ),
     "an interpolation that leads nowhere": (
         ["config.CLUSTERFIT.OUTPUT_DIR='${config.CHECKPOINT.FOLDER}'"],
@@ -77,7 +77,174 @@ MISTAKES = {
     ),
     "a device that does not exist": (
         ["config.MACHINE.DEVICE=cuda"],
-        ["config.MACHINE.DEVICE: found 'cuda'; allowed: cpu | gpu"],
+        ["config.MACHINE.DEVICE: found 'cuda'; allowed: 'cpu' | 'gpu'"],
+    ),
+    "no number where the nodes are counted": (
+        ["node_id=first"],
+        ["node_id: found 'first'; allowed: a value of type int"],
+    ),
+    "a back end that PyTorch has not": (
+        ["config.DISTRIBUTED.BACKEND=mpi"],
+        ["config.DISTRIBUTED.BACKEND: found 'mpi'; allowed: 'gloo' | 'nccl'"],
+    ),
+    "several nodes, and no address of the first": (
+        ["config.DISTRIBUTED.NUM_NODES=2"],
+        ["config.DISTRIBUTED.RUN_ID: found 'auto' for 2 nodes", "set config.DISTRIBUTED.NUM_NODES=1"],
+    ),
+    "fewer readers than none": (
+        ["config.DATA.NUM_DATALOADER_WORKERS=-1"],
+        ["config.DATA.NUM_DATALOADER_WORKERS: found -1; allowed: at least 0"],
+    ),
+    "readers in words": (["config.DATA.NUM_DATALOADER_WORKERS=many"], ["NUM_DATALOADER_WORKERS: found 'many'"]),
+    "fewer epochs than none": (["config.OPTIMIZER.num_epochs=-1"], ["num_epochs: found -1; allowed: at least 1"]),
+    "no epoch": (["config.OPTIMIZER.num_epochs=0"], ["config.OPTIMIZER.num_epochs: found 0; allowed: at least 1"]),
+    "a seed of 30 digits": (
+        [f"config.DATA.TRAIN.DATA_LIMIT_SAMPLING.SEED={10**29}"],
+        ["DATA_LIMIT_SAMPLING.SEED: found 1000", "allowed: at least 0 and at most 4294967295"],
+    ),
+    "a seed of the sample of 30 digits": (
+        [f"config.CLUSTERFIT.DATA_LIMIT_SAMPLING.SEED={10**29}"],
+        ["config.CLUSTERFIT.DATA_LIMIT_SAMPLING.SEED: found 1000", f"at most {2**63 - 1}"],
+    ),
+    "a seed of 64 bits": (
+        [f"config.CLUSTERFIT.SEED={2**63}"],
+        [f"SEED: found {2**63}; allowed: at least 0 and at most"],
+    ),
+    "a seed that VISSL's epochs multiply beyond 32 bits": (
+        ["config.OPTIMIZER.num_epochs=3", f"config.SEED_VALUE={2**31}"],
+        [f"config.SEED_VALUE: found {2**31}; allowed: 0 to {(2**32 - 1) // 3}"],
+    ),
+    "a bound of any size": (
+        ["config.CLUSTERFIT.MAX_CLUSTER_SIZE=1e300"],
+        ["MAX_CLUSTER_SIZE: found 1e+300; allowed: 0 for no bound, or 1 to 1000000"],
+    ),
+    "iterations without end": (
+        ["config.CLUSTERFIT.NUM_ITER=1000000000000"],
+        ["config.CLUSTERFIT.NUM_ITER: found 1000000000000; allowed: at least 1 and at most 1000000"],
+    ),
+    "a batch of none": (
+        ["config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=0"],
+        ["config.DATA.TRAIN.BATCHSIZE_PER_REPLICA: found 0; allowed: at least 1"],
+    ),
+    "a batch larger than the data": (
+        ["config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=31", "config.DATA.TRAIN.DROP_LAST=true"],
+        ["BATCHSIZE_PER_REPLICA: found 31 with DROP_LAST for 30 samples; allowed: 1 to 30", "DROP_LAST=false"],
+    ),
+    "no checkpoint ever": (
+        ["config.CHECKPOINT.CHECKPOINT_FREQUENCY=0"],
+        ["config.CHECKPOINT.CHECKPOINT_FREQUENCY: found 0; allowed: at least 1"],
+    ),
+    "a number as a path": (
+        ["config.DATA.TRAIN.DATA_PATHS=[5]"],
+        ["config.DATA.TRAIN.DATA_PATHS[0]: found 5; allowed: a value of type str"],
+    ),
+    "transforms as text": (
+        ["config.DATA.TRAIN.TRANSFORMS=ToTensor"],
+        ["config.DATA.TRAIN.TRANSFORMS: found 'ToTensor'; allowed: a value of type list"],
+    ),
+    "a block that is none": (["config.OPTIMIZER=3"], ["config.OPTIMIZER"]),
+    "nothing where a number must be": (
+        ["config.LOG_FREQUENCY=null"],
+        ["config.LOG_FREQUENCY: found None; allowed: a value of type int"],
+    ),
+    "a misspelt engine": (
+        ["engine_name=clusterfit_lable"],
+        ["engine_name: found 'clusterfit_lable', no registered engine", "Did you mean clusterfit_label"],
+    ),
+    "a misspelt optimizer": (
+        ["config.OPTIMIZER.name=adamv"],
+        ["config.OPTIMIZER.name: found 'adamv'", "Did you mean ada"],
+    ),
+    "a misspelt loss": (
+        ["config.LOSS.name=clusterfit_los"],
+        ["config.LOSS.name: found", "Did you mean clusterfit_loss"],
+    ),
+    "a misspelt head": (
+        ["config.MODEL.HEAD.PARAMS=[[clusterfit_hed,{num_clusters:4}]]"],
+        ["config.MODEL.HEAD.PARAMS[0]: found 'clusterfit_hed'", "Did you mean clusterfit_head"],
+    ),
+    "a misspelt head among several": (
+        ["config.MODEL.HEAD.PARAMS=[[[mlp,{dims:[4,4]}],[mpl,{dims:[4,4]}]]]"],
+        ["config.MODEL.HEAD.PARAMS[0][1]: found 'mpl'", "Did you mean mlp"],
+    ),
+    "a misspelt collator": (
+        ["config.DATA.TRAIN.COLLATE_FUNCTION=default_colate"],
+        ["config.DATA.TRAIN.COLLATE_FUNCTION: found 'default_colate'", "Did you mean default_collate"],
+    ),
+    "a misspelt trunk": (
+        ["config.MODEL.TRUNK.NAME=regnett"],
+        ["config.MODEL.TRUNK.NAME: found 'regnett'", "Did you mean regnet"],
+    ),
+    "a misspelt trunk of the teacher": (
+        ["+config.CLUSTERFIT.TEACHER.MODEL.TRUNK.NAME=regnt"],
+        ["config.CLUSTERFIT.TEACHER.MODEL.TRUNK.NAME: found 'regnt'", "Did you mean regnet"],
+    ),
+    "a misspelt data source": (
+        ["config.DATA.TRAIN.DATA_SOURCES=[disk_foldr]"],
+        ["config.DATA.TRAIN.DATA_SOURCES[0]: found 'disk_foldr'", "Did you mean disk_folder"],
+    ),
+    "a misspelt schedule": (
+        [f"{_LR}.name=cosin"],
+        [f"{_LR}.name: found 'cosin', no registered scheduler", "Did you mean cosine"],
+    ),
+    "a misspelt schedule of a composite": (
+        [f"{_LR}={{name:composite,schedulers:[{{name:liner}}],lengths:[1.0],interval_scaling:[fixed]}}"],
+        [f"{_LR}.schedulers[0].name: found 'liner'", "Did you mean linear"],
+    ),
+    "a misspelt meter": (
+        ["config.METERS.names=[accuracy_list_meters]"],
+        ["config.METERS.names[0]: found 'accuracy_list_meters'", "Did you mean accuracy_list_meter"],
+    ),
+    "a misspelt transform": (
+        ["config.DATA.TRAIN.TRANSFORMS=[{name:RandomResizedCrp,size:32},{name:ToTensor}]"],
+        ["config.DATA.TRAIN.TRANSFORMS[0].name: found 'RandomResizedCrp'", "Did you mean RandomResizedCrop"],
+    ),
+    "a misspelt transform of the features": (
+        ["config.CLUSTERFIT.FEATURES.TRANSFORMS=[{name:Resiz,size:32},{name:ToTensor}]"],
+        ["config.CLUSTERFIT.FEATURES.TRANSFORMS[0].name: found 'Resiz'", "Did you mean Resize"],
+    ),
+    "two configs": (
+        ["config=pretrain/simclr/simclr_8node_resnet"],
+        ["The command: found 2 configs: config=test/", "allowed: config=<name>"],
+    ),
+    "an = in a path": (
+        ["config.CLUSTERFIT.OUTPUT_DIR=runs/config.CLUSTERFIT.SEED=0"],
+        [
+            "config.CLUSTERFIT.OUTPUT_DIR: found runs/",
+            "\"config.CLUSTERFIT.OUTPUT_DIR='runs/config.CLUSTERFIT.SEED=0'\"",
+        ],
+    ),
+    "brackets in a path": (
+        ["config.DATA.TRAIN.DATA_PATHS=[a(1)/b]"],
+        ["config.DATA.TRAIN.DATA_PATHS: found [a(1)/b]", "\"config.DATA.TRAIN.DATA_PATHS=['a(1)/b']\""],
+    ),
+    "spaces around the =": (
+        ["config.CLUSTERFIT.NUM_CLUSTERS = 200"],
+        ["found spaces around the =", '"config.CLUSTERFIT.NUM_CLUSTERS=200"'],
+    ),
+    "spaces around the =, which a shell has cut": (
+        ["config.CLUSTERFIT.NUM_CLUSTERS", "=", "200"],
+        ["'config.CLUSTERFIT.NUM_CLUSTERS': found no =", '"config.CLUSTERFIT.NUM_CLUSTERS=200"'],
+    ),
+    "a space after the =": (
+        ["config.CLUSTERFIT.NUM_CLUSTERS=", "200"],
+        ["'200': found no =", '"config.CLUSTERFIT.NUM_CLUSTERS=200"'],
+    ),
+    "a parameter that the loss does not take": (
+        ["+config.LOSS.CrossEntropyLoss.smooth=1", "config.LOSS.name=CrossEntropyLoss"],
+        ["config.LOSS.CrossEntropyLoss: found ignore_index, smooth; allowed: parameters that it takes (TypeError:"],
+    ),
+    "a parameter that the head does not take": (
+        ["config.MODEL.HEAD.PARAMS=[[mlp,{dim:[2048,4]}]]"],
+        ["config.MODEL.HEAD.PARAMS: mlp: found dim; allowed: parameters that it takes (TypeError:"],
+    ),
+    "an optimizer with a parameter of another type": (
+        ["config.OPTIMIZER.momentum=0.9", "config.OPTIMIZER.nesterov=maybe"],
+        ["config.OPTIMIZER: found ", "allowed: parameters that it takes"],
+    ),
+    "a parameter that the collator does not take": (
+        ["config.DATA.TRAIN.COLLATE_FUNCTION=cutmixup_collator", "+config.DATA.TRAIN.COLLATE_FUNCTION_PARAMS.mix=1"],
+        ["config.DATA: COLLATE_FUNCTION_PARAMS of cutmixup_collator: found mix"],
     ),
     "initial weights that do not exist": (
         ["config.MODEL.WEIGHTS_INIT.PARAMS_FILE=nowhere.torch"],
@@ -133,6 +300,18 @@ def test_a_mistake_gets_one_message(refuse, tmp_path, overrides, fragments):
     "command, fragment",
     [
         ([], "The command: found no config; allowed: config=<name>"),
+        (
+            ["config=clusterfit/study/own_teacher", "study.folder=s"],
+            "study.pretrain, study.train, study.validation, study.test, study.teacher: found nothing (???)",
+        ),
+        (
+            [
+                "config=clusterfit/study/label_noise",
+                "study.folder=s",
+                "config.STUDY.METHODS.teacher, twice as long.EPOCHS=3",
+            ],
+            '"config.STUDY.METHODS={teacher\\, twice as long:{EPOCHS:3}}"',
+        ),
         (["config=clusterfit/no_such_config"], "config=clusterfit/no_such_config: found no such config"),
         (
             ["config=clusterfit/student", "+config/clusterfit=no_such"],

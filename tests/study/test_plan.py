@@ -158,6 +158,17 @@ def test_nothing_is_tuned_with_one_value():
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [{}, {"TUNING": {**STUDY["TUNING"], "POINT": "50 %"}}, {"TUNING": {"KEY": "lr", "VALUES": [0.1]}}, {"SEEDS": [5]}],
+)
+def test_all_runs_are_counted_before_any_is_done(changes):
+    machine = Machine(**changes)
+    count = machine.plan.count()
+    assert machine.done == {}
+    assert count == sum(map(len, machine.run_all())) == machine.plan.count()
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"SEEDS": [0, 1]}, r"SEEDS: found \[0, 1\]; allowed: different whole numbers, none of them TUNING.SEED"),

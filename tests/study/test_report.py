@@ -1,6 +1,7 @@
 """The report: intervals as scipy's, leads seed by seed, every figure in the CSV, and a plot."""
 
 import csv
+import dataclasses
 import io
 
 import numpy as np
@@ -118,3 +119,20 @@ def test_the_files_and_a_plot_of_a_panel_per_target(report, tmp_path):
     before = (tmp_path / "study.png").read_bytes()
     write_report(tmp_path, report)
     assert (tmp_path / "study.png").read_bytes() == before
+
+
+def test_the_legend_is_whole_however_many_methods_there_are(report, tmp_path):
+    """With one panel and six methods of long names, one row of them would be twice as wide as the figure."""
+    names = [f"a method with the number {number}" for number in range(6)]
+    settings = dataclasses.replace(
+        report.settings,
+        methods=dict.fromkeys(names, report.settings.methods["teacher"]),
+        targets={"case": report.settings.targets["case"]},
+        baseline=names[0],
+    )
+    row = ResultRow("m", "linear", "case", "test", "top-1 accuracy", 0.5, "protocol", 1)
+    scores = [Figure(name, point, "case", row) for name in names for point in ("0 %", "50 %")]
+    write_report(tmp_path, Report(settings, scores, {}, {}))
+    with Image.open(tmp_path / "study.png") as plot:
+        pixels = np.asarray(plot.convert("L"))
+    assert (pixels[:, [0, 1, -2, -1]] == 255).all()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from repository import ROOT
+from tiny import STUDENT, write_images
 from tiny_store import save_store
 
 TOOL = ROOT / "tools/plan_clustering.py"
@@ -89,6 +90,15 @@ def test_settings_come_from_a_config(tmp_path):
     work = json.loads(done.stdout)["work"]
     assert (work["num_clusters"], work["processes"], work["machines"], work["dtype"]) == (16000, 6, 2, "float16")
     assert work["num_iter"] == 7  # options come before the config
+
+
+def test_the_data_and_the_network_of_a_config_say_how_many_features_there_will_be(tmp_path):
+    """Of a narrow network: res5 has 32 · WIDTH_PER_GROUP channels. No weights are needed."""
+    images = write_images(tmp_path / "images", 30)
+    done = plan(*STUDENT, f"config.DATA.TRAIN.DATA_PATHS=[{images}]", "--no-calibration", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    work = json.loads(done.stdout)["work"]
+    assert (work["num_samples"], work["input_dim"], work["num_clusters"]) == (30, 2048, 4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from videos import numbered_frame, numbers_of, write_sound, write_video
 
-from vissl_clusterfit.video.decode import FramesRecountedError, UnreadableVideoError, VideoFile
+from vissl_clusterfit.video.decode import VideoFile
+from vissl_clusterfit.video.unreadable import FramesRecountedError, UnreadableVideoError
 
 COUNT = 100
 VARIABLE = np.cumsum(np.random.default_rng(0).integers(5, 120, COUNT)).tolist()

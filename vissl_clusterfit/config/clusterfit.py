@@ -18,12 +18,17 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.storage.artifacts import ArtifactPaths, also_output_dir
 from vissl_clusterfit.storage.paths import artifact_path
 
+#: What a signed 64-bit number can hold, as generators of PyTorch take it.
+LARGEST_SEED = 2**63 - 1
+#: A cluster that may be so much larger than the mean is bounded by nothing.
+_LARGEST_RATIO = 1_000_000
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
     """``DATA_LIMIT_SAMPLING``: which features are drawn when ``DATA_LIMIT`` is set."""
 
-    seed: int = setting(0, at_least=0)
+    seed: int = setting(0, at_least=0, at_most=LARGEST_SEED)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class ClusterFitConfig:
     #: C: cluster on two levels, the features of each of C coarse clusters into its share of the K; 0 for one level.
     num_coarse_clusters: int = setting(0, at_least=0)
     #: Iterations of Lloyd's algorithm; on two levels, of each.
-    num_iter: int = setting(50, at_least=1)
+    num_iter: int = setting(50, at_least=1, at_most=1_000_000)
     #: How many features the centroids are computed from; -1 for all. Every sample gets a label in either case.
     data_limit: int = setting(-1, at_least=-1)
     data_limit_sampling: SamplingSettings = field(default_factory=SamplingSettings)
@@ -127,7 +132,7 @@ class ClusterFitConfig:
     #: How much larger than the mean a cluster may be in the labels of the clustered split, from 1; 0 for no bound.
     max_cluster_size: float = setting(0.0)
     #: Draws the first centroids. The same one gives the same codebook to the bit.
-    seed: int = setting(0, at_least=0)
+    seed: int = setting(0, at_least=0, at_most=LARGEST_SEED)
     #: How many of its nearest clusters are kept for each sample, with their distances, beside its label.
     top_clusters: int = setting(1, at_least=1)
     #: Folders of labels of the same samples, by other teachers: trained on with this run's own, a head for each.
@@ -180,12 +185,12 @@ class ClusterFitConfig:
                 )
             )
         found += self._wrong_further_clusters()
-        if self.max_cluster_size != 0 and not 1 <= self.max_cluster_size < math.inf:
+        if self.max_cluster_size != 0 and not 1 <= self.max_cluster_size <= _LARGEST_RATIO:
             found.append(
                 problem(
                     "config.CLUSTERFIT.MAX_CLUSTER_SIZE",
                     found=self.max_cluster_size,
-                    allowed="0 for no bound, or a number of at least 1: 1 makes all clusters of the same size",
+                    allowed=f"0 for no bound, or 1 to {_LARGEST_RATIO}: 1 makes all clusters of the same size",
                 )
             )
         if self.num_coarse_clusters and self.also_num_clusters:

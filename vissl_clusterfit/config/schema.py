@@ -5,6 +5,7 @@ A key of the YAML is the name of the field in upper case. Everything wrong in a 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import typing
@@ -59,7 +60,8 @@ def _read(cls: type, block: object, name: str, problems: list[str]) -> Any:
         if dataclasses.is_dataclass(types[entry.name]):
             values[entry.name] = _read(types[entry.name], block[key], f"{name}.{key}", problems)
         else:
-            values[entry.name] = _checked(types[entry.name], entry, block[key], f"{name}.{key}", problems)
+            kind = types[entry.name]
+            values[entry.name] = checked_value(kind, block[key], f"{name}.{key}", problems, **entry.metadata)
     if problems:
         return None
     try:
@@ -69,19 +71,37 @@ def _read(cls: type, block: object, name: str, problems: list[str]) -> Any:
         return None
 
 
-def _checked(kind: Any, entry: dataclasses.Field, value: Any, name: str, problems: list[str]) -> Any:
+def checked_value(
+    kind: Any,
+    value: Any,
+    name: str,
+    problems: list[str],
+    *,
+    choices: Sequence[Any] = (),
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """The value of a key as its type has it; what is wrong with it is appended to ``problems``.
+
+    Args:
+        kind: ``int``, ``float``, ``bool``, ``str``, ``list``, ``tuple`` or ``dict``.
+        value: as the config has it; a whole number may stand for a ``float``.
+        name: of the key, for messages.
+        problems: what was found before.
+        choices, at_least, at_most: as in :func:`setting`.
+    """
     kind = typing.get_origin(kind) or kind
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        with contextlib.suppress(OverflowError):
+            value = float(value)
     if kind in (dict, list, tuple) and isinstance(value, Mapping if kind is dict else (list, tuple)):
         value = kind(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         problems.append(problem(name, found=repr(value), allowed=f"a value of type {kind.__name__}"))
         return None
-    choices, at_least, at_most = (entry.metadata.get(key) for key in ("choices", "at_least", "at_most"))
     if choices and value not in choices:
         problems.append(problem(name, found=repr(value), allowed=" | ".join(map(repr, choices))))
-    elif (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
+    elif not ((at_least is None or value >= at_least) and (at_most is None or value <= at_most)):  # NaN is neither
         limits = [
             f"at least {at_least}" * (at_least is not None),
             f"at most {at_most}" * (at_most is not None),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
 from vissl_clusterfit.errors import DataError
 
@@ -17,6 +16,8 @@ def read_matlab(path: Path, *names: str) -> list[np.ndarray]:
     Raises:
         DataError: the file is damaged or missing, or lacks one of them.
     """
+    from scipy.io import loadmat
+
     try:
         content: dict[str, Any] = loadmat(path, squeeze_me=True, struct_as_record=False, variable_names=names)
     except Exception as error:  # of many types, for a file that is damaged

@@ -10,8 +10,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
 
 from vissl_clusterfit.errors import DataError, problem
 
@@ -121,6 +119,9 @@ def agreement(labels: np.ndarray, others: np.ndarray) -> Agreement:
     if not num_compared:
         raise DataError(problem("Labels to compare", found="no sample with a label in both", allowed="one or more"))
     own, other = labels[in_both], others[in_both]
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
     counts = contingency_matrix(own, other, sparse=True)
     with warnings.catch_warnings():
         # Many labels for few samples make scikit-learn suspect measurements.
@@ -146,6 +147,8 @@ def adjusted_mutual_information(labels: np.ndarray, true: np.ndarray) -> float:
         labels: (N,) int64; samples without a label, -1, are left out.
         true: (N,) int64.
     """
+    from sklearn.metrics import adjusted_mutual_info_score
+
     kept = labels >= 0
     return float(adjusted_mutual_info_score(true[kept], labels[kept]))
 

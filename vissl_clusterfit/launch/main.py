@@ -9,12 +9,13 @@ with its traceback; 130 Ctrl-C.
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Sequence
 
 from vissl_clusterfit import dependencies
-from vissl_clusterfit.errors import ClusterFitError, ConfigError, problem
+from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.launch.processes.failures import DONE, FAILED, INTERRUPTED, USER_ERROR, RankFailed, plain
 from vissl_clusterfit.plugin.log_bridge import without_secrets
 
@@ -22,16 +23,10 @@ from vissl_clusterfit.plugin.log_bridge import without_secrets
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``config=<name> [overrides …]``, a sweep (``a=1,2``) run by run, and returns the exit code."""
     overrides = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be no text
     try:
         dependencies.require("torch", "vissl")
-        if not any(override.startswith("config=") for override in overrides):
-            raise ConfigError(
-                problem(
-                    "The command",
-                    found="no config",
-                    allowed="config=<name>, for example config=clusterfit/quickstart/teacher",
-                )
-            )
         return _run(overrides)
     except ClusterFitError as error:
         print(f"error: {plain(error)}", file=sys.stderr)  # noqa: T201  (this is the command line)
@@ -48,21 +43,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(overrides: list[str]) -> int:
-    # After the check that VISSL is there, and in every process before VISSL.
-    from vissl_clusterfit.plugin import bootstrap
-
-    bootstrap.cover_children()
-    from vissl_clusterfit.launch.compose.compose import compose
+    from vissl_clusterfit.launch.compose.early import compose_early
     from vissl_clusterfit.launch.processes.torchrun import is_first_of_run, once_per_node, with_torchrun
-    from vissl_clusterfit.launch.runs.benchmark_suite import plan_suite
-    from vissl_clusterfit.launch.runs.execute import conclude, start
     from vissl_clusterfit.launch.runs.subprocess_runs import run_each
     from vissl_clusterfit.launch.runs.sweep import sweep_runs
 
     with once_per_node():
         if runs := sweep_runs(overrides):
             return run_each(runs)
-        engine, node_id, config = compose(with_torchrun(overrides))
+        completed = with_torchrun(overrides)
+        early = compose_early(completed)
+        # What takes seconds begins here: PyTorch, then VISSL, repaired, in every process.
+        from vissl_clusterfit.plugin import bootstrap
+
+        bootstrap.cover_children()
+        from vissl_clusterfit.launch.compose.compose import compose
+        from vissl_clusterfit.launch.runs.benchmark_suite import plan_suite
+        from vissl_clusterfit.launch.runs.execute import conclude, start
+
+        engine, node_id, config = compose(completed, early)
         # Composed before the training: a mistake in one of them is not to be known days later.
         suite = [] if config.SLURM.USE_SLURM else [planned.run for planned in plan_suite(engine, config)]
     if engine == "clusterfit_study":

@@ -36,8 +36,17 @@ class _IntoVisslsLog(logging.Handler):
             logging.lastResort.handle(record)  # in data workers that VISSL sets no log up for
 
 
+class _WritableRecord(logging.LogRecord):
+    """A line of a log that can be written: a file's name that is no UTF-8 is shown by the bytes that are not."""
+
+    def getMessage(self) -> str:
+        """The text of the line."""
+        return super().getMessage().encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def join_vissls_log() -> None:
     """Sends our log lines where VISSL's go, from now on in this process."""
+    logging.setLogRecordFactory(_WritableRecord)
     logger = logging.getLogger(_PACKAGE)
     if not any(isinstance(handler, _IntoVisslsLog) for handler in logger.handlers):
         logger.setLevel(logging.INFO)

@@ -12,7 +12,8 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from vissl.utils.misc import set_dataloader_seeds
 
-from vissl_clusterfit.errors import DataError, TeacherError, problem
+from vissl_clusterfit import distributed
+from vissl_clusterfit.errors import ConfigError, DataError, TeacherError, problem
 from vissl_clusterfit.features.worker_init import end_with_parent
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,31 @@ def local_on_cpu(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Te
         return _BatchNorm.forward(self, batch) if batch.device.type == "cpu" else forward(self, batch)
 
     return forward_anywhere
+
+
+def with_batches(build_dataloader: Callable[..., Any]) -> Callable[..., Any]:
+    """VISSL's ``build_dataloader``, which is called before features are extracted, with a look at how many batches are.
+
+    The function it gives raises ConfigError where there is none: the data are fewer than one, and the rest is dropped.
+    """
+
+    @functools.wraps(build_dataloader)
+    def build(dataset: Any, dataset_config: Any, *more: Any, **kwargs: Any) -> Any:
+        loader = build_dataloader(dataset, dataset_config, *more, **kwargs)
+        if not len(loader):
+            name, size, processes = f"config.DATA.{dataset.split}", len(dataset), distributed.world_size()
+            shared = f" on {processes} processes" if processes > 1 else ""
+            raise ConfigError(
+                problem(
+                    f"{name}.BATCHSIZE_PER_REPLICA",
+                    found=f"{dataset_config['BATCHSIZE_PER_REPLICA']} with DROP_LAST for {size} samples{shared}",
+                    allowed=f"1 to {-(-size // processes)}, so that there is one whole batch",
+                    remedy=f"Lower it, or set {name}.DROP_LAST=false.",
+                )
+            )
+        return loader
+
+    return build
 
 
 def begin_to_read(number: int) -> None:

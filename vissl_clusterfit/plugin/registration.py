@@ -57,7 +57,14 @@ def register() -> None:
     from vissl_clusterfit.plugin.engines import assign, stages, transfer, tune, video_accuracy
     from vissl_clusterfit.plugin.log_bridge import keep_secrets
     from vissl_clusterfit.plugin.models import head, raw_pixels, video_trunks, weights
-    from vissl_clusterfit.plugin.patches import begin_to_read, local_on_cpu, of_labelled_samples, of_the_whole_trunk
+    from vissl_clusterfit.plugin.patches import (
+        begin_to_read,
+        local_on_cpu,
+        of_labelled_samples,
+        of_the_whole_trunk,
+        with_batches,
+    )
+    from vissl_clusterfit.plugin.refusals import with_collator_parameters, with_head_parameters, with_place
     from vissl_clusterfit.plugin.training import distillation, hook, loss, meter
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
@@ -114,6 +121,13 @@ def register() -> None:
         base_ssl_model.init_model_from_consolidated_weights
     )
     # Nor for what a process does that begins to read images.
-    train_task.build_dataloader = functools.partial(train_task.build_dataloader, worker_init_fn=begin_to_read)
+    build = functools.partial(with_batches(train_task.build_dataloader), worker_init_fn=begin_to_read)
+    train_task.build_dataloader = build
+    # What a part does not take is said with the block that has it.
+    train_task.build_loss = with_place(train_task.build_loss, lambda block: f"config.LOSS.{block['name']}")
+    train_task.build_meter = with_place(train_task.build_meter, lambda block: f"config.METERS.{block['name']}")
+    train_task.build_optimizer = with_place(train_task.build_optimizer, lambda _: "config.OPTIMIZER")
+    base_ssl_model.get_model_head = with_head_parameters(base_ssl_model.get_model_head)
+    vissl.data.get_collator = with_collator_parameters(vissl.data.get_collator)
     # XCiT is built of these whatever the config.
     torch.nn.SyncBatchNorm.forward = local_on_cpu(torch.nn.SyncBatchNorm.forward)

@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import t
-
 CONFIDENCE = 0.95
 
 
@@ -33,5 +31,7 @@ def student_interval(values: Sequence[float]) -> Interval:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Interval(mean, math.nan)
+    from scipy.stats import t
+
     quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
     return Interval(mean, quantile * statistics.stdev(values) / math.sqrt(len(values)))

@@ -78,6 +78,18 @@ class StudyPlan:
                     self._figures(method, point, seed)
         return list(self._ready.values())
 
+    def count(self) -> int:
+        """How many runs there are in all; whatever values are chosen, they are as many."""
+        folders = set()
+
+        def done(run: StudyRun) -> bool:
+            folders.add(run.folder)
+            return True
+
+        row = ResultRow("any", CHOSEN_BY, "any", "any", "any", 0.0, "any", 0)
+        StudyPlan(self._settings, self._folder, self._num_epochs, is_finished=done, rows=lambda _: [row]).ready()
+        return len(folders)
+
     def figures(self) -> Iterator[Figure]:
         """The figures on test of every method that is shown; complete when nothing is ready any more."""
         for name, method in self._settings.methods.items():

@@ -6,16 +6,16 @@ import logging
 import math
 import warnings
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.transfer.checks import check_features, checked_labels
 from vissl_clusterfit.transfer.validation import hold_out
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +162,11 @@ def finite_rows(features: np.ndarray, name: str) -> np.ndarray:
 
 def fit_classifier(features: np.ndarray, labels: np.ndarray, c: float, max_iter: int) -> tuple[Pipeline, bool]:
     """The fitted model, and whether it converged (instead of scikit-learn's warning, one per fit)."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     model = make_pipeline(StandardScaler(), LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import cross_val_score
-from sklearn.svm import LinearSVC
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.transfer.checks import check_features
 from vissl_clusterfit.transfer.metrics import average_precision
+
+if TYPE_CHECKING:
+    from sklearn.svm import LinearSVC
 
 #: What a target says of a sample and a class.
 PRESENT, ABSENT, IGNORED = 1, 0, -1
@@ -76,6 +76,8 @@ class SvmSettings:
 
     def svm(self, cost: float) -> LinearSVC:
         """The classifier for one cost, as VISSL sets it up, but with a seed of its own."""
+        from sklearn.svm import LinearSVC
+
         return LinearSVC(
             C=cost,
             penalty=self.penalty,
@@ -141,6 +143,8 @@ def score_svm_class(
         test_targets_N: As those of the training split.
         settings: What defines the figure.
     """
+    from sklearn.model_selection import cross_val_score
+
     labels_N = np.where(train_targets_N == PRESENT, 1, -1)
     validation = [
         float(
@@ -214,6 +218,8 @@ def in_threads(work: Sequence[Callable[[], Any]], num_threads: int) -> Iterator[
 
 @contextmanager
 def _unconverged_fits_are_in_the_results() -> Iterator[None]:
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 
 from vissl_clusterfit.errors import DataError, problem
 
@@ -24,6 +23,8 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, n
     Raises:
         DataError: too few samples, of one class or altogether.
     """
+    from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+
     num_validation = math.ceil(share * len(labels))
     if labels.ndim == 2:
         if len(labels) < 2:

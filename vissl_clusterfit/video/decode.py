@@ -19,6 +19,8 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Discard, Disposition
 from av.video.reformatter import VideoReformatter
 
+from vissl_clusterfit.video.unreadable import FramesRecountedError, UnreadableVideoError
+
 logger = logging.getLogger(__name__)
 
 # Names are taken for files whatever they look like, and files that name others get nothing from a network.
@@ -29,14 +31,6 @@ _ASSUMED_FPS = 25.0
 _FRAMES_A_SEEK_TAKES = 8
 _DISPLAY_MATRIX = SideDataType.DISPLAYMATRIX
 _DECODER_ERRORS = (av.error.FFmpegError, OSError, ValueError)
-
-
-class UnreadableVideoError(Exception):
-    """Why a video gives no clip."""
-
-
-class FramesRecountedError(Exception):
-    """The frames that are decoded are others than the packets promised: the times have changed, choose frames anew."""
 
 
 class _WrongTimesError(Exception):

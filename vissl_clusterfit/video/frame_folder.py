@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vissl_clusterfit.video.decode import UnreadableVideoError
+from vissl_clusterfit.video.unreadable import UnreadableVideoError
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 #: Of Something-Something V1, which is published so.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
 
 from vissl_clusterfit.video.clips import ClipSettings, clip_frames
-from vissl_clusterfit.video.decode import FramesRecountedError, VideoFile
 from vissl_clusterfit.video.frame_folder import FrameFolder
+from vissl_clusterfit.video.unreadable import FramesRecountedError
+
+if TYPE_CHECKING:
+    from vissl_clusterfit.video.decode import VideoFile
 
 
 def open_video(source: str | BinaryIO) -> VideoFile | FrameFolder:
@@ -23,7 +26,11 @@ def open_video(source: str | BinaryIO) -> VideoFile | FrameFolder:
     Raises:
         UnreadableVideoError: it gives no frame.
     """
-    return FrameFolder(source) if isinstance(source, str) and os.path.isdir(source) else VideoFile(source)
+    if isinstance(source, str) and os.path.isdir(source):
+        return FrameFolder(source)
+    from vissl_clusterfit.video.decode import VideoFile
+
+    return VideoFile(source)
 
 
 def read_clips(source: str | BinaryIO, settings: ClipSettings, positions: Sequence[float]) -> list[torch.Tensor]:

@@ -54,5 +54,8 @@ def test_an_engine_on_the_command_line_stays():
 def test_the_rest_composes(config, tmp_path):
     from vissl_clusterfit.launch.compose.compose import compose
 
-    engine, _, _ = compose([f"config={config}", "config.MACHINE.DEVICE=cpu", f"config.CHECKPOINT.DIR={tmp_path}"])
+    # Some name a source of the publishers' own, which no public VISSL has.
+    sources = [f"config.DATA.{split}.DATA_SOURCES=[disk_folder]" for split in ("TRAIN", "TEST")]
+    here = ["config.MACHINE.DEVICE=cpu", f"config.CHECKPOINT.DIR={tmp_path}"]
+    engine, _, _ = compose([f"config={config}", *sources, *here])
     assert engine.startswith("clusterfit_")

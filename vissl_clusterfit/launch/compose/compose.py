@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
 from vissl.config import AttrDict
 from vissl.utils.hydra_config import convert_to_attrdict
 
-from vissl_clusterfit.config.slurm import with_our_keys
 from vissl_clusterfit.errors import ConfigError
-from vissl_clusterfit.launch.compose import overlay
 from vissl_clusterfit.launch.compose.derived import complete_config
-from vissl_clusterfit.launch.compose.engine import choose_benchmark_engine
-from vissl_clusterfit.launch.compose.overrides import compose_overrides
+from vissl_clusterfit.launch.compose.early import compose_early
 from vissl_clusterfit.launch.compose.schedules import require_schedules
 from vissl_clusterfit.plugin.device import require_device
 
 
-def compose(overrides: list[str]) -> tuple[str, int, Any]:
+def compose(overrides: Sequence[str], early: tuple[dict[str, Any], list[str]] | None = None) -> tuple[str, int, Any]:
     """The engine, the number of this node, and VISSL's ``config``, from overrides as on the command line.
 
+    Args:
+        overrides: of the command.
+        early: what ``compose_early`` gave for them, where that was asked before; it is changed.
+
     Raises:
-        ConfigError: as :func:`vissl_clusterfit.launch.compose.overrides.compose_overrides`; or a bad value under
-            ``config.CLUSTERFIT``, a GPU where there is none, a schedule that does not fit, or what VISSL refuses.
+        ConfigError: as :func:`~vissl_clusterfit.launch.compose.early.compose_early`; or a GPU where there is none, a
+            schedule that does not fit, or what VISSL refuses.
     """
-    plain = compose_overrides(with_our_keys(overrides))
+    plain, changes = early or compose_early(overrides)
     require_device(AttrDict(plain["config"]), here=not plain["config"]["SLURM"]["USE_SLURM"])
-    changes = [
-        *overlay.check_and_describe(overrides, plain["config"]),
-        *choose_benchmark_engine(overrides, plain),
-        *complete_config(plain["config"]),
-    ]
+    changes = [*changes, *complete_config(plain["config"])]
     try:
         args, config = convert_to_attrdict(OmegaConf.create(plain))
     except AssertionError as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.launch.compose.overrides import compose_file
 
 _OURS = "config/clusterfit"
 #: What makes the run one of ClusterFit. A group that changes it after the overlay takes that back.
@@ -53,22 +54,20 @@ def check_and_describe(overrides: Sequence[str], config: Mapping[str, Any]) -> l
         ConfigError: it lies on a config that evaluates or extracts, on one without trunk or data, or another group
             undoes it.
     """
-    from vissl.utils.hydra_config import compose_hydra_configuration
-
     groups = [override for override in overrides if _options(override)]
     below, ours = [group for group in groups if not _is_ours(group)], [group for group in groups if _is_ours(group)]
     base = next((group for group in below if group.startswith("config=")), "")
     if not (base and ours):
         return []
     overlay, places = " ".join(ours), [override for override in overrides if override.startswith("hydra.")]
-    before = compose_hydra_configuration([*below, *places])
+    before = compose_file("defaults", [*below, *places])
     _require_training(base, overlay, before)
     _require_trunk(overrides, below, overlay)
     _require_data(base, overlay, config)
     in_order = [*below, *ours]
-    ours_last = _leaves(compose_hydra_configuration([*in_order, *places]).config)
+    ours_last = _leaves(compose_file("defaults", [*in_order, *places]).config)
     if groups != in_order:
-        as_given = _leaves(compose_hydra_configuration([*groups, *places]).config)
+        as_given = _leaves(compose_file("defaults", [*groups, *places]).config)
         _require_nothing_undone(overlay, in_order, ours_last, as_given)
     return list(_replaced(_leaves(before.config), ours_last, _leaves(config)))
 
@@ -127,10 +126,7 @@ def _require_trunk(overrides: Sequence[str], below: Sequence[str], overlay: str)
 
 
 def _names_trunk(option: str, places: list[str]) -> bool:
-    from hydra import compose, initialize_config_module
-
-    with initialize_config_module(config_module="vissl.config", version_base="1.3"):
-        alone = compose(option, overrides=places)
+    alone = compose_file(option, places)
     return bool(((alone.get("config", {}).get("MODEL") or {}).get("TRUNK") or {}).get("NAME"))
 
 

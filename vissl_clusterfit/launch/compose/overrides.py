@@ -8,9 +8,8 @@ then it is refused, too, and ``++key=…`` insists.
 
 from __future__ import annotations
 
-import difflib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +17,26 @@ import vissl.config
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.slurm import with_our_keys
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.launch.compose.nearest import nearest, proposal
+from vissl_clusterfit.launch.compose.parsed_overrides import parse_overrides
+from vissl_clusterfit.launch.compose.quick_yaml import quick_yaml
+from vissl_clusterfit.launch.compose.vissl_keys import require_known_values
 
 #: How alike two names are, of 1, where one must be meant for the other: ``num_epoch`` and ``num_epochs`` are 0.95.
 #: None of VISSL's own configs has a key that comes as near to another one.
 _TOO_NEAR = 0.85
-#: The same where a name is only proposed.
-_NEAR = 0.6
 #: Blocks whose unknown keys are refused where they are read.
 _CHECKED_ELSEWHERE = ("config.CLUSTERFIT", "config.TRANSFER", "config.TUNE", "config.VIDEO_ACCURACY")
 _SELECTING_KEYS = ("name", "names", "NAME")
-
-
-def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """Reads overrides as Hydra does.
-
-    Raises:
-        ConfigError: one is none.
-    """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise ConfigError(f"The config cannot be composed: {error}") from None
-    for override in parsed:
-        if not _key(override):
-            raise ConfigError(problem(repr(override.input_line), found="no key", allowed="key=value"))
-    return parsed
 
 
 def compose_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -58,10 +44,12 @@ def compose_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ConfigError: a config that does not exist or is no YAML, a key that is unknown or all but certainly misspelt, an
-            interpolation that leads nowhere, a value that is missing (``???``), or whatever else Hydra refuses.
+            interpolation that leads nowhere, a value that is missing (``???``), or whatever else Hydra refuses; a value
+            of VISSL's or ours that cannot be.
     """
     try:
-        composed = _compose(parse_overrides(overrides))
+        composed = _compose(parse_overrides(with_our_keys(overrides)))
+        _require_no_gaps(composed)
         OmegaConf.resolve(composed)
         plain = OmegaConf.to_container(composed, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -69,6 +57,8 @@ def compose_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for key, value in _made_by_tags(plain):
         allowed = "a text, a number, true, false or null"
         raise ConfigError(problem(key, found=f"{value!r}, made by a tag (!!) of a YAML file", allowed=allowed))
+    require_known_values(plain)
+    ClusterFitConfig.from_config(plain["config"]["CLUSTERFIT"])
     return plain
 
 
@@ -81,25 +71,46 @@ def _made_by_tags(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
+def compose_file(name: str, overrides: Sequence[str]) -> DictConfig:
+    """What Hydra makes of one of VISSL's files or ours, unchecked and unresolved; "defaults" is the whole config."""
+    with quick_yaml(), initialize_config_module(config_module=vissl.config.__name__, version_base="1.3"):
+        return compose(name, overrides=list(overrides))
+
+
+def _require_no_gaps(composed: DictConfig) -> None:
+    gaps = [path for path, value in _leaves(_tree(composed)) if value == "???"]
+    if gaps:
+        raise ConfigError(
+            problem(
+                ", ".join(gaps),
+                found="nothing (???), which a config leaves to you",
+                allowed="a value for each",
+                remedy=f"Add to the command: {' '.join(f'{gap}=…' for gap in gaps)}",
+            )
+        )
+
+
 def _compose(parsed: Sequence[Override]) -> DictConfig:
     overrides = [override.input_line for override in parsed]
-    with initialize_config_module(config_module=vissl.config.__name__, version_base="1.3"):
+    with quick_yaml(), initialize_config_module(config_module=vissl.config.__name__, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         # Hydra's own, which knows the places of hydra.searchpath, too; there is no public way to it.
         _, repository = loader._parse_overrides_and_create_caching_repo("defaults", overrides)
         _require_groups(parsed, repository)
         # What configs say before any key is set: groups, and where Hydra looks for them.
         files = [override for override in parsed if "." not in _key(override) or _key(override).startswith("hydra.")]
-        try:
-            base = compose("defaults", overrides=[override.input_line for override in files])
-        except MissingConfigException as error:
-            raise _missing_config(error, parsed, repository) from None
+
+        def base() -> Any:
+            return _tree(compose("defaults", overrides=[override.input_line for override in files]))
+
         try:
             composed = compose("defaults", overrides=overrides)
+        except MissingConfigException as error:
+            raise _missing_config(error, parsed, repository) from None
         except ConfigCompositionException:
-            _require_keys(parsed, base)
+            _require_keys(parsed, base())
             raise
-    _refuse_near_keys(parsed, base, composed)
+        _refuse_near_keys(parsed, base, composed)
     return composed
 
 
@@ -110,13 +121,13 @@ def _key(override: Override) -> str:
 def _require_groups(parsed: Iterable[Override], repository: Any) -> None:
     for override in parsed:
         if "/" in _key(override) and not repository.group_exists(_key(override)):
-            near = _nearest(_key(override), _groups(repository))
+            near = nearest(_key(override), _groups(repository))
             raise ConfigError(
                 problem(
                     override.input_line,
                     found=f"the group {_key(override)}, which does not exist",
                     allowed="a folder of configs, such as +config/clusterfit=student",
-                    remedy=_proposal(f"+{name}=…" for name in near),
+                    remedy=proposal(f"+{name}=…" for name in near),
                 )
             )
 
@@ -126,7 +137,7 @@ def _missing_config(error: MissingConfigException, parsed: Iterable[Override], r
     if not isinstance(missing, str):
         return ConfigError(f"The config cannot be composed: {error}")
     names = [name for group in _groups(repository) for name in _configs(repository, group)]
-    near = _nearest(missing, names)
+    near = nearest(missing, names)
     for override in parsed:
         group = _key(override)
         if isinstance(override.value(), str) and missing == f"{group}/{override.value()}":
@@ -137,11 +148,11 @@ def _missing_config(error: MissingConfigException, parsed: Iterable[Override], r
                     override.input_line,
                     found="no such config",
                     allowed=f"a config below {group}/ of VISSL, of vissl_clusterfit, or of ./configs",
-                    remedy=_proposal(f"{plus}{group}={name}" for name in inside),
+                    remedy=proposal(f"{plus}{group}={name}" for name in inside),
                 )
             )
     said = str(error).splitlines()[0].rstrip(".")
-    return ConfigError(f"The config cannot be composed: {said}. {_proposal(near)}".rstrip())
+    return ConfigError(f"The config cannot be composed: {said}. {proposal(near)}".rstrip())
 
 
 def _groups(repository: Any, group: str = "config") -> Iterator[str]:
@@ -154,23 +165,22 @@ def _configs(repository: Any, group: str) -> list[str]:
     return [f"{group}/{name}" for name in repository.get_group_options(group, results_filter=ObjectType.CONFIG)]
 
 
-def _require_keys(parsed: Iterable[Override], base: DictConfig) -> None:
+def _require_keys(parsed: Iterable[Override], tree: Mapping[Any, Any]) -> None:
     """Refuses the first override of a key that is not there."""
-    tree = _tree(base)
     for override in parsed:
         if override.type not in (OverrideType.CHANGE, OverrideType.DEL) or "/" in _key(override):
             continue
         missing = next(filter(None, (_first_missing(key, tree) for key in _keys(override))), None)
         if missing is None or any(_key(other).startswith(missing.path) for other in parsed if other.is_add()):
             continue
-        near = [f"{missing.parent}{name}" for name in _nearest(missing.name, missing.siblings)]
+        near = [f"{missing.parent}{name}" for name in nearest(missing.name, missing.siblings)]
         whole = [path for path, _ in _leaves(tree)]
         raise ConfigError(
             problem(
                 override.input_line,
                 found=f"{missing.path}, a key that does not exist",
                 allowed="a key that the config has; +key=… adds another",
-                remedy=_proposal(near or _same_leaf(_key(override), whole) or _nearest(_key(override), whole)),
+                remedy=proposal(near or _same_leaf(_key(override), whole) or nearest(_key(override), whole)),
             )
         )
 
@@ -204,13 +214,13 @@ def _first_missing(key: str, tree: Any) -> _Missing | None:
     return None
 
 
-def _refuse_near_keys(parsed: Sequence[Override], base: DictConfig, composed: DictConfig) -> None:
-    """Refuses keys that were added beside a key of nearly the same name."""
-    tree, insisted = _tree(base), []
-    for override in parsed:
-        if override.type is OverrideType.FORCE_ADD:
-            insisted.append(_key(override))
-        elif override.type is OverrideType.ADD and "/" not in _key(override):
+def _refuse_near_keys(parsed: Sequence[Override], base: Callable[[], Any], composed: DictConfig) -> None:
+    """Refuses keys that were added beside a key of nearly the same name. ``base`` takes as long as ``composed`` did."""
+    insisted = [_key(override) for override in parsed if override.type is OverrideType.FORCE_ADD]
+    added = [override for override in parsed if override.type is OverrideType.ADD and "/" not in _key(override)]
+    if added:
+        tree = base()
+        for override in added:
             missing = _first_missing(_key(override), tree)
             if missing is None and "." not in _key(override):  # it is among what the base was composed of
                 missing = _Missing([], _key(override), [name for name in tree if name != _key(override)])
@@ -236,7 +246,7 @@ def _added(tree: Mapping[Any, Any], known: Mapping[Any, Any], parents: tuple[str
 
 
 def _refuse_if_near(missing: _Missing, setting: str) -> None:
-    near = _nearest(missing.name, missing.siblings, _TOO_NEAR)
+    near = nearest(missing.name, missing.siblings, _TOO_NEAR)
     if near:
         raise ConfigError(
             problem(
@@ -250,7 +260,8 @@ def _refuse_if_near(missing: _Missing, setting: str) -> None:
 
 @functools.cache
 def _vissls_defaults() -> Mapping[Any, Any]:
-    return _tree(OmegaConf.load(Path(vissl.config.__file__).with_name("defaults.yaml")))
+    with quick_yaml():
+        return _tree(OmegaConf.load(Path(vissl.config.__file__).with_name("defaults.yaml")))
 
 
 def _tree(config: Any) -> Any:
@@ -267,22 +278,3 @@ def _leaves(tree: Mapping[Any, Any], parent: str = "") -> Iterator[tuple[str, An
 def _same_leaf(key: str, paths: Iterable[str]) -> list[str]:
     """Where a key of that last name is."""
     return [path for path in paths if path.rpartition(".")[2] == key.rpartition(".")[2]][:3]
-
-
-def _nearest(name: str, names: Iterable[str], cutoff: float = _NEAR) -> list[str]:
-    """The most alike ones, whatever their case; those in another folder whose last part is alike, if there are none."""
-    names = sorted(set(names))
-
-    def nearest(part: Any) -> list[str]:
-        parts: dict[str, list[str]] = {}
-        for each in names:
-            parts.setdefault(part(each.lower()), []).append(each)
-        alike = difflib.get_close_matches(part(name.lower()), parts, 3, cutoff)
-        return [each for like in alike for each in parts[like]]
-
-    return (nearest(str) or nearest(lambda text: text.rpartition("/")[2]))[:3]
-
-
-def _proposal(names: Iterable[str]) -> str:
-    names = list(names)
-    return f"Did you mean {' or '.join(names)}?" if names else ""

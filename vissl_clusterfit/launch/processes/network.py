@@ -35,12 +35,14 @@ def meeting_point(run: Any) -> tuple[str, int]:
         return "localhost", 0
     host, _, port = str(run.RUN_ID).rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        several = f" for {run.NUM_NODES} nodes (config.DISTRIBUTED.NUM_NODES)" if run.NUM_NODES > 1 else ""
+        alone = "To run on this machine alone, set config.DISTRIBUTED.NUM_NODES=1. " if several else ""
         raise ConfigError(
             problem(
                 setting,
-                found=repr(run.RUN_ID),
+                found=f"{run.RUN_ID!r}{several}",
                 allowed="<host>:<port> of node 0, the same on every node",
-                remedy="For example config.DISTRIBUTED.RUN_ID=10.0.0.1:29500.",
+                remedy=f"{alone}For example config.DISTRIBUTED.RUN_ID=10.0.0.1:29500.",
             )
         )
     return host.strip("[]"), int(port)

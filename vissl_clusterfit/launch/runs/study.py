@@ -107,7 +107,7 @@ class _Study:
 
     def run(self, main: Callable[[list[str]], int]) -> int:
         """Runs what is missing. A run that fails ends the study, as others need it."""
-        started, num_done = time.monotonic(), 0
+        started, num_runs = time.monotonic(), self._plan.count()
         with stopped_as_interrupted(), processes(self._settings.num_threads, main) as running:
             while True:
                 ready = [run for run in self._plan.ready() if run.folder not in running.folders]
@@ -124,8 +124,8 @@ class _Study:
                     return code
                 artifacts.write_json(folder / _RECORD_NAME, {"overrides": command})
                 self._finished.add(folder)
-                num_done += 1
-                print(f"{time.monotonic() - started:6.0f} s  {num_done:4d} done  {name}", flush=True)  # noqa: T201
+                progress = f"{len(self._finished):4d} of {num_runs} done"
+                print(f"{time.monotonic() - started:6.0f} s  {progress}  {name}", flush=True)  # noqa: T201
 
     def report(self) -> str:
         """Writes rows and report, and returns what the user may look for."""

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from vissl_clusterfit.config.override_text import as_override
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.launch.compose.overrides import compose_overrides, parse_overrides
+from vissl_clusterfit.launch.compose.overrides import compose_overrides
+from vissl_clusterfit.launch.compose.parsed_overrides import parse_overrides
 from vissl_clusterfit.launch.processes.torchrun import is_torchrun
 from vissl_clusterfit.launch.runs.subprocess_runs import SeparateRun
 

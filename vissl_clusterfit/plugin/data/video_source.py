@@ -18,9 +18,9 @@ from vissl.config import AttrDict
 from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.video.clips import ClipSettings, clip_position
-from vissl_clusterfit.video.decode import UnreadableVideoError
 from vissl_clusterfit.video.file_lists import read_list, videos_in
 from vissl_clusterfit.video.read import read_clips
+from vissl_clusterfit.video.unreadable import UnreadableVideoError
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -90,9 +91,14 @@ def teacher_spec(model: Mapping[str, Any], teacher: TeacherSettings, features: F
                 allowed="the path of a VISSL checkpoint, or of a torchvision or plain state dict",
             )
         )
+    return dataclasses.replace(untrained_teacher(model, teacher, features), weights=teacher.weights)
+
+
+def untrained_teacher(model: Mapping[str, Any], teacher: TeacherSettings, features: FeatureSettings) -> EncoderSpec:
+    """The network of a run's teacher without its weights, which is enough to know what its features are like."""
     return EncoderSpec(
         model=_merged(model, teacher.model),
-        weights=teacher.weights,
+        weights=None,
         state_dict_key=teacher.state_dict_key,
         trust_weights=teacher.trust_weights,
         layer=features.layer_name,

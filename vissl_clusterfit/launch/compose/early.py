@@ -1,0 +1,21 @@
+"""The part of a composition that needs neither PyTorch nor VISSL: all that can be refused at once is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vissl_clusterfit.launch.compose import overlay
+from vissl_clusterfit.launch.compose.engine import choose_benchmark_engine
+from vissl_clusterfit.launch.compose.overrides import compose_overrides
+
+
+def compose_early(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """VISSL's whole config as plain dictionaries and lists, and what was changed in it, for the log.
+
+    Raises:
+        ConfigError: as :func:`.overrides.compose_overrides`, or our overlay does not fit.
+    """
+    plain = compose_overrides(overrides)
+    changes = overlay.check_and_describe(overrides, plain["config"])
+    return plain, [*changes, *choose_benchmark_engine(overrides, plain)]
