@@ -11,6 +11,7 @@ The way of the data, and where each stage lives::
     labels/             PseudoLabels: made, compared              plugin/                 what VISSL is given
     transfer/, report/  scores of frozen features; tables         launch/                 from a command to processes
     study/              methods compared, with intervals          compat/                 repairs of VISSL
+    api                 what a notebook calls
 
 The names below come on demand: importing the package imports nothing heavy and changes nothing.
 :func:`vissl_clusterfit.plugin.register` is the one call that touches VISSL.
@@ -20,16 +21,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vissl_clusterfit.api import (
+        check_artifacts,
+        compare_labels,
+        label_rows,
+        make_codebook,
+        make_labels,
+        open_artifact,
+    )
     from vissl_clusterfit.clustering.estimator import KMeans
     from vissl_clusterfit.features.imports import import_features
 
 __version__ = "0.1.0"
 
-__all__ = ["KMeans", "import_features"]
+__all__ = [
+    "KMeans",
+    "check_artifacts",
+    "compare_labels",
+    "import_features",
+    "label_rows",
+    "make_codebook",
+    "make_labels",
+    "open_artifact",
+]
 
 _MODULES = {
     "KMeans": "clustering.estimator",
+    "check_artifacts": "api",
+    "compare_labels": "api",
     "import_features": "features.imports",
+    "label_rows": "api",
+    "make_codebook": "api",
+    "make_labels": "api",
+    "open_artifact": "api",
 }
 
 
