@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from vissl_clusterfit.api import (
         check_artifacts,
         compare_labels,
-        label_rows,
         make_codebook,
         make_labels,
         open_artifact,
     )
     from vissl_clusterfit.clustering.estimator import KMeans
     from vissl_clusterfit.features.imports import import_features
+    from vissl_clusterfit.labels.in_memory import label_rows
 
 __version__ = "0.1.0"
 
@@ -50,7 +50,7 @@ _MODULES = {
     "check_artifacts": "api",
     "compare_labels": "api",
     "import_features": "features.imports",
-    "label_rows": "api",
+    "label_rows": "labels.in_memory",
     "make_codebook": "api",
     "make_labels": "api",
     "open_artifact": "api",

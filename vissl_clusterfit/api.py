@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,13 @@ import numpy as np
 from vissl_clusterfit.clustering import codebook as codebooks
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.clustering.sources import chunk_rows
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
-from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError, problem
+from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features import store as stores
-from vissl_clusterfit.features.arrays import ArrayFeatures, require_finite, require_rows
+from vissl_clusterfit.features.arrays import ArrayFeatures
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels import comparison, pseudo_labels
-from vissl_clusterfit.labels.assign import LabelRules, label_store, labels_of_rows, nearest_of_rows
+from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
@@ -184,71 +182,6 @@ def make_labels(
             top_clusters=top_clusters,
             max_cluster_size=max_cluster_size,
         )
-
-
-@dataclass(frozen=True, eq=False)
-class RowLabels:
-    """The clusters of rows in memory.
-
-    Attributes:
-        labels: (n,) int64, the nearest cluster; -1 beyond ``max_distance``.
-        distances: (n,) float32, squared L2 distance to its centroid.
-        margins: (n,) float32, how much farther, squared, the second nearest is; infinite for K = 1.
-        nearest: (n, T) int64, the nearest clusters, nearest first; None for T = 1.
-        nearest_distances: (n, T) float32, to them; None for T = 1.
-    """
-
-    labels: np.ndarray
-    distances: np.ndarray
-    margins: np.ndarray
-    nearest: np.ndarray | None = None
-    nearest_distances: np.ndarray | None = None
-
-
-def label_rows(
-    rows: np.ndarray,
-    codebook: Codebook | Place,
-    *,
-    max_distance: float | None = None,
-    top_clusters: int = 1,
-    device: str = "cpu",
-) -> RowLabels:
-    """The nearest clusters of any rows, in memory: the very labels that :func:`make_labels` would write.
-
-    Args:
-        rows: (n, D) of float16, float32 or float64.
-        codebook: the clusters, or their folder.
-        max_distance: rows whose squared distance is larger get no label (-1); None labels all.
-        top_clusters: T; with more than 1, the T nearest clusters are given, too.
-        device: "cpu" or "cuda".
-
-    Raises:
-        DataError: rows are not what they must be.
-
-    Examples:
-        >>> import numpy as np
-        >>> from vissl_clusterfit import label_rows, make_codebook
-        >>> points = np.array([[0, 0], [0, 2], [10, 0], [10, 2]], dtype=np.float32)
-        >>> codebook = make_codebook(points, "run/codebook", num_clusters=2, normalize=False)
-        >>> found = label_rows(np.array([[1.0, 1.0], [13.0, 1.0]]), codebook, max_distance=4)
-        >>> codebook.centroids[found.labels[0]], int(found.labels[1]), found.distances
-        (array([0., 1.], dtype=float32), -1, array([1., 9.], dtype=float32))
-    """
-    made = _codebook(codebook)
-    require_rows(rows, "rows")
-    require_finite([("rows", rows)])
-    if rows.shape[1] != made.input_dim:
-        raise DataError(problem("rows", found=f"{rows.shape[1]} columns", allowed=f"{made.input_dim}, as the codebook"))
-    if not 1 <= top_clusters <= made.num_clusters:
-        raise ConfigError(problem("top_clusters", found=top_clusters, allowed=f"1 to {made.num_clusters}"))
-    with _settings_as_arguments():
-        search, rules = made.search(device), LabelRules(made.num_clusters, max_distance, top_clusters)
-    nobody = np.empty(0, dtype=np.int64)
-    found, size = [], chunk_rows(rows.shape[1])
-    for start in range(0, len(rows), size):
-        chunk = np.ascontiguousarray(rows[start : start + size], dtype=np.float32)
-        found.append(labels_of_rows(nearest_of_rows(chunk, start, nobody, search, rules), rules))
-    return RowLabels(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def open_artifact(folder: Place) -> FeatureStore | Codebook | PseudoLabels:
