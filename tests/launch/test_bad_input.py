@@ -1,6 +1,8 @@
 """What a user gets wrong: one message, exit code 2, and nothing on disk that looks done."""
 
 import json
+import os
+import pickle
 import shutil
 
 import numpy as np
@@ -43,6 +45,11 @@ def refuse(tmp_path, run_command, student_overrides):
         return result
 
     return run
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ("trapped",)
 
 
 # What is wrong, and what the message says.
@@ -282,6 +289,14 @@ MISTAKES = {
         ["config.DATA.TRAIN.DATA_PATHS=[missing]"],
         ["config.DATA.TRAIN: the data set cannot be opened: Directory missing does not exist"],
     ),
+    "a path that is none": (
+        ["config.DATA.TRAIN.DATA_PATHS=[5]"],
+        ["config.DATA.TRAIN.DATA_PATHS: found [5]; allowed: a list of paths"],
+    ),
+    "a list that runs code": (
+        ["config.DATA.TRAIN.DATA_PATHS=[trap.pkl]", "config.DATA.TRAIN.DATA_SOURCES=[disk_filelist]"],
+        ["config.DATA.TRAIN.DATA_PATHS: found trap.pkl cannot be read", "it asks for posix.mkdir"],
+    ),
     "no data": (
         ["config.DATA.TRAIN.DATA_PATHS=[]"],
         ["config.DATA.TRAIN: the data set cannot be opened: Dataset 'tiny' is not registered", "DATA_PATHS"],
@@ -293,7 +308,51 @@ MISTAKES = {
 def test_a_mistake_gets_one_message(refuse, tmp_path, overrides, fragments):
     (tmp_path / "empty").mkdir()
     np.save(tmp_path / "empty.npy", np.array([], dtype=str))
+    (tmp_path / "trap.pkl").write_bytes(pickle.dumps(Trap()))
     require_refusal(refuse(*overrides), *fragments)
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "by_link", "num_processes"),
+    [
+        ("model_phase0.torch", False, 1),
+        ("checkpoint.torch", True, 1),
+        pytest.param("model_phase0.torch", False, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_checkpoint_that_runs_code_is_refused(
+    student_run, run_command, student_overrides, tmp_path, name, by_link, num_processes
+):
+    folder = tmp_path / "run"
+    shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
+    torch.save({"classy_state_dict": Trap()}, folder / name)
+    overrides = (
+        f"config.CHECKPOINT.DIR={folder}",
+        f"config.CHECKPOINT.USE_SYMLINK_CHECKPOINT_FOR_RESUME={by_link}",
+        f"config.DISTRIBUTED.NUM_PROC_PER_NODE={num_processes}",
+    )
+    result = run_command(*student_overrides, *overrides, cwd=tmp_path)
+    require_refusal(result, f"{folder / name} is no checkpoint, or one that runs code", "posix.mkdir")
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize(
+    ("tag", "fragment"),
+    [
+        ("!!python/object/apply:os.mkdir [trapped]", "could not determine a constructor for the tag"),
+        ("!!python/name:os.system", "could not determine a constructor for the tag"),
+        ("!!python/object/apply:pathlib.PosixPath [x]", "config.CHECKPOINT.DIR: found PosixPath('x'), made by a tag"),
+        ("!!binary YWJj", "config.CHECKPOINT.DIR: found b'abc', made by a tag"),
+    ],
+)
+def test_a_config_with_tags_gets_one_message(run_command, tmp_path, tag, fragment):
+    (tmp_path / "configs/config").mkdir(parents=True)
+    defaults = "defaults:\n  - /config/test/cpu_test/test_cpu_resnet_simclr\n  - _self_\n"
+    text = f"# @package _global_\n{defaults}config:\n  CHECKPOINT:\n    DIR: {tag}\n"
+    (tmp_path / "configs/config/mine.yaml").write_text(text)
+    require_refusal(run_command("config=mine", cwd=tmp_path), fragment)
+    assert [path.name for path in tmp_path.iterdir()] == ["configs"]
 
 
 @pytest.mark.parametrize(

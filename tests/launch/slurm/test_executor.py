@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 
 import pytest
 from command import CommandServer
@@ -61,7 +62,7 @@ def submit(command, cluster, student_overrides, tmp_path):
     return run
 
 
-def test_a_run_is_one_job_that_asks_for_nothing_that_it_does_not_need(submit, tmp_path):
+def test_a_run_is_one_job_that_asks_for_nothing_that_it_does_not_need(submit, cluster, tmp_path):
     result, jobs = submit(
         "config.DISTRIBUTED.NUM_PROC_PER_NODE=2",
         "config.SLURM.NAME=mine",
@@ -86,6 +87,8 @@ def test_a_run_is_one_job_that_asks_for_nothing_that_it_does_not_need(submit, tm
         "vissl job",
         "USR2@90",
     ]
+    script = (cluster.folder / f"{job}.sh").read_text()
+    assert (" -P -u -m submitit.core._submit" in script) == (sys.version_info >= (3, 11))
     assert f"Follow: squeue --jobs={job}; tail -F {tmp_path / 'logs'}/{job}_0_log.out" in result.stdout
     assert f"Cancel: scancel {job}" in result.stdout
     assert f"logs are in {tmp_path / 'logs'}." in result.stdout

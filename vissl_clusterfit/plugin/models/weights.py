@@ -176,6 +176,8 @@ def told_in_one_message(load: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(load)
     def load_or_tell(checkpoint_folder: str, checkpoint_path: str, device: Any) -> Any:
+        if not artifact_path(checkpoint_path).exists():  # PyTorch would be given nothing
+            raise TeacherError(f"{checkpoint_path} is missing: a checkpoint that a training was to go on from.")
         try:
             return load(checkpoint_folder, checkpoint_path, device)
         except pickle.UnpicklingError as error:
