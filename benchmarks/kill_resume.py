@@ -1,242 +1,175 @@
-"""Kills the real command again and again, and compares what it makes in the end with what it makes unharmed.
+"""Kills the command again and again, and compares what it makes in the end with what it makes unharmed.
 
-    make bench BENCH=kill_resume            100 kills, some 20 minutes on two cores
-    python benchmarks/kill_resume.py --kills 8
+    make bench BENCH=kill_resume                                1,000 kills, some 40 minutes on two cores
+    python benchmarks/kill_resume.py --kills 60 --seed 3        a short one
+    python benchmarks/kill_resume.py --scenario two-level       one kind of run alone
+    python benchmarks/kill_resume.py --folder kills --kills 500 again with more, and it goes on
+    python benchmarks/kill_resume.py --sum kills/*.jsonl others/*.jsonl
 
-Each kill is aimed at one of extraction, clustering, labelling and training, at a random moment of it, with SIGKILL,
-SIGTERM or Ctrl-C, on one or two processes. After some kills the command is left alone; then every file of features,
-codebook and labels must have the bytes of a run that was never killed. The last line is one JSON object.
+A sequence is a folder in which a run is started, hit at a random moment of a random stage, started again and hit again,
+and in the end left alone. What hits it: SIGKILL, SIGTERM and Ctrl-C to all of its processes, to the launcher, to one
+rank or one data worker; SIGSTOP for a while; a disk that is full; files cut to half after a kill. Then everything that
+was made must be what an undisturbed run makes: features, codebooks, labels and scores to the byte, checkpoints to the
+tensor. What was done may not be done again, no process and no temporary file may be left.
+
+What failed is kept, with the line that does it again. The last line is one JSON object. Linux, two cores; a full disk
+needs the right to mount one, else files may not grow.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import ctypes
 import json
 import os
-import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+import traceback
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from kills import forks, tally
+from kills.faults import Disk
+from kills.scenarios import SCENARIOS, write_inputs
+from kills.sequence import LONGEST_RUN_S, Sequence, Workplace, stage_at_hand
+from kills.tally import Tally
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-NUM_IMAGES, NUM_SHARDS = 600, 30
-KILLS_PER_RUN = 8
-TIMEOUT_S = 600
-
-# What shows in the folder of a run that a stage has begun.
-STAGES = {
-    "extraction": "clusterfit/features/train/manifest.json",
-    "clustering": "clusterfit/codebook/in_progress",
-    "labelling": "clusterfit/labels/train",
-    "training": "model_phase0.torch",
-}
-LONGEST_WAIT_S = {"extraction": 2.0, "clustering": 0.3, "labelling": 0.05, "training": 4.0}
-
-SETTINGS = (
-    "config=test/cpu_test/test_cpu_resnet_simclr",
-    "+config/clusterfit=student",
-    "config.MODEL.TRUNK.RESNETS.WIDTH_PER_GROUP=4",
-    "config.MULTI_PROCESSING_METHOD=fork",
-    "config.DATA.TRAIN.DATA_SOURCES=[disk_folder]",
-    "config.DATA.TRAIN.DATASET_NAMES=[noise]",
-    "config.DATA.TRAIN.DATA_LIMIT=64",
-    "config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=16",
-    "config.DATA.TRAIN.TRANSFORMS=[{name:RandomResizedCrop,size:32},{name:ToTensor}]",
-    "config.OPTIMIZER.num_epochs=4",
-    "config.OPTIMIZER.param_schedulers.lr={name:constant,value:0.01,update_interval:epoch,"
-    "auto_lr_scaling:{auto_scale:false}}",
-    "config.CHECKPOINT.OVERWRITE_EXISTING=false",
-    "config.CHECKPOINT.AUTO_RESUME=true",
-    "config.CHECKPOINT.CHECKPOINT_FREQUENCY=1",
-    "config.CLUSTERFIT.NUM_CLUSTERS=50",
-    "config.CLUSTERFIT.NUM_ITER=40",
-    "config.CLUSTERFIT.FEATURES.LAYER_NAME=res5",
-    "config.CLUSTERFIT.FEATURES.BATCH_SIZE=5",
-    f"config.CLUSTERFIT.FEATURES.SHARD_SIZE={NUM_IMAGES // NUM_SHARDS}",
-    "config.CLUSTERFIT.FEATURES.TRANSFORMS=[{name:Resize,size:[32,32]},{name:ToTensor}]",
-)
-
-
-@dataclass
-class Tally:
-    """What happened."""
-
-    kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
-    starts: int = 0
-    runs: int = 0
-    lost_shards: int = 0
-    shards_in_work: int = 0
-    differing_files: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+_END_WITH_PARENT = 1
 
 
 def main() -> int:
     """Runs the harness; the exit code is 1 where anything was lost or differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scenario", choices=SCENARIOS, action="append", help="again for several; default: all")
+    parser.add_argument("--sequence", metavar="SEED", help="this one alone, as a failure names it")
+    parser.add_argument("--jobs", type=int, default=2, help="sequences at a time")
+    parser.add_argument("--folder", type=Path, help="where all of it is; what is counted there counts")
+    parser.add_argument("--sum", type=Path, nargs="+", metavar="FILE", help="only add up what was counted before")
     arguments = parser.parse_args()
-    dice = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory() as scratch:
-        base = Path(scratch)
-        command = _command(base)
-        started = time.monotonic()
-        _finish(command, base / "unharmed", num_processes=1)
-        print(f"An unharmed run takes {time.monotonic() - started:.0f} s.", flush=True)
-        tally = Tally()
-        while sum(tally.kills.values()) < arguments.kills and not tally.failures:
-            _one_run(command, base, arguments.kills, dice, tally)
-    print(json.dumps(_report(tally)))
-    return 0 if not (tally.lost_shards or tally.differing_files or tally.failures) else 1
+    if arguments.sum:
+        return _say(tally.read(arguments.sum))
+    base = (arguments.folder or Path(tempfile.mkdtemp(prefix="kill_resume-"))).resolve()
+    base.mkdir(parents=True, exist_ok=True)
+    names = arguments.scenario or list(SCENARIOS)
+    before = tally.read(sorted(base.glob("*.jsonl")))
+    work = base / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    place = _prepare(work, base / "failed", names)
+    if arguments.sequence:
+        return _say(Sequence(SCENARIOS[names[0]], arguments.sequence, place, max_kills=arguments.kills).run())
+    missing = max(0, arguments.kills - before.kills)
+    jobs = []
+    for number in range(arguments.jobs):
+        share = missing * (number + 1) // arguments.jobs - missing * number // arguments.jobs
+        jobs.append(_fork_job(number, share, f"{arguments.seed}-{number}", names, place, base))
+    codes = [os.waitpid(job, 0)[1] for job in jobs]
+    total = tally.read(sorted(base.glob("*.jsonl")))
+    shutil.rmtree(work, ignore_errors=True)
+    if any(codes):
+        print("A job of this benchmark itself failed.", file=sys.stderr)
+    elif total.is_good and not arguments.folder:
+        shutil.rmtree(base)
+    return max(_say(total), int(any(codes)))
 
 
-def _one_run(command: list[str], base: Path, wanted: int, dice: random.Random, tally: Tally) -> None:
-    folder = base / "killed"
-    shutil.rmtree(folder, ignore_errors=True)
-    done: dict[str, bytes] = {}
-    for stage in sorted(dice.choices(list(STAGES), k=KILLS_PER_RUN), key=list(STAGES).index):
-        if sum(tally.kills.values()) >= wanted:
+def _say(total: Tally) -> int:
+    print(json.dumps(total.report()), flush=True)
+    return 0 if total.is_good else 1
+
+
+def _prepare(work: Path, failed: Path, names: list[str]) -> Workplace:
+    """Inputs, and of each scenario an undisturbed run."""
+    begun = time.monotonic()
+    print("Importing VISSL, making images and a teacher.", flush=True)
+    with _silence():
+        forks.prepare()
+        inputs = write_inputs(work / "inputs")
+    forks.adopt_orphans()
+    forks.freeze()
+    place = Workplace(Disk(work / "disk"), inputs, {}, failed)
+    for name in names:
+        place.undisturbed[name] = _undisturbed(name, place, work)
+        kept, durations = place.undisturbed[name]
+        said = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in durations.items())
+        print(f"{time.monotonic() - begun:5.0f} s  {kept.name}, undisturbed: {said}", flush=True)
+    return place
+
+
+def _undisturbed(name: str, place: Workplace, work: Path) -> tuple[Path, dict[str, float]]:
+    """A run to its end, and how long each of its stages took."""
+    sequence = Sequence(SCENARIOS[name], f"undisturbed-{name}", place, max_kills=0)
+    durations: dict[str, float] = dict.fromkeys((stage.name for stage in SCENARIOS[name].stages), 0.01)
+    launcher, since = sequence.start_alone(), time.time_ns()
+    last = time.monotonic()
+    for _ in forks.poll(LONGEST_RUN_S):
+        ended = forks.reap().get(launcher)
+        stage = stage_at_hand(SCENARIOS[name], sequence.folder, since)
+        now = time.monotonic()
+        if stage >= 0:
+            durations[SCENARIOS[name].stages[stage].name] += now - last
+        last = now
+        if ended is not None:
             break
-        tally.starts += 1
-        if _start_and_kill(command, folder, stage, dice):
-            tally.kills[stage] += 1
-        tally.shards_in_work += len(list(folder.glob("clusterfit/features/train/leases/*.json")))
-        tally.lost_shards += sum(_shards(folder).get(name) != content for name, content in done.items())
-        done = _shards(folder)
+    if ended != 0:
+        raise SystemExit(f"{name}: an undisturbed run ended with {ended}:\n{sequence.log.read_text()[-3000:]}")
+    kept = work / "undisturbed" / name
+    shutil.copytree(sequence.folder, kept, symlinks=True)
+    shutil.rmtree(sequence.folder)
+    return kept, durations
+
+
+def _fork_job(number: int, kills: int, seed: str, names: list[str], place: Workplace, base: Path) -> int:
+    """A process that runs sequences until it has done so many kills."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
     try:
-        tally.starts += 1
-        _finish(command, folder, num_processes=dice.choice([1, 2]))
-    except RuntimeError as error:
-        tally.failures.append(str(error))
-        return
-    tally.runs += 1
-    tally.differing_files += _differences(base / "unharmed" / "clusterfit", folder / "clusterfit")
-    print(f"{sum(tally.kills.values())} kills in {tally.starts} starts: {tally.kills}", flush=True)
+        ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGINT, 0, 0, 0)
+        forks.adopt_orphans()
+        place.disk = Disk(base / "work" / f"disk-{number}")
+        _job(kills, seed, names, place, base / f"counts-{number}.jsonl")
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
-def _start(command: list[str], folder: Path, num_processes: int, log: Path) -> subprocess.Popen:
-    overrides = [f"config.CHECKPOINT.DIR={folder}", f"config.DISTRIBUTED.NUM_PROC_PER_NODE={num_processes}"]
-    with open(log, "a", encoding="utf-8") as output:
-        return subprocess.Popen(
-            [*command, *overrides],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
+def _job(kills: int, seed: str, names: list[str], place: Workplace, counts: Path) -> None:
+    number = len(counts.read_text("utf-8").splitlines()) if counts.exists() else 0
+    total, begun = Tally(), time.monotonic()
+    while total.kills < kills:
+        # The one that lacks most of its share.
+        name = min(names, key=lambda name: total.by_scenario[name] / SCENARIOS[name].share)
+        done = Sequence(SCENARIOS[name], f"{seed}-{number}", place, kills - total.kills).run()
+        done.save(counts)
+        total.add(done)
+        number += 1
+        so_far = f"{total.kills} of {kills} kills, {total.finished_runs} runs finished, {len(total.failures)} failed"
+        this = f"{name} {seed}-{number - 1}: {done.kills} kills in {done.seconds:.0f} s"
+        print(f"{time.monotonic() - begun:5.0f} s  {so_far}; {this}", flush=True)
 
 
-def _start_and_kill(command: list[str], folder: Path, stage: str, dice: random.Random) -> bool:
-    """Kills a run at a random moment of a stage; whether it was still running."""
-    begun = folder / STAGES[stage]
-    process = _start(command, folder, dice.choice([1, 2]), folder.with_suffix(".log"))
-    deadline = time.monotonic() + TIMEOUT_S
-    while not begun.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    time.sleep(dice.uniform(0, LONGEST_WAIT_S[stage]))
-    running = process.poll() is None
-    if running:
-        os.killpg(process.pid, dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
-        time.sleep(0.2)
-    _end_group(process.pid)
-    process.wait()
-    return running
+class _silence:
+    """Nothing is printed meanwhile: what a composed config says is not about a run."""
 
+    def __enter__(self) -> None:
+        sys.stdout.flush()
+        self._stdout = os.dup(1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
-def _end_group(group: int) -> None:
-    """Ends what the first signal left of the processes that this harness started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
-
-
-def _finish(command: list[str], folder: Path, num_processes: int) -> None:
-    log = folder.with_suffix(".log")
-    process = _start(command, folder, num_processes, log)
-    code = process.wait(timeout=TIMEOUT_S)
-    if code:
-        tail = "\n".join(log.read_text("utf-8").splitlines()[-20:])
-        raise RuntimeError(f"the command ended with exit code {code}:\n{tail}")
-
-
-def _shards(folder: Path) -> dict[str, bytes]:
-    """The shards that are done, by the name of the file that says so."""
-    return {file.name: file.read_bytes() for file in folder.glob("clusterfit/features/train/rows-*.json")}
-
-
-def _differences(expected: Path, found: Path) -> list[str]:
-    """Files of the artefacts that are not the same in both: the manifests, and what they name."""
-    return sorted(
-        str(file)
-        for file in _artifact_files(expected) | _artifact_files(found)
-        if not ((expected / file).is_file() and (found / file).is_file())
-        or (expected / file).read_bytes() != (found / file).read_bytes()
-    )
-
-
-def _artifact_files(root: Path) -> set[Path]:
-    files = set()
-    for manifest in root.rglob("manifest.json"):
-        named = [manifest, *(manifest.parent / name for name in json.loads(manifest.read_text("utf-8"))["sha256"])]
-        files |= {path.relative_to(root) for path in named}
-    return files
-
-
-def _report(tally: Tally) -> dict:
-    return {
-        "benchmark": "kill_resume",
-        "kills": sum(tally.kills.values()),
-        "kills_by_stage": tally.kills,
-        "starts": tally.starts,
-        "finished_runs": tally.runs,
-        "identical": not tally.differing_files and not tally.failures,
-        "differing_files": tally.differing_files[:10],
-        "lost_shards": tally.lost_shards,
-        # The most that was done again: shards that somebody held when the run was killed, of all that were made.
-        "redone_share": round(tally.shards_in_work / max(1, tally.runs * NUM_SHARDS), 3),
-        "failures": tally.failures,
-    }
-
-
-def _command(base: Path) -> list[str]:
-    """The real command, on images and a teacher that are made here."""
-    rng = np.random.default_rng(0)
-    for index in range(NUM_IMAGES):
-        path = base / "images" / f"class{index % 3}" / f"{index:05d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((40, 40)).save(path)
-    return [
-        sys.executable,
-        str(REPOSITORY / "tools/run_distributed_engines.py"),
-        *SETTINGS,
-        f"config.DATA.TRAIN.DATA_PATHS=[{base / 'images'}]",
-        f"config.CLUSTERFIT.TEACHER.WEIGHTS={_teacher(base)}",
-    ]
-
-
-def _teacher(base: Path) -> Path:
-    from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (repairs and registrations)
-
-    # isort: split
-    import torch
-    from vissl.models import build_model
-
-    from vissl_clusterfit.launch.compose.compose import compose
-
-    torch.manual_seed(0)
-    model = compose([*SETTINGS, f"config.CHECKPOINT.DIR={base / 'compose'}"])[2].MODEL
-    torch.save(build_model(model, {}).trunk.state_dict(), base / "teacher.torch")
-    return base / "teacher.torch"
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        os.dup2(self._stdout, 1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # the imported libraries' own end takes seconds, and says things

@@ -12,12 +12,14 @@ BENCHMARKS = ROOT / "benchmarks"
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_pipeline_that_is_killed_a_few_times_loses_nothing():
-    """The real command; ``make bench BENCH=kill_resume`` kills it a hundred times."""
-    command = [sys.executable, BENCHMARKS / "kill_resume.py", "--kills", "8", "--seed", "3"]
+    """The real command; ``make bench BENCH=kill_resume`` kills it a thousand times."""
+    scenarios = ["--scenario", "workers", "--scenario", "several"]
+    command = [sys.executable, BENCHMARKS / "kill_resume.py", "--kills", "12", "--seed", "3", *scenarios]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=840)
     report = json.loads(ended.stdout.splitlines()[-1])
-    assert (ended.returncode, report["identical"], report["lost_shards"], report["kills"]) == (0, True, 0, 8)
-    assert report["finished_runs"] >= 1
+    assert (report["failures"], report["lost_shards"], report["orphans"]) == ([], 0, 0)
+    assert (ended.returncode, report["identical"], report["kills"]) == (0, True, 12), report["tracebacks"]
+    assert report["finished_runs"] >= 2
 
 
 @pytest.mark.parametrize(
