@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,9 +67,8 @@ def load_state_dict(
         with place.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=not trusted)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
         raise TeacherError(
-            f"{setting} {path} is no checkpoint, or one that runs code when it is opened: {reason} "
+            f"{setting} {path} is no checkpoint, or one that runs code when it is opened: {_reason(error)} "
             f"If you made it or trust it, set {settings.trust}."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
@@ -171,6 +171,13 @@ def _some(names: list[str]) -> str:
     return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
 
 
+def _reason(error: pickle.UnpicklingError) -> str:
+    """What PyTorch says of the file itself, among its advice; one sentence."""
+    said = str(error).strip()
+    of_the_file = re.search(r"unsupported (?:global|class|operand)[^\n]*?(?=\. |\n|$)", said, re.IGNORECASE)
+    return f"{of_the_file[0].rstrip('.')}." if of_the_file else said.splitlines()[0]
+
+
 def told_in_one_message(load: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps VISSL's ``load_and_broadcast_checkpoint``: a file that PyTorch refuses is the user's to mend."""
 
@@ -181,10 +188,9 @@ def told_in_one_message(load: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return load(checkpoint_folder, checkpoint_path, device)
         except pickle.UnpicklingError as error:
-            reason = str(error).strip().splitlines()[0]
             raise TeacherError(
-                f"{checkpoint_path} is no checkpoint, or one that runs code when it is opened: {reason} If you made it "
-                f"or trust it, set the environment variable {TRUST_VARIABLE}=1; else name another file or folder."
+                f"{checkpoint_path} is no checkpoint, or one that runs code when it is opened: {_reason(error)} If you "
+                f"made or trust it, set the environment variable {TRUST_VARIABLE}=1; else name another file or folder."
             ) from None
 
     return load_or_tell
