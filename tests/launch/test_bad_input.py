@@ -289,9 +289,9 @@ MISTAKES = {
         ["config.DATA.TRAIN.DATA_PATHS=[missing]"],
         ["config.DATA.TRAIN: the data set cannot be opened: Directory missing does not exist"],
     ),
-    "a path that is none": (
-        ["config.DATA.TRAIN.DATA_PATHS=[5]"],
-        ["config.DATA.TRAIN.DATA_PATHS: found [5]; allowed: a list of paths"],
+    "one of several label files that is none": (
+        ["config.DATA.TRAIN.LABEL_PATHS=[[a.npy,5]]"],
+        ["config.DATA.TRAIN.LABEL_PATHS[0]: found 5; allowed: a value of type str"],
     ),
     "a list that runs code": (
         ["config.DATA.TRAIN.DATA_PATHS=[trap.pkl]", "config.DATA.TRAIN.DATA_SOURCES=[disk_filelist]"],

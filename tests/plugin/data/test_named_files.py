@@ -10,8 +10,8 @@ import pytest
 from vissl.config import AttrDict
 from vissl.data import build_dataset
 
-from vissl_clusterfit.errors import ConfigError, DataError
-from vissl_clusterfit.plugin.data.named_files import require_data_files, require_paths
+from vissl_clusterfit.errors import DataError
+from vissl_clusterfit.plugin.data.named_files import require_data_files
 
 
 class Trap:
@@ -153,26 +153,6 @@ def test_lists_that_are_some(kind, mmap):
     assert list(dataset.data_objs[0].get_image_paths()) == paths
     dataset.load_labels()
     assert dataset.label_objs[0].tolist() == [1, 0]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("DATA_PATHS", [5]),
-        ("DATA_PATHS", "images"),
-        ("LABEL_PATHS", [None]),
-        ("LABEL_PATHS", [[1]]),
-        ("DATA_PATHS", ["a\0b"]),
-    ],
-)
-def test_paths_that_are_no_texts(name, value):
-    with pytest.raises(ConfigError, match=rf"config\.DATA\.TRAIN\.{name}: found .*; allowed: a list of paths"):
-        require_paths(config(**{name: value}).DATA)
-
-
-def test_paths_that_are_texts():
-    require_paths(config(LABEL_PATHS=[["a.npy", "b.npy"]], DATA_PATHS=["a"]).DATA)
-    require_paths(config(LABEL_PATHS=[], DATA_PATHS=[]).DATA)
 
 
 def test_a_batch_of_cifar_that_runs_code(folder, monkeypatch):

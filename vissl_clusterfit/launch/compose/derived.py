@@ -16,7 +16,6 @@ from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.plugin.data.labelled_source import paired_paths, paired_source, unused_label_paths
-from vissl_clusterfit.plugin.data.named_files import require_paths
 from vissl_clusterfit.plugin.models.head import trunk_width
 from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
 from vissl_clusterfit.plugin.training.meter import METER
@@ -39,10 +38,9 @@ def complete_config(config: dict[str, Any]) -> list[str]:
         What was changed, one sentence each, for the log.
 
     Raises:
-        ConfigError: a path is no text, something under ``config.CLUSTERFIT`` is unknown or wrong, the trunk's width
-            cannot be found, or its images are of another kind than the transforms give.
+        ConfigError: something under ``config.CLUSTERFIT`` is unknown or wrong, the trunk's width cannot be found, or
+            its images are of another kind than the transforms give.
     """
-    require_paths(config["DATA"])
     settings = ClusterFitConfig.from_config(config["CLUSTERFIT"])
     changes: list[str] = []
     _make_checkpoint_folder_absolute(config["CHECKPOINT"])

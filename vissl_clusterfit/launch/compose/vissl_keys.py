@@ -32,6 +32,8 @@ class _Key:
     at_most: float | None = None
     choices: tuple[Any, ...] = ()
     items: type | None = None
+    #: Whether a list may stand for an item, as several label files of one data source.
+    nested: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ KEYS = (
             ("DATA_SOURCES", list, {"items": str}),
             ("DATA_PATHS", list, {"items": str}),
             ("LABEL_SOURCES", list, {"items": str}),
-            ("LABEL_PATHS", list, {"items": str}),
+            ("LABEL_PATHS", list, {"items": str, "nested": True}),
             ("DATASET_NAMES", list, {"items": str}),
             ("TRANSFORMS", list, {"items": dict}),
             ("BATCHSIZE_PER_REPLICA", int, {"at_least": 1}),
@@ -151,7 +153,8 @@ def _check(row: _Key, value: Any, problems: list[str]) -> None:
     checked_value(row.kind, value, row.name, problems, **allowed)
     if row.items and len(problems) == before:
         for number, item in enumerate(value):
-            checked_value(row.items, item, f"{row.name}[{number}]", problems)
+            for inside in item if row.nested and isinstance(item, list) else [item]:
+                checked_value(row.items, inside, f"{row.name}[{number}]", problems)
 
 
 def _reach(composed: Mapping[str, Any], key: str) -> tuple[str, Any]:

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 import yaml
 
-from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.untrusted import UnsafeFileError, load_array, load_plain_pickle
 
@@ -100,27 +100,6 @@ def _remedy(filename: str, error: Exception, kind: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def require_paths(data: Mapping[str, Any]) -> None:
-    """Refuses DATA_PATHS and LABEL_PATHS that are no lists of texts; ``data`` is ``config.DATA``.
-
-    Raises:
-        ConfigError: naming the value that is none.
-    """
-    for split in ("TRAIN", "TEST"):
-        for name in ("DATA_PATHS", "LABEL_PATHS"):
-            value, nested = data[split].get(name), name == "LABEL_PATHS"
-            good = isinstance(value, (list, tuple)) and all(_is_path(entry, nested=nested) for entry in value)
-            if not good and value is not None:
-                allowed = "a list of paths, as [/data/train]"
-                raise ConfigError(problem(f"config.DATA.{split}.{name}", found=repr(value), allowed=allowed))
-
-
-def _is_path(entry: object, *, nested: bool) -> bool:
-    if nested and isinstance(entry, (list, tuple)):
-        return all(_is_path(inside, nested=False) for inside in entry)
-    return isinstance(entry, str) and "\0" not in entry
 
 
 def require_data_files(data: Mapping[str, Any]) -> None:
