@@ -253,6 +253,18 @@ MISTAKES = {
         ["config.DATA.TRAIN.COLLATE_FUNCTION=cutmixup_collator", "+config.DATA.TRAIN.COLLATE_FUNCTION_PARAMS.mix=1"],
         ["config.DATA: COLLATE_FUNCTION_PARAMS of cutmixup_collator: found mix"],
     ),
+    "a folder of checkpoints below a file": (
+        ["config.CHECKPOINT.DIR=empty.npy/run"],
+        ["config.CHECKPOINT.DIR: found empty.npy/run, and ", "empty.npy is no folder; allowed: a folder"],
+    ),
+    "a scaled learning rate of a schedule that VISSL cannot scale": (
+        [f"{_LR}={{name:polynomial,auto_lr_scaling:{{auto_scale:true,base_value:0.1}},base_value:0.1,power:1}}"],
+        ["VISSL refuses the config: RuntimeError: Unknow param_scheduler: polynomial"],
+    ),
+    "a learning rate for a batch of none": (
+        [f"{_LR}.auto_lr_scaling={{auto_scale:true,base_value:0.1,base_lr_batch_size:0}}"],
+        ["VISSL refuses the config: ZeroDivisionError: float division by zero (in infer_learning_rate)"],
+    ),
     "initial weights that do not exist": (
         ["config.MODEL.WEIGHTS_INIT.PARAMS_FILE=nowhere.torch"],
         ["config.MODEL.WEIGHTS_INIT.PARAMS_FILE: found nowhere.torch, which does not exist"],

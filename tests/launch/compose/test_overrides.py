@@ -114,3 +114,22 @@ def test_the_block_of_a_loss_of_ones_own_may_be_named_like_vissls(own_configs, m
     monkeypatch.setitem(LOSS_REGISTRY, "simclr_info_nce_loss_2", LOSS_REGISTRY["simclr_info_nce_loss"])
     own_configs("loss", "config:\n  LOSS:\n    name: simclr_info_nce_loss_2\n    simclr_info_nce_loss_2:\n      a: 1\n")
     assert compose_overrides([SIMCLR, "+config/mine=loss"])["config"]["LOSS"]["simclr_info_nce_loss_2"] == {"a": 1}
+
+
+@pytest.mark.parametrize("data", ["digits", "images"])
+def test_the_pixels_of_a_study_have_only_the_trunks_output_whatever_layer_the_data_names(data):
+    folders = [f"study.{key}=x" for key in ("folder", "pretrain", "train", "validation", "test")]
+    given = folders if data == "images" else folders[:1]
+    study = ["config=clusterfit/study/label_noise", f"config/clusterfit/study/data={data}", *given]
+    network = compose_overrides(study)["config"]["STUDY"]["METHODS"]["raw pixels"]["NETWORK"]
+    config = compose_overrides([*study, *network])["config"]
+    assert config["MODEL"]["TRUNK"]["NAME"] == "raw_pixels"
+    assert config["TRANSFER"]["FEATURES"]["LAYER_NAME"] == ""
+
+
+def test_a_method_with_spaces_and_commas_in_its_name_is_changed_in_a_mapping():
+    study = ["config=clusterfit/study/label_noise", "study.folder=s"]
+    changed = compose_overrides([*study, "config.STUDY.METHODS={teacher\\, twice as long:{EPOCHS:3}}"])
+    methods = changed["config"]["STUDY"]["METHODS"]
+    assert methods["teacher, twice as long"] == {"LABELLED": True, "EPOCHS": 3}
+    assert list(methods) == list(compose_overrides(study)["config"]["STUDY"]["METHODS"])

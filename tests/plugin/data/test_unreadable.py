@@ -1,6 +1,7 @@
 """Images that cannot be read: no label, listed, and without a part in training."""
 
 import json
+import os
 import zlib
 
 import numpy as np
@@ -110,6 +111,27 @@ def test_too_many_end_the_extraction(run_command, student_overrides, tmp_path):
     assert result.returncode == 2
     assert "MAX_UNREADABLE: found 2 of 30 samples unreadable (6.7%); allowed: at most 5.0%" in result.stderr
     assert not json.loads((tmp_path / "run/clusterfit/features/train/manifest.json").read_text()).get("complete")
+
+
+def test_the_name_of_a_damaged_file_may_be_no_text(run_command, student_overrides, tmp_path):
+    """The log shows the bytes that are no UTF-8, and no error of the log itself."""
+    images = write_images(tmp_path / "images", 12)
+    damaged = sorted(images.rglob("*.png"))[0]
+    damaged.write_bytes(b"")
+    damaged.rename(damaged.with_name(os.fsdecode(b"na\xefve.png")))
+    result = run_command(
+        *student_overrides,
+        f"config.DATA.TRAIN.DATA_PATHS=[{images}]",
+        f"config.CHECKPOINT.DIR={tmp_path / 'run'}",
+        "config.CLUSTERFIT.FEATURES.MAX_UNREADABLE=0.1",
+        "engine_name=clusterfit_extract",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "Traceback" not in log + result.stdout + result.stderr
+    assert "Logging error" not in result.stderr
+    assert "1 of 12 samples could not be read" in log
 
 
 @pytest.mark.parametrize("kind", ["disk_folder", "disk_filelist"])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from vissl.config import AttrDict
 from vissl.utils.hydra_config import convert_to_attrdict
 
-from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.errors import ConfigError, cannot_write
 from vissl_clusterfit.launch.compose.derived import complete_config
 from vissl_clusterfit.launch.compose.early import compose_early
 from vissl_clusterfit.launch.compose.schedules import require_schedules
@@ -32,10 +34,12 @@ def compose(overrides: Sequence[str], early: tuple[dict[str, Any], list[str]] | 
     changes = [*changes, *complete_config(plain["config"])]
     try:
         args, config = convert_to_attrdict(OmegaConf.create(plain))
-    except AssertionError as error:
-        if not str(error):
-            raise
-        raise ConfigError(f"VISSL refuses the config: {error}") from None
+    except OSError as error:  # VISSL writes the config into the folder of checkpoints
+        raise cannot_write(Path(error.filename or plain["config"]["CHECKPOINT"]["DIR"]), error) from None
+    except Exception as error:  # whatever it is, VISSL has only followed the values of the config
+        place = traceback.extract_tb(error.__traceback__)[-1].name
+        said = str(error) if isinstance(error, AssertionError) and str(error) else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"VISSL refuses the config: {said.rstrip(': ')} (in {place}).") from None
     if args.engine_name == "train" and not config.TEST_ONLY:
         require_schedules(config.OPTIMIZER)
     for change in changes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.launch.compose import overlay
 from vissl_clusterfit.launch.compose.engine import choose_benchmark_engine
 from vissl_clusterfit.launch.compose.overrides import compose_overrides
@@ -17,5 +19,18 @@ def compose_early(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         ConfigError: as :func:`.overrides.compose_overrides`, or our overlay does not fit.
     """
     plain = compose_overrides(overrides)
+    _require_folder(plain["config"]["CHECKPOINT"]["DIR"])
     changes = overlay.check_and_describe(overrides, plain["config"])
     return plain, [*changes, *choose_benchmark_engine(overrides, plain)]
+
+
+def _require_folder(text: str) -> None:
+    above = next((path for path in (Path(text), *Path(text).absolute().parents) if path.exists()), None)
+    if "://" not in text and above is not None and not above.is_dir():
+        raise ConfigError(
+            problem(
+                "config.CHECKPOINT.DIR",
+                found=f"{text}, and {above} is no folder",
+                allowed="a folder that is there or can be made",
+            )
+        )
