@@ -111,7 +111,7 @@ def test_the_data_and_the_network_of_a_config_say_how_many_features_there_will_b
         ((*SMALL, "--dim", "-1"), "dimension of the features: found -1; allowed: 1 or more"),
         ((*SMALL, "--data-limit", "5"), "NUM_CLUSTERS: found 10; allowed: 1 to 5"),
         ((*SMALL, "--network", "0"), "--network: found 0.0; allowed: more than 0"),
-        (("--dim", "8"), "--num-samples: found nothing; allowed: a number, or --features FOLDER"),
+        (("--dim", "8"), "--num-samples: found nothing; allowed: a number, --features FOLDER"),
         (("--features", "nowhere"), "nowhere"),
         ((*SMALL, "clusterfit/assign"), "The command: found clusterfit/assign; allowed: config=<name>"),
         ((*SMALL, "config=clusterfit/nowhere"), "config=clusterfit/nowhere: found no such config"),
