@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     )
     from vissl_clusterfit.clustering.estimator import KMeans
     from vissl_clusterfit.features.imports import import_features
+    from vissl_clusterfit.labels.export import export_labels
+    from vissl_clusterfit.labels.imports import import_labels
     from vissl_clusterfit.labels.in_memory import label_rows
 
 __version__ = "0.1.0"
@@ -38,7 +40,9 @@ __all__ = [
     "KMeans",
     "check_artifacts",
     "compare_labels",
+    "export_labels",
     "import_features",
+    "import_labels",
     "label_rows",
     "make_codebook",
     "make_labels",
@@ -49,7 +53,9 @@ _MODULES = {
     "KMeans": "clustering.estimator",
     "check_artifacts": "api",
     "compare_labels": "api",
+    "export_labels": "labels.export",
     "import_features": "features.imports",
+    "import_labels": "labels.imports",
     "label_rows": "labels.in_memory",
     "make_codebook": "api",
     "make_labels": "api",

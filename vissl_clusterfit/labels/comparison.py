@@ -86,13 +86,15 @@ def _classes(path: Path, num_samples: int) -> np.ndarray:
 
 
 def _of_one(labels: PseudoLabels, tolerance: float) -> dict[str, Any]:
-    distances, margins = labels.distances, labels.margins
+    undecided = None
+    if labels.has_distances:
+        undecided = undecided_share(labels.labels, labels.distances, labels.margins, tolerance)
     return {
         "folder": str(labels.folder),
         "num_samples": labels.num_samples,
         "num_unlabelled": labels.num_unlabelled,
         **dataclasses.asdict(size_statistics(labels.cluster_sizes)),
-        "undecided_share": undecided_share(labels.labels, distances, margins, tolerance),
+        "undecided_share": undecided,
         "objective": _objective(labels),
     }
 
@@ -140,7 +142,9 @@ def format_quality(quality: Mapping[str, Any]) -> str:
     return "\n\n".join(_table(table) for table in (own, pairs) if len(table) > 1)
 
 
-def _cell(value: float) -> str:
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 

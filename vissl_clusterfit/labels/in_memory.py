@@ -42,7 +42,7 @@ def label_rows(
     top_clusters: int = 1,
     device: str = "cpu",
 ) -> RowLabels:
-    """The nearest clusters of any rows, in memory: the very labels that :func:`vissl_clusterfit.make_labels` would write.
+    """The nearest clusters of any rows, in memory: what :func:`vissl_clusterfit.make_labels` would write.
 
     Args:
         rows: (n, D) of float16, float32 or float64.

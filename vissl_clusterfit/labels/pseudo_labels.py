@@ -12,7 +12,7 @@ import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
-from vissl_clusterfit.features.sample_names import names_of
+from vissl_clusterfit.features.sample_names import copy_names, names_of
 from vissl_clusterfit.labels.files import (
     DISTANCES_FILE,
     LABELS_FILE,
@@ -100,6 +100,11 @@ class PseudoLabels:
         """(N, T) float32: squared L2 distances to ``nearest``; -1 for samples without a label. For T > 1 only."""
         return self._of_top(NEAREST_DISTANCES_FILE, np.float32)
 
+    @property
+    def has_distances(self) -> bool:
+        """Whether distances and margins are known; those of labels from elsewhere may not be, and are then 0."""
+        return self.manifest.get("has_distances", True)
+
     @cached_property
     def names(self) -> list[str] | None:
         """The name of each sample, such as its file's path in the folder of the data; None where names are not kept.
@@ -108,6 +113,15 @@ class PseudoLabels:
             ArtifactError: they are damaged, or of other samples.
         """
         return names_of(self.folder)
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The ordered sample list, uint64 (N,), memory-mapped."""
+        return artifacts.read_array(self.folder / SAMPLES_FILE, mmap=True)
+
+    def write_names(self, folder: Path) -> bool:
+        """Writes the names into the folder of another artefact of the same samples; whether there are any."""
+        return copy_names(self.folder, folder)
 
     def _of_top(self, name: str, dtype: type) -> np.ndarray:
         if self.top_clusters == 1:

@@ -155,7 +155,7 @@ class _Origin:
 
 def _wrong_origins(folder: Path, manifest: Mapping[str, Any], origins: Sequence[_Origin]) -> Iterator[str]:
     """Which of the artefacts that ``folder`` was made from are no longer the ones that it was made from."""
-    if manifest["kind"] == store.KIND:
+    if manifest["kind"] == store.KIND or manifest.get("imported"):
         return
     run = folder.parent.parent
     beside = ArtifactPaths(output_dir=run, features_dir=run / "features")
