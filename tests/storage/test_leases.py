@@ -175,11 +175,10 @@ def test_a_lease_that_was_lost_is_neither_touched_nor_removed(path, monkeypatch)
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"[1, 2]", b"\xff\xfe", b'{"host": 3, "pid": "x"}', b"\0" * 200, b'{"pid": -1}']
 )
-def test_a_lease_that_says_nothing_is_free_once_it_is_stale(path, text):
+def test_a_lease_that_was_damaged_is_free(path, text):
+    """As a machine that loses its power leaves the newest files: nobody who lives holds it."""
     path.parent.mkdir()
     path.write_bytes(text)
-    assert not Lease(path).acquire()
-    age(path, STALE_AFTER_S + 5)
     lease = Lease(path)
     assert lease.acquire()
     lease.release()

@@ -156,16 +156,31 @@ def _create(path: Path, token: str) -> bool:
 
 def _holder(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return _parsed(path.read_bytes())
+    except OSError:
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        holder = json.loads(content)
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) and isinstance(holder.get("token"), str) else {}
 
 
 def _is_abandoned(path: Path) -> bool:
     try:
-        return has_died(_holder(path)) or _age(path) > STALE_AFTER_S
+        return _is_damaged(path) or has_died(_holder(path)) or _age(path) > STALE_AFTER_S
     except FileNotFoundError:
+        return False
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a lease says nothing. It came to its place whole, so the host of its holder has gone down since."""
+    try:
+        return not _parsed(path.read_bytes())
+    except OSError:
         return False
 
 
