@@ -287,16 +287,12 @@ def stage_at_hand(scenario: Scenario, folder: Path, since_ns: int) -> int:
         patterns = [*stage.writes, *(("log.txt",) if stage.after else ())]
         if not all((folder / name).exists() for name in stage.after):
             continue
-        if any(_is_newer(path, since_ns) for pattern in patterns for path in folder.glob(pattern)):
+        try:
+            if any(path.lstat().st_mtime_ns > since_ns for pattern in patterns for path in folder.glob(pattern)):
+                return number
+        except FileNotFoundError:  # it is at it, and has just removed something
             return number
     return -1
-
-
-def _is_newer(path: Path, since_ns: int) -> bool:
-    try:
-        return path.lstat().st_mtime_ns > since_ns
-    except OSError:
-        return False
 
 
 def _kept_files(folder: Path) -> list[Path]:
