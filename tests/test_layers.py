@@ -13,7 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the lowest to the highest. A room imports itself and the rooms of lower rows, never a neighbour in its own row.
 LAYERS = (
     ("errors", "compat"),
-    ("dependencies", "storage", "distributed"),
+    ("dependencies",),
+    ("storage", "distributed"),
     ("config", "search", "report"),
     ("datasets", "video", "features"),
     ("clustering", "transfer", "study"),

@@ -1,10 +1,14 @@
-"""Says which command installs what is missing, before an import fails somewhere deep inside."""
+"""Modules from outside: which command installs what is missing, and a user's own, imported in every process of a run."""
 
 from __future__ import annotations
 
+import functools
+import importlib
+import os
 from importlib.util import find_spec
 
-from vissl_clusterfit.errors import MissingDependencyError
+from vissl_clusterfit import compat
+from vissl_clusterfit.errors import ConfigError, MissingDependencyError, problem
 
 _INSTALL = {
     "torch": "python -m pip install torch torchvision",
@@ -37,3 +41,32 @@ def _is_installed(name: str) -> bool:
         return False
     # A mere folder of that name, say a clone of VISSL in the working directory, is found without origin.
     return spec is not None and spec.origin is not None
+
+
+#: An environment variable: names of a user's modules, with commas between them.
+IMPORT_VARIABLE = "VISSL_CLUSTERFIT_IMPORT"
+#: Its former name, which still works.
+_FORMER_VARIABLE = "VISSL_CLUSTERFIT_PATH_HANDLERS"
+
+
+@functools.lru_cache(maxsize=1)
+def import_user_modules() -> None:
+    """Imports what :data:`IMPORT_VARIABLE` names, in order, after VISSL was repaired; safe to call twice.
+
+    Raises:
+        ConfigError: a module cannot be imported.
+    """
+    compat.apply()
+    for variable in (IMPORT_VARIABLE, _FORMER_VARIABLE):
+        for module in filter(None, map(str.strip, os.environ.get(variable, "").split(","))):
+            try:
+                importlib.import_module(module)
+            except Exception as error:
+                raise ConfigError(
+                    problem(
+                        variable,
+                        found=f"{module!r}, which cannot be imported ({type(error).__name__}: {error})",
+                        allowed="Python modules, with commas between them, that register their parts when imported",
+                        remedy="Mend the module, put its folder into PYTHONPATH, or unset the variable.",
+                    )
+                ) from error

@@ -9,7 +9,7 @@ import tiny_store
 from command import CommandServer
 from object_store import contents, handler_of
 
-from vissl_clusterfit.storage.paths import HANDLERS_VARIABLE
+from vissl_clusterfit import dependencies
 
 RUN, WEIGHTS = "store://bucket/run", "store://bucket/weights/teacher.torch"
 
@@ -21,7 +21,7 @@ def run_with_handlers(tmp_path_factory, teacher):
     file = handler_of(RUN).file
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(handler_of(RUN), "root", root)
-        patch.setenv(HANDLERS_VARIABLE, "object_store")
+        patch.setenv(dependencies.IMPORT_VARIABLE, "object_store")
         patch.setenv(object_store.ROOT_VARIABLE, str(root))
         patch.setenv("PYTHONPATH", os.path.dirname(object_store.__file__), prepend=os.pathsep)
         file(WEIGHTS).parent.mkdir()

@@ -24,6 +24,7 @@ from stage_work import COUNT, SHARD_SIZE, Numbers
 from tiny_run import make_run
 from tiny_store import save_store
 
+from vissl_clusterfit import dependencies
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig, EncodingSettings, FeatureSettings
@@ -35,7 +36,7 @@ from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.report.results import ResultRow, append_results, read_results
 from vissl_clusterfit.storage import artifacts, paths
-from vissl_clusterfit.storage.paths import HANDLERS_VARIABLE, artifact_path
+from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.verification.verify import verify_artifact, verify_artifacts
 
 TOOL = ROOT / "tools/check_artifacts.py"
@@ -261,7 +262,7 @@ def test_the_command_checks_a_uri(run, tmp_path):
     make(run)
     environment = {
         **os.environ,
-        HANDLERS_VARIABLE: "fake_s3",
+        dependencies.IMPORT_VARIABLE: "fake_s3",
         object_store.ROOT_VARIABLE: str(tmp_path),
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
@@ -285,7 +286,7 @@ def test_a_scheme_without_a_handler_is_named_with_the_setting():
         "of this machine, or a URI that begins with "
     )
     assert "store://" in message
-    assert f"name the module in {HANDLERS_VARIABLE}" in message
+    assert f"name the module in {dependencies.IMPORT_VARIABLE}" in message
     assert "\n" not in message  # FEATURES.PATH follows from OUTPUT_DIR
 
 
@@ -311,9 +312,12 @@ def test_the_command_says_what_it_cannot_reach(monkeypatch, capsys):
 
 
 def test_a_module_of_handlers_that_cannot_be_imported_is_named(monkeypatch):
-    monkeypatch.setenv(HANDLERS_VARIABLE, "no_such_module")
+    monkeypatch.setenv(dependencies.IMPORT_VARIABLE, "no_such_module")
     paths.register_handlers.cache_clear()
-    with pytest.raises(ConfigError, match=f"{HANDLERS_VARIABLE}: found 'no_such_module', which cannot be imported"):
+    dependencies.import_user_modules.cache_clear()
+    with pytest.raises(
+        ConfigError, match=f"{dependencies.IMPORT_VARIABLE}: found 'no_such_module', which cannot be imported"
+    ):
         artifact_path("store://bucket/run")
 
 

@@ -1,6 +1,6 @@
 """Two file systems that iopath's path manager reaches through handlers, and that give as little as real ones do.
 
-Importing this module registers both, as a user's module does that ``VISSL_CLUSTERFIT_PATH_HANDLERS`` names. What is
+Importing this module registers both, as a user's module does that ``VISSL_CLUSTERFIT_IMPORT`` names. What is
 written appears whole when it is closed; nothing can be moved, appended to, locked or dated.
 """
 

@@ -1,6 +1,6 @@
 """``watched://<path>``: a file of this machine; whoever opens it is written down, in whatever process.
 
-Importing this module registers the handler, as a user's module does that ``VISSL_CLUSTERFIT_PATH_HANDLERS`` names.
+Importing this module registers the handler, as a user's module does that ``VISSL_CLUSTERFIT_IMPORT`` names.
 """
 
 import os

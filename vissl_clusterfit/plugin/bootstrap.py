@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import sys
 
+from vissl_clusterfit import dependencies
 from vissl_clusterfit.compat import repairs
 from vissl_clusterfit.plugin import log_bridge, registration
 from vissl_clusterfit.storage import paths
@@ -23,6 +24,8 @@ registration.register()
 # Where VISSL has its users register handlers of file systems; it calls this nowhere itself.
 importlib.import_module("vissl.utils.env").setup_path_manager()
 paths.register_handlers()
+dependencies.import_user_modules()
+registration.pair_data_sources()  # those of the user's modules, too
 
 
 def cover_children() -> None:

@@ -53,7 +53,7 @@ def register() -> None:
     from vissl.utils import checkpoint
 
     from vissl_clusterfit.plugin.benchmarks import instance_retrieval, nearest_neighbor, svm
-    from vissl_clusterfit.plugin.data import labelled_source, named_files, video_labels, video_source, video_transforms
+    from vissl_clusterfit.plugin.data import named_files, video_labels, video_source, video_transforms
     from vissl_clusterfit.plugin.engines import assign, stages, transfer, tune, video_accuracy
     from vissl_clusterfit.plugin.log_bridge import keep_secrets
     from vissl_clusterfit.plugin.models import head, raw_pixels, video_trunks, weights
@@ -98,11 +98,7 @@ def register() -> None:
     # Nor has it one for labels.
     ssl_dataset.GenericSSLDataset.load_labels = video_labels.of_videos(ssl_dataset.GenericSSLDataset.load_labels)
 
-    for source in list(vissl.data.DATASET_SOURCE_MAP):
-        paired = labelled_source.paired_source(source)
-        vissl.data.DATASET_SOURCE_MAP[paired] = labelled_source.PseudoLabelledSource
-        if source in vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT:
-            vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(paired)
+    pair_data_sources()
 
     for pooling in ("AdaptiveAvgPool3d", "AdaptiveMaxPool3d", "AvgPool3d", "MaxPool3d"):
         feature_extractor.POOL_OPS[pooling] = getattr(torch.nn, pooling)
@@ -131,3 +127,16 @@ def register() -> None:
     vissl.data.get_collator = with_collator_parameters(vissl.data.get_collator)
     # XCiT is built of these whatever the config.
     torch.nn.SyncBatchNorm.forward = local_on_cpu(torch.nn.SyncBatchNorm.forward)
+
+
+def pair_data_sources() -> None:
+    """Registers ``clusterfit_<source>`` for every data source that is there, a user's own, too; safe to call again."""
+    import vissl.data
+
+    from vissl_clusterfit.plugin.data.labelled_source import PseudoLabelledSource, is_paired, paired_source
+
+    for source in [name for name in vissl.data.DATASET_SOURCE_MAP if not is_paired(name)]:
+        paired = paired_source(source)
+        vissl.data.DATASET_SOURCE_MAP[paired] = PseudoLabelledSource
+        if source in vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT:
+            vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(paired)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
-import os
 from pathlib import Path
 from typing import cast
 
 from iopath.common.file_io import HTTPURLHandler, g_pathmgr
 
+from vissl_clusterfit import dependencies
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.storage.remote import ROOT, RemotePath
-
-#: An environment variable: a module that registers handlers with iopath when it is imported, as each process does.
-HANDLERS_VARIABLE = "VISSL_CLUSTERFIT_PATH_HANDLERS"
 
 
 def artifact_path(text: str, setting: str = "The folder") -> Path:
@@ -39,7 +35,7 @@ def artifact_path(text: str, setting: str = "The folder") -> Path:
                 setting,
                 found=f"{text!r}, and iopath has no handler for {root[1]}",
                 allowed=f"a path of this machine, or a URI that begins with {' | '.join(sorted(prefixes))}",
-                remedy=f"Register a handler in a Python module and name the module in {HANDLERS_VARIABLE}: see "
+                remedy=f"Register a handler in a Python module and name the module in {dependencies.IMPORT_VARIABLE}: see "
                 '"Other file systems" in docs/artifacts.md.',
             )
         )
@@ -52,19 +48,8 @@ def register_handlers() -> None:
     """Registers what reads URLs, and the user's own handlers; safe to call twice.
 
     Raises:
-        ConfigError: the module that ``HANDLERS_VARIABLE`` names cannot be imported.
+        ConfigError: a module that ``VISSL_CLUSTERFIT_IMPORT`` names cannot be imported.
     """
-    if module := os.environ.get(HANDLERS_VARIABLE):
-        try:
-            importlib.import_module(module)
-        except Exception as error:
-            raise ConfigError(
-                problem(
-                    HANDLERS_VARIABLE,
-                    found=f"{module!r}, which cannot be imported ({type(error).__name__}: {error})",
-                    allowed="a Python module that registers handlers with iopath",
-                    remedy="Mend it, or unset the variable.",
-                )
-            ) from None
+    dependencies.import_user_modules()
     with contextlib.suppress(KeyError):  # there is another already
         g_pathmgr.register_handler(HTTPURLHandler(), allow_override=False)

@@ -15,6 +15,7 @@ from torchvision.transforms.functional import to_tensor
 from vissl.config import AttrDict
 from vissl.models import build_model
 
+from vissl_clusterfit import dependencies
 from vissl_clusterfit.errors import ArtifactError, ClusterFitError, DataError
 from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.launch.runs.execute import start
@@ -23,7 +24,6 @@ from vissl_clusterfit.launch.runs.tune.split import ValidationSplit
 from vissl_clusterfit.launch.runs.tune.trainings import Setting, grid, on_validation, with_setting
 from vissl_clusterfit.report.results import read_results
 from vissl_clusterfit.storage.artifacts import write_array, write_manifest
-from vissl_clusterfit.storage.paths import HANDLERS_VARIABLE
 
 VISSLS_LINEAR = "benchmark/linear_image_classification/imagenet1k/eval_resnet_8gpu_transfer_in1k_linear"
 LAYERS = (("res4", 1024), ("res5", 2048))
@@ -81,7 +81,7 @@ def data(tmp_path_factory) -> list[str]:
 def opened(tmp_path, monkeypatch):
     """The times at which processes that are started from now on open each file of TEST."""
     log = tmp_path / "opened.txt"
-    monkeypatch.setenv(HANDLERS_VARIABLE, "watched_files")
+    monkeypatch.setenv(dependencies.IMPORT_VARIABLE, "watched_files")
     monkeypatch.setenv(watched_files.LOG_VARIABLE, str(log))
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(watched_files.__file__), prepend=os.pathsep)
 

@@ -31,6 +31,11 @@ def paired_source(name: str) -> str:
     return f"{_PREFIX}{base_source(name)}"
 
 
+def is_paired(name: str) -> bool:
+    """Whether a registered data source pairs another one with pseudo-labels."""
+    return name.startswith(_PREFIX)
+
+
 def base_source(name: str) -> str:
     """The VISSL data source that a paired one reads its images through."""
     return name.removeprefix(_PREFIX)
@@ -67,7 +72,7 @@ def require_data_paths(cfg: AttrDict) -> None:
     """
     require_data_files(cfg.DATA)
     for split in ("TRAIN", "TEST"):
-        if any(source.startswith(_PREFIX) for source in cfg.DATA[split].DATA_SOURCES):
+        if any(is_paired(source) for source in cfg.DATA[split].DATA_SOURCES):
             with data_errors(split):
                 get_data_files(split, cfg.DATA)
 
