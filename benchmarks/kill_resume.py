@@ -18,6 +18,8 @@ needs the right to mount one, else files may not grow.
 
 from __future__ import annotations
 
+import kills.single_thread  # noqa: F401  # isort: split
+
 import argparse
 import ctypes
 import json

@@ -7,11 +7,12 @@ from vissl.models.trunks import register_model_trunk
 
 @register_model_trunk("patch_means")
 class PatchMeans(torch.nn.Module):
-    """A trunk: the mean of each 8 x 8 patch, then one linear layer. VISSL gives it the config's MODEL and a name."""
+    """A trunk: the means of 4 x 4 patches, then a linear layer. VISSL gives it the config's MODEL and a name."""
 
     def __init__(self, model_config, model_name):
         super().__init__()
-        self.pool, self.linear = torch.nn.AvgPool2d(8), torch.nn.LazyLinear(model_config.TRUNK.PATCH_MEANS.WIDTH)
+        self.pool = torch.nn.AdaptiveAvgPool2d(4)
+        self.linear = torch.nn.Linear(48, model_config.TRUNK.PATCH_MEANS.WIDTH)
 
     def forward(self, images, out_feat_keys=None):
         """Images (B, 3, H, W) to a list with one feature (B, WIDTH)."""

@@ -1,4 +1,4 @@
-"""Modules from outside: which command installs what is missing, and a user's own, imported in every process of a run."""
+"""Modules from outside: which command installs a missing one, and a user's own, imported in every process of a run."""
 
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ IMPORT_VARIABLE = "VISSL_CLUSTERFIT_IMPORT"
 _FORMER_VARIABLE = "VISSL_CLUSTERFIT_PATH_HANDLERS"
 
 
+def user_modules() -> list[str]:
+    """The names of the user's modules, in order."""
+    given = ",".join(os.environ.get(variable, "") for variable in (IMPORT_VARIABLE, _FORMER_VARIABLE))
+    return [name for name in map(str.strip, given.split(",")) if name]
+
+
 @functools.lru_cache(maxsize=1)
 def import_user_modules() -> None:
     """Imports what :data:`IMPORT_VARIABLE` names, in order, after VISSL was repaired; safe to call twice.
@@ -57,16 +63,15 @@ def import_user_modules() -> None:
         ConfigError: a module cannot be imported.
     """
     compat.apply()
-    for variable in (IMPORT_VARIABLE, _FORMER_VARIABLE):
-        for module in filter(None, map(str.strip, os.environ.get(variable, "").split(","))):
-            try:
-                importlib.import_module(module)
-            except Exception as error:
-                raise ConfigError(
-                    problem(
-                        variable,
-                        found=f"{module!r}, which cannot be imported ({type(error).__name__}: {error})",
-                        allowed="Python modules, with commas between them, that register their parts when imported",
-                        remedy="Mend the module, put its folder into PYTHONPATH, or unset the variable.",
-                    )
-                ) from error
+    for module in user_modules():
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise ConfigError(
+                problem(
+                    IMPORT_VARIABLE,
+                    found=f"{module!r}, which cannot be imported ({type(error).__name__}: {error})",
+                    allowed="Python modules, with commas between them, that register their parts when imported",
+                    remedy="Mend the module, put its folder into PYTHONPATH, or unset the variable.",
+                )
+            ) from error

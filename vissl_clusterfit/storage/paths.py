@@ -35,8 +35,8 @@ def artifact_path(text: str, setting: str = "The folder") -> Path:
                 setting,
                 found=f"{text!r}, and iopath has no handler for {root[1]}",
                 allowed=f"a path of this machine, or a URI that begins with {' | '.join(sorted(prefixes))}",
-                remedy=f"Register a handler in a Python module and name the module in {dependencies.IMPORT_VARIABLE}: see "
-                '"Other file systems" in docs/artifacts.md.',
+                remedy="Register a handler in a Python module and name the module in "
+                f'{dependencies.IMPORT_VARIABLE}: see "Other file systems" in docs/artifacts.md.',
             )
         )
     # It has the methods of a Path that this package uses; any other is an AttributeError, not a file on this machine.

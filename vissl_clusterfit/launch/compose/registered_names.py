@@ -9,13 +9,12 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import os
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from vissl_clusterfit.storage.paths import HANDLERS_VARIABLE
+from vissl_clusterfit.dependencies import user_modules
 
 _CLASSES = r"__all__ = \[([^\]]*)\]"
 
@@ -145,7 +144,7 @@ def registered_names(kind: str) -> frozenset[str]:
 
     The registry itself is asked where it is imported already, or where a module of the user's may register names.
     """
-    is_live = "classy_vision" in sys.modules or os.environ.get(HANDLERS_VARIABLE)
+    is_live = "classy_vision" in sys.modules or user_modules()
     return (live_names if is_live else read_names)(kind) | _of_classes(kind)
 
 
