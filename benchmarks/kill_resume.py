@@ -18,8 +18,6 @@ needs the right to mount one, else files may not grow.
 
 from __future__ import annotations
 
-import kills.single_thread  # noqa: F401  # isort: split
-
 import argparse
 import ctypes
 import json
@@ -32,6 +30,7 @@ import time
 import traceback
 from pathlib import Path
 
+import kills.single_thread  # noqa: F401  # isort: split
 from kills import forks, tally
 from kills.faults import Disk
 from kills.scenarios import SCENARIOS, write_inputs
