@@ -133,7 +133,7 @@ def test_labels_that_do_not_say_of_what_data_they_are_refused(runs, compare, tmp
 
 def test_a_folder_without_labels_is_refused(runs, compare):
     assert "must hold a pseudo_labels, found a 'codebook'" in refused(compare(runs[0] / "codebook"))
-    assert "manifest.json is missing" in refused(compare(runs[0] / "nowhere"))
+    assert "nowhere: found no pseudo-labels below it" in refused(compare(runs[0] / "nowhere"))
 
 
 def test_labels_of_several_codebooks_are_refused(runs, compare, tmp_path):

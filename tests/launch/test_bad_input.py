@@ -258,7 +258,7 @@ MISTAKES = {
         ["config.CHECKPOINT.DIR: found empty.npy/run, and ", "empty.npy is no folder; allowed: a folder"],
     ),
     "a scaled learning rate of a schedule that VISSL cannot scale": (
-        [f"{_LR}={{name:polynomial,auto_lr_scaling:{{auto_scale:true,base_value:0.1}},base_value:0.1,power:1}}"],
+        [f"{_LR}={{name:polynomial,auto_lr_scaling:{{auto_scale:true}}}}"],
         ["VISSL refuses the config: RuntimeError: Unknow param_scheduler: polynomial"],
     ),
     "a learning rate for a batch of none": (
