@@ -9,7 +9,9 @@ import torch
 from tiny import write_images
 
 from vissl_clusterfit.clustering.codebook import Codebook
+from vissl_clusterfit.features.imports import import_features
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.labels.imports import import_labels
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.storage.artifacts import ArtifactPaths, read_manifest, write_manifest
 from vissl_clusterfit.verification.verify import verify_artifacts
@@ -38,6 +40,9 @@ def test_one_command_extracts_clusters_and_trains(student_run):
     assert (store.num_samples, store.dim, len(store.unreadable)) == (30, 2048, 0)
     assert Codebook.open(paths.codebook).num_clusters == 4
     assert labels.cluster_sizes.sum() == 30
+    assert labels.names == store.names
+    assert labels.names[0].endswith(".png")
+    assert not labels.names[0].startswith("/")
     # The images are of three colours; the fourth cluster splits one of them.
     assert len(set(zip(np.repeat([0, 1, 2], 10), labels.labels.tolist(), strict=True))) == 4
     checkpoint = torch.load(student_run / "model_final_checkpoint_phase0.torch")
@@ -164,6 +169,36 @@ def test_labels_alone_serve_without_features_and_codebook(student_run, student_o
     result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert [path.name for path in (folder / "clusterfit").iterdir()] == ["labels"]
+
+
+def test_features_and_labels_from_elsewhere_are_trained_on(
+    student_run, student_overrides, images, run_command, tmp_path
+):
+    folder = tmp_path / "run/clusterfit"
+    names = FeatureStore.open(artifact_paths(student_run).features("TRAIN")).names
+    rows = np.random.default_rng(0).standard_normal((30, 7)).astype(np.float32)
+    features = import_features(rows, tmp_path / "features", names=names, images=images)
+    found = [number % 4 for number in range(30)]
+    import_labels(dict(zip(names[::-1], found, strict=True)), folder / "labels/train", features)
+    overrides = [text for text in student_overrides if "TEACHER.WEIGHTS" not in text]
+    arguments = [*overrides, f"config.CHECKPOINT.DIR={folder.parent}", "config.CLUSTERFIT.TEACHER.WEIGHTS="]
+    result = run_command(*arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in folder.iterdir()] == ["labels"]
+    other = import_features(rows, tmp_path / "others", names=[f"other-{name}" for name in names])
+    shutil.rmtree(folder.parent)
+    import_labels(dict(zip(other.names, found, strict=True)), folder / "labels/train", other)
+    result = run_command(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "was made for other data: 30 of 30 samples differ" in result.stderr
+
+
+def test_names_that_are_secret_are_not_kept(student_overrides, run_command, tmp_path):
+    more = ["engine_name=clusterfit_label", "config.CLUSTERFIT.FEATURES.KEEP_NAMES=false"]
+    result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={tmp_path / 'run'}", *more, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert PseudoLabels.open(artifact_paths(tmp_path / "run").labels("TRAIN")).names is None
+    assert not list((tmp_path / "run").rglob("names*"))
 
 
 def test_labels_of_another_codebook_are_refused(student_run, student_overrides, run_command, tmp_path):

@@ -79,6 +79,8 @@ class FeatureSettings(EncodingSettings):
     data_partition: str = setting("TRAIN", choices=("TRAIN", "TEST"))
     #: The held-out split that is labelled with the same codebook; "" for none.
     test_partition: str = setting("TEST", choices=("", "TRAIN", "TEST"))
+    #: Keep the names of the samples beside features and labels; false where they are secret. No effect on the result.
+    keep_names: bool = setting(True)
     #: A name for the data in reports; no effect on the result.
     dataset_name: str = setting("")
     #: Scale every feature to unit L2 norm before anything else, as VISSL does.

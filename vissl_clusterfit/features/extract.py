@@ -18,6 +18,7 @@ from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.features.progress import Progress
 from vissl_clusterfit.features.sample_list import require_same_samples
+from vissl_clusterfit.features.sample_names import NameList
 from vissl_clusterfit.features.store import KIND, FeatureStore, Shard
 from vissl_clusterfit.features.worker_init import end_with_parent
 from vissl_clusterfit.features.writer import FeatureStoreWriter
@@ -60,6 +61,7 @@ def extract_features(
     settings: EncodingSettings,
     *,
     num_workers: int = 0,
+    names: NameList | None = None,
 ) -> FeatureStore:
     """Extracts what is missing of a feature store; all processes of the run call this together.
 
@@ -73,6 +75,7 @@ def extract_features(
         inputs: what the features are made from.
         settings: batch and shard size, dtype, share of samples that may be unreadable.
         num_workers: processes that read images, per process of the run.
+        names: of the samples, to be kept in the store; None where they are not.
 
     Returns:
         The complete store.
@@ -90,7 +93,9 @@ def extract_features(
                 remedy="Check DATA_PATHS.",
             )
         )
-    writer = FeatureStoreWriter(folder, inputs, images.samples, shard_size=settings.shard_size, dtype=settings.dtype)
+    writer = FeatureStoreWriter(
+        folder, inputs, images.samples, shard_size=settings.shard_size, dtype=settings.dtype, names=names
+    )
     complete = distributed.on_primary(lambda: _begin(writer, images))
     # Each node may have a copy of the data of its own, and they must be the same.
     require_same_samples(writer.folder, images.samples, images.name_of)

@@ -8,7 +8,6 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,30 +25,31 @@ _HASHED_AT_ONCE = 1 << 16
 
 
 class NameList:
-    """Names that are being gone through, kept compressed: about ten bytes for the path of an image.
+    """Names that are gone through once, kept compressed: about ten bytes for the path of an image.
 
     Args:
         with_sizes: whether each name ends in a blank and a file's size, as in the sample list of a folder of images.
     """
 
     def __init__(self, *, with_sizes: bool = False) -> None:
-        # Its header has no time, so the same names give the same bytes.
-        self._compressor: Any = zlib.compressobj(_LEVEL, wbits=_GZIP)
-        self._parts = [self._compressor.compress(_line({"with_sizes": with_sizes}))]
+        self._with_sizes = with_sizes
+        self._content = b""
 
     def passing(self, names: Iterable[str]) -> Iterator[str]:
-        """The same names, each of which is kept as it passes."""
+        """The same names; when the last one has passed, all are kept."""
+        # Its header has no time, so the same names give the same bytes.
+        compressor = zlib.compressobj(_LEVEL, wbits=_GZIP)
+        parts = [compressor.compress(_line({"with_sizes": self._with_sizes}))]
         for name in names:
-            if part := self._compressor.compress(_line(name)):
-                self._parts.append(part)
+            if part := compressor.compress(_line(name)):
+                parts.append(part)
             yield name
+        self._content = b"".join([*parts, compressor.flush()])
 
     def write(self, folder: Path) -> None:
-        """Writes the file into an artefact's folder, once all names have passed; nothing can pass afterwards."""
-        if self._compressor is not None:
-            self._parts.append(self._compressor.flush())
-            self._compressor = None
-        write_file(folder / NAMES_FILE, lambda file: file.writelines(self._parts))
+        """Writes the file into an artefact's folder."""
+        assert self._content, "all names have passed"
+        write_file(folder / NAMES_FILE, lambda file: file.write(self._content))
 
 
 def _line(value: object) -> bytes:

@@ -56,7 +56,9 @@ class Stages:
     @functools.cache  # noqa: B019  (an object of this class lives as long as its run)
     def _images(self, split: str) -> SplitImages:
         features = self.settings.features
-        return SplitImages(self._cfg, split, features.transforms, num_clips=features.num_clips)
+        return SplitImages(
+            self._cfg, split, features.transforms, num_clips=features.num_clips, keep_names=features.keep_names
+        )
 
     @functools.cache  # noqa: B019
     def feature_inputs(self, split: str) -> dict[str, Any]:
@@ -90,6 +92,7 @@ class Stages:
             inputs,
             self.settings.features,
             num_workers=self._cfg.DATA.NUM_DATALOADER_WORKERS,
+            names=self._images(split).name_list,
         )
 
     def _require_enough_samples(self) -> None:

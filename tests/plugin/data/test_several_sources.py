@@ -1,6 +1,8 @@
 """Several data sources, of which VISSL means the i-th images to be views of the i-th sample."""
 
 import json
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from tiny import STUDENT, write_images
 from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError
 from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.features.imports import import_features
 from vissl_clusterfit.features.sample_list import require_same_samples
+from vissl_clusterfit.features.sample_names import names_of
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.plugin.data.split_images import SplitImages
@@ -40,9 +44,9 @@ def of(kind, *paths, **more):
     return [f"config.DATA.TRAIN.{key}=[{','.join(map(str, value))}]" for key, value in settings.items()]
 
 
-def split_images(tmp_path, kind, *paths, transforms=TRANSFORMS):
+def split_images(tmp_path, kind, *paths, transforms=TRANSFORMS, keep_names=False):
     cfg = compose([*STUDENT, *of(kind, *paths), f"config.CHECKPOINT.DIR={tmp_path / 'run'}"])[2]
-    return SplitImages(cfg, "TRAIN", transforms)
+    return SplitImages(cfg, "TRAIN", transforms, keep_names=keep_names)
 
 
 def test_features_are_the_mean_over_the_sources(tmp_path, lists):
@@ -70,6 +74,36 @@ def test_an_image_that_one_source_cannot_read_marks_the_sample(tmp_path, lists, 
     reasons = [reason for _, reason in split_images(tmp_path, kind, *paths)]
     assert [index for index, reason in enumerate(reasons) if reason] == [11]
     assert reasons[11].startswith(f"data source {number}: ")
+
+
+def test_names_are_those_of_the_sample_list(tmp_path, lists):
+    for kind, paths in (
+        ("disk_filelist", lists[:1]),
+        ("disk_folder", [tmp_path / "images0"]),
+        ("disk_filelist", lists),
+    ):
+        images = split_images(tmp_path, kind, *paths, keep_names=True)
+        np.testing.assert_array_equal(images.samples, split_images(tmp_path, kind, *paths).samples)
+        folder = tmp_path / f"{kind}{len(paths)}"
+        pickle.loads(pickle.dumps(images)).name_list.write(folder)
+        np.save(folder / "samples.npy", images.samples)
+        files = [list(np.load(path)) for path in lists]
+        expected = {
+            "disk_filelist1": files[0],
+            "disk_folder1": [str(Path(file).relative_to(tmp_path / "images0")) for file in files[0]],
+            "disk_filelist2": ["\0".join(pair) for pair in zip(*files, strict=True)],
+        }
+        assert names_of(folder) == expected[folder.name]
+
+
+def test_features_from_elsewhere_are_of_the_samples_that_a_training_reads(tmp_path, lists):
+    rows = np.eye(COUNT, dtype=np.float32)
+    listed = import_features(rows, tmp_path / "listed", names=lists[0])
+    np.testing.assert_array_equal(listed.samples, split_images(tmp_path, "disk_filelist", lists[0]).samples)
+    folder = tmp_path / "images0"
+    names = [str(Path(file).relative_to(folder)) for file in np.load(lists[0])]
+    below = import_features(rows, tmp_path / "below", names=names, images=folder)
+    np.testing.assert_array_equal(below.samples, split_images(tmp_path, "disk_folder", folder).samples)
 
 
 def test_other_order_in_one_source_is_other_data(tmp_path, lists):

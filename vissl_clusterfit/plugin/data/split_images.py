@@ -18,6 +18,7 @@ from vissl.data import build_dataset
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.extract import stack_images
 from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples, names_and_sizes
+from vissl_clusterfit.features.sample_names import NameList
 from vissl_clusterfit.plugin.data.labelled_source import (
     base_source,
     data_errors,
@@ -28,6 +29,8 @@ from vissl_clusterfit.plugin.data.labelled_source import (
 from vissl_clusterfit.plugin.data.video_source import FOLDER, extracted_clips
 from vissl_clusterfit.plugin.data.video_transforms import ClipsToViews, ClipToTensor
 
+# Data sources whose samples are files below a folder, named with their sizes.
+_WITH_SIZES = ("disk_folder", FOLDER)
 # Pillow makes 8 bits of them by cutting off what is above 255, so that a picture becomes white.
 _SATURATED_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
@@ -47,6 +50,7 @@ class SplitImages(Dataset):
         transforms: in the form of VISSL's ``TRANSFORMS``.
         num_clips: of each video, spread evenly; 0 for as many as ``DATA.<split>.CLIPS`` says.
         clips: all that says which frames are clips, of a manifest; None for what this config says.
+        keep_names: keep the names of the samples; see ``name_list``.
 
     Raises:
         ConfigError: data sources that do not go together, or clips that cannot be.
@@ -61,7 +65,9 @@ class SplitImages(Dataset):
         *,
         num_clips: int = 0,
         clips: Mapping[str, Any] | None = None,
+        keep_names: bool = False,
     ) -> None:
+        self._keep_names = keep_names
         data = copy.deepcopy(cfg.DATA)
         self._kinds = [base_source(name) for name in data[split].DATA_SOURCES]
         self.clips = extracted_clips(data, split, self._kinds, num_clips, clips)
@@ -131,11 +137,24 @@ class SplitImages(Dataset):
             reason = _what_is_wrong(str(files[index]), read) or reason
         return f"data source {number}: {reason}" if reason and len(self._sources) > 1 else reason
 
-    @functools.cached_property
+    @property
     def samples(self) -> np.ndarray:
         """The ordered sample list, uint64 (N,): names, and for files of a folder their sizes, wherever it lies."""
-        names = [self._sample_names(number) for number in range(len(self._sources))]
-        return hash_samples(names[0] if len(names) == 1 else map("\0".join, zip(*names, strict=True)))
+        return self._named_samples[0]
+
+    @property
+    def name_list(self) -> NameList | None:
+        """The names that the sample list is made of; None unless they are to be kept."""
+        return self._named_samples[1]
+
+    @functools.cached_property
+    def _named_samples(self) -> tuple[np.ndarray, NameList | None]:
+        of_each = [self._sample_names(number) for number in range(len(self._sources))]
+        names = of_each[0] if len(of_each) == 1 else map("\0".join, zip(*of_each, strict=True))
+        if not self._keep_names:
+            return hash_samples(names), None
+        kept = NameList(with_sizes=len(of_each) == 1 and self._kinds[0] in _WITH_SIZES and self._clips_of_each(0) == 1)
+        return hash_samples(kept.passing(names)), kept
 
     def inputs(self) -> dict[str, Any]:
         """What identifies the data, for manifests."""
@@ -153,14 +172,18 @@ class SplitImages(Dataset):
     def _files(self) -> list[Sequence[str] | None]:
         return [source.get_image_paths() if hasattr(source, "get_image_paths") else None for source in self._sources]
 
+    def _clips_of_each(self, number: int) -> int:
+        """How many samples a file of a data source is."""
+        return 1 if self.clips is None else self._sources[number].clips.samples_per_video
+
     def _sample_names(self, number: int) -> Iterator[str]:
         kind, path, files = self._kinds[number], self._dataset.data_paths[number], self._files[number]
-        clips = 1 if self.clips is None else self._sources[number].clips.samples_per_video
+        clips = self._clips_of_each(number)
         if clips > 1:
             videos = list(files)[::clips]
             named = names_and_sizes(videos, path) if kind == FOLDER else map(str, videos)
             yield from (f"{name} clip {clip}" for name in named for clip in range(clips))
-        elif files is not None and kind in ("disk_folder", FOLDER):
+        elif files is not None and kind in _WITH_SIZES:
             yield from names_and_sizes(files, path)
         elif files is not None:
             yield from map(str, files)

@@ -67,7 +67,8 @@ class AssignEngine(StageEngine):
 
 def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split: str) -> PseudoLabels:
     made_from: Mapping[str, Any] = codebook.manifest["inputs"]["features"]
-    images = SplitImages(cfg, split, made_from["transforms"], clips=made_from.get("clips"))
+    keep_names = settings.features.keep_names
+    images = SplitImages(cfg, split, made_from["transforms"], clips=made_from.get("clips"), keep_names=keep_names)
     spec = _spec(cfg, settings, made_from["teacher"])
     found = distributed.on_primary(spec.inputs)
     artifacts.require_same_inputs(codebook.folder, {"teacher": made_from["teacher"]}, {"teacher": found})
@@ -87,6 +88,7 @@ def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split
             inputs,
             dataclasses.replace(settings.features, dtype=made_from["dtype"]),
             num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
+            names=images.name_list,
         )
 
         def label() -> None:
