@@ -33,5 +33,5 @@ def test_a_module_of_the_users_may_register_names(tmp_path):
         "from vissl_clusterfit.launch.compose.registered_names import registered_names\n"
         "assert {'loss_of_mine', 'clusterfit_loss', 'CrossEntropyLoss'} <= registered_names('loss')"
     )
-    environment = {"VISSL_CLUSTERFIT_PATH_HANDLERS": "mine", "PYTHONPATH": f"{tmp_path}:{':'.join(sys.path)}"}
+    environment = {"VISSL_CLUSTERFIT_IMPORT": "mine", "PYTHONPATH": f"{tmp_path}:{':'.join(sys.path)}"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
