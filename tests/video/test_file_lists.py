@@ -70,5 +70,12 @@ def test_an_array_has_paths(tmp_path):
     with pytest.raises(DataError, match=r"found an array of int64 of shape \(3,\)"):
         read(tmp_path / "list.npy")
     np.save(tmp_path / "list.npy", np.array(["a.mp4"], dtype=object))
-    with pytest.raises(DataError, match="without pickle"):
+    with pytest.raises(DataError, match="no array of paths: found an array of Python objects"):
+        read(tmp_path / "list.npy")
+
+
+def test_an_archive_of_arrays_is_no_list(tmp_path):
+    with (tmp_path / "list.npy").open("wb") as file:
+        np.savez(file, np.array(["a.mp4"]))
+    with pytest.raises(DataError, match=r"no array of paths: found an archive"):
         read(tmp_path / "list.npy")

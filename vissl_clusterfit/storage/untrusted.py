@@ -44,19 +44,29 @@ def load_array(path: Path, *, mmap: bool = False) -> np.ndarray:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        shape, column_order, dtype = _header(file)
-        start = file.tell()
         if mmap and not as_remote(path):
+            shape, column_order, dtype = _header(file)
+            order = "F" if column_order else "C"
             try:
-                order = "F" if column_order else "C"
-                return np.memmap(file, dtype=dtype, shape=shape, order=order, mode="r", offset=start)  # type: ignore[call-overload]
+                return np.memmap(file, dtype=dtype, shape=shape, order=order, mode="r", offset=file.tell())  # type: ignore[call-overload]
             except OSError as error:
                 if error.errno != errno.ENODEV:  # what a file system says that cannot map files
                     raise
-        file.seek(0)
-        array = np.lib.format.read_array(file, allow_pickle=False)
+            file.seek(0)
+        array = array_in(file)
     array.flags.writeable = not mmap
     return array
+
+
+def array_in(file: IO[bytes]) -> np.ndarray:
+    """The array in an open ``.npy`` file, which can be sought in.
+
+    Raises:
+        UnsafeFileError: it is no array of numbers or texts, or is cut off.
+    """
+    _header(file)
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from vissl_clusterfit.errors import DataError, problem
+from vissl_clusterfit.storage.untrusted import array_in
 
 EXTENSIONS = (
     *(".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4"),
@@ -86,9 +88,9 @@ def read_list(path: str, open_file: Callable[[str], BinaryIO]) -> VideoList:
     with open_file(path) as file:
         if path.endswith(".npy"):
             try:
-                paths = np.load(file, allow_pickle=False)
+                paths = array_in(io.BytesIO(file.read()))
             except ValueError as error:
-                raise DataError(f"{path} is no array of paths that can be read without pickle: {error}") from None
+                raise DataError(f"{path} is no array of paths: found {error}.") from None
             if paths.ndim != 1 or paths.dtype.kind not in "US":
                 found = f"an array of {paths.dtype} of shape {paths.shape}"
                 raise DataError(problem(path, found=found, allowed="an array of paths, of text and shape (N,)"))
