@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         open_artifact,
     )
     from vissl_clusterfit.clustering.estimator import KMeans
+    from vissl_clusterfit.errors import ClusterFitError
     from vissl_clusterfit.features.imports import import_features
     from vissl_clusterfit.labels.export import export_labels
     from vissl_clusterfit.labels.imports import import_labels
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClusterFitError",
     "KMeans",
     "check_artifacts",
     "compare_labels",
@@ -50,6 +52,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ClusterFitError": "errors",
     "KMeans": "clustering.estimator",
     "check_artifacts": "api",
     "compare_labels": "api",

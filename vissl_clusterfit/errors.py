@@ -12,7 +12,16 @@ from pathlib import Path
 
 
 class ClusterFitError(Exception):
-    """A problem that the user can mend. Its text names the setting, what was found, what is allowed, the remedy."""
+    """A problem that the user can mend. Its text names the setting, what was found, what is allowed, the remedy.
+
+    Examples:
+        >>> from vissl_clusterfit import ClusterFitError, open_artifact
+        >>> try:
+        ...     open_artifact("nowhere")
+        ... except ClusterFitError as error:
+        ...     print(error)
+        nowhere holds no artefact: its manifest.json is missing.
+    """
 
 
 class ConfigError(ClusterFitError, ValueError):

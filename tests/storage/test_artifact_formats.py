@@ -12,6 +12,7 @@ from tiny_store import edit_manifest, save_codebook, save_store
 
 from vissl_clusterfit.features.imports import import_features
 from vissl_clusterfit.labels.assign import label_store
+from vissl_clusterfit.labels.imports import import_labels
 
 DOCUMENT = (ROOT / "docs/artifacts.md").read_text("utf-8")
 CODE = "\n\n".join(re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL))
@@ -26,7 +27,7 @@ TWO_LEVELS = {"coarse_centroids.npy", "fine_counts.npy", "num_coarse_clusters", 
 OPTIONAL = {
     "Features": {"shard_rows", "rows_in"},
     "Codebook": {"pca_mean.npy", "pca_components.npy", *TWO_LEVELS},
-    "Pseudo-labels": {"nearest.npy", "nearest_distances.npy", "bounded"},
+    "Pseudo-labels": {"nearest.npy", "nearest_distances.npy", "bounded", "imported", "has_distances"},
 }
 RUNS = {
     "normalised": {},
@@ -151,6 +152,19 @@ def test_every_key_of_a_store_that_refers_to_files_is_described(reader, tmp_path
     assert reader.read_names(store.folder) == names
     copied = import_features(tmp_path / "rows", tmp_path / "copy", names=names, copy=True).folder
     np.testing.assert_array_equal(reader.read_features(copied)[0], ROWS)
+
+
+def test_every_key_of_labels_from_elsewhere_is_described(reader, tmp_path):
+    names = [f"{number}.jpg" for number in range(len(ROWS))]
+    features = import_features(ROWS, tmp_path / "store", names=names)
+    given = np.arange(len(ROWS)) % 4 - 1
+    folder = import_labels(given[::-1], tmp_path / "labels", features, names=names[::-1]).folder
+    labels, manifest = reader.read_labels(folder)
+    np.testing.assert_array_equal(labels["labels"], given)
+    assert manifest.keys() - {"kind", "inputs", "sha256", "format"} <= DESCRIBED["Pseudo-labels"]
+    assert (manifest["imported"], manifest["has_distances"]) == (True, False)
+    assert manifest["inputs"]["codebook"] == {"imported_labels": manifest["codebook_hash"]}
+    assert reader.read_names(folder) == names
 
 
 def test_every_key_of_bounded_labels_is_described(tmp_path):
