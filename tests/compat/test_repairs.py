@@ -157,47 +157,6 @@ def whole_checkpoints(folder: Path) -> None:
     assert load_checkpoint(str(folder / "model_phase0.torch"), torch.device("cpu")) == {"phase_idx": 0}
 
 
-def svm_average_precision(folder: Path) -> None:
-    import numpy as np
-    from vissl.utils.svm_utils.svm_trainer import SVMTrainer
-
-    features, targets = _separable_classes()
-    trainer = SVMTrainer(_svm_config(), "layer", str(folder))
-    trainer.train(features, targets)
-    trainer.test(features, targets)
-    np.testing.assert_allclose(np.load(folder / "layer/test_ap.npy"), [[1], [1]])
-
-
-def svm_low_shot_mean(folder: Path) -> None:
-    from vissl.utils.svm_utils.svm_low_shot_trainer import SVMLowShotTrainer
-
-    features, targets = _separable_classes()
-    trainer = SVMLowShotTrainer(_svm_config(), "low_shot", str(folder))
-    for sample in (1, 2):
-        trainer.train(features, targets, sample, 1)
-        trainer.test(features, targets, sample, 1)
-    assert trainer.aggregate_stats([1], [1, 2]) == {"k=1": {"mean": 100, "max": 100, "min": 100, "std": 0}}
-
-
-def _separable_classes():
-    import numpy as np
-
-    labels = np.arange(20) % 2
-    features = np.random.default_rng(0).normal(size=(20, 4)) + 50 * labels[:, None]
-    return features, np.stack([labels, 1 - labels], axis=1)
-
-
-def _svm_config():
-    from vissl.config import AttrDict
-
-    costs = {"costs_list": [0.5], "base": -1.0, "power_range": [4, 20]}
-    return AttrDict(
-        {"normalize": False, "costs": costs, "cls_list": [], "penalty": "l2", "loss": "squared_hinge"}
-        | {"dual": True, "max_iter": 2000, "cross_val_folds": 2, "force_retrain": True}
-        | {"low_shot": {"dataset_name": "voc"}}
-    )
-
-
 def a_checkpoint_that_runs_a_command_is_refused(folder: Path) -> None:
     import torch
     from classy_vision.generic.util import load_checkpoint
@@ -226,11 +185,11 @@ def the_mean_average_precision_meter_works(_folder: Path) -> None:
 
 
 def applying_again_changes_nothing(_folder: Path) -> None:
-    from vissl.utils.svm_utils import svm_low_shot_trainer, svm_trainer
+    import numpy as np
+    from classy_vision.generic import util
 
     def state():
-        wrapped = svm_trainer.get_precision_recall, svm_low_shot_trainer.get_precision_recall
-        return *wrapped, svm_low_shot_trainer.np, list(sys.meta_path)
+        return util.save_checkpoint, vars(np)["in1d"], collections.MutableMapping, list(sys.meta_path)
 
     before, names = state(), repairs.apply()
     assert repairs.apply() == names
@@ -266,8 +225,6 @@ USES = {
         cluster_assignment_config,
         images_read_once,
         whole_checkpoints,
-        svm_average_precision,
-        svm_low_shot_mean,
     )
 }
 # Not a repair, but what has to hold with all of them.
@@ -290,11 +247,9 @@ BROKEN_BY = (
     {
         "collections_mutable_mapping": "AttributeError: .*'collections' has no attribute 'MutableMapping'",
         "trusted_checkpoints": "UnpicklingError: Weights only load failed.*Namespace",
-        "svm_average_precision": "ValueError: setting an array element with a sequence",
     },
     {
         "checkpoint_types": "UnpicklingError: Weights only load failed.*vissl.config.attr_dict.AttrDict",
-        "svm_low_shot_mean": "ValueError: setting an array element with a sequence",
         "whole_checkpoints": "(RuntimeError|EOFError|UnpicklingError|AssertionError)",
     },
     {"images_read_once": "AssertionError"},
@@ -418,12 +373,6 @@ def test_does_nothing_where_nothing_is_missing(monkeypatch):
     assert repairs.numpy_aliases(module) is False
     assert repairs.kinetics400_alias(module) is False
     assert vars(module) == names
-
-    numpy = SimpleNamespace(__version__="2.3.5", lib=importlib.import_module("numpy").lib)
-    trainer = SimpleNamespace(np=numpy, get_precision_recall="its own")
-    assert repairs.svm_average_precision(trainer) is False
-    assert repairs.svm_low_shot_mean(trainer) is False
-    assert vars(trainer) == {"np": numpy, "get_precision_recall": "its own"}
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def vissl_block(settings: SvmSettings, **low_shot_settings):
 @pytest.mark.parametrize("dual, tolerance", [(False, 1e-12), (True, 2e-3)])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_benchmark_is_vissls(data, tmp_path, dual, tolerance, normalize):
-    from vissl.utils.svm_utils.svm_trainer import SVMTrainer
+    from vissl_svm import SVMTrainer
 
     settings = SvmSettings(costs=(0.01, 0.1, 1.0), dual=dual, normalize=normalize)
     trainer = SVMTrainer(vissl_block(settings), layer="res5", output_dir=str(tmp_path))
@@ -74,7 +74,7 @@ def test_the_benchmark_is_vissls(data, tmp_path, dual, tolerance, normalize):
 
 def test_the_low_shot_benchmark_is_vissls(data, tmp_path):
     """On the same draws: VISSL's trainer takes ours. Its script cannot draw any, as it calls its function wrongly."""
-    from vissl.utils.svm_utils.svm_low_shot_trainer import SVMLowShotTrainer
+    from vissl_svm import SVMLowShotTrainer
 
     settings = SvmSettings(costs=(0.1, 1.0, 10.0), dual=False)
     trainer = SVMLowShotTrainer(vissl_block(settings), layer="res5", output_dir=str(tmp_path))
@@ -99,7 +99,7 @@ def test_the_low_shot_benchmark_is_vissls(data, tmp_path):
 
 
 def test_low_shot_of_one_class_each_is_vissls(tmp_path):
-    from vissl.utils.svm_utils.svm_low_shot_trainer import SVMLowShotTrainer
+    from vissl_svm import SVMLowShotTrainer
 
     rng = np.random.default_rng(3)
     labels, test_labels = np.arange(90) % 3, np.arange(60) % 3

@@ -65,7 +65,7 @@ def layers_of(folder) -> dict[str, list[np.ndarray]]:
 
 def test_the_figures_are_vissls(benchmark, voc, tmp_path):
     """VISSL's trainer, on the features that we extracted, and with VISSL's own block ``config.SVM``."""
-    from vissl.utils.svm_utils.svm_trainer import SVMTrainer
+    from vissl_svm import SVMTrainer
 
     from vissl_clusterfit.launch.compose.compose import compose
 
@@ -128,7 +128,7 @@ def test_the_layers_are_those_of_vissls_network(benchmark, voc, teacher, tmp_pat
 
 def test_low_shot_gives_mean_and_range(benchmark, voc, tmp_path):
     """The mean over the draws is that of VISSL's trainer on the same draws."""
-    from vissl.utils.svm_utils.svm_low_shot_trainer import SVMLowShotTrainer
+    from vissl_svm import SVMLowShotTrainer
 
     from vissl_clusterfit.launch.compose.compose import compose
     from vissl_clusterfit.transfer.low_shot_svm import draw_targets
