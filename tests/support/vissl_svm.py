@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vissl.utils.io import load_file
 from vissl.utils.svm_utils import svm_low_shot_trainer, svm_trainer
 from vissl.utils.svm_utils.svm_low_shot_trainer import SVMLowShotTrainer
 from vissl.utils.svm_utils.svm_trainer import SVMTrainer
@@ -38,12 +39,12 @@ def _with_a_number(get_precision_recall: Any) -> Any:
     return with_a_number
 
 
-def _own_classifier(file: str) -> Any:
+def _load_own_file(file: str) -> Any:
     """What the trainer has just written; the reader of files from outside refuses a pickle of a classifier."""
-    return pickle.loads(Path(file).read_bytes())
+    return pickle.loads(Path(file).read_bytes()) if file.endswith(".pickle") else load_file(file)
 
 
 for trainer in (svm_trainer, svm_low_shot_trainer):
-    trainer.load_file = _own_classifier
+    trainer.load_file = _load_own_file
     trainer.get_precision_recall = _with_a_number(trainer.get_precision_recall)
 svm_low_shot_trainer.np = _NumpyWithScalarMean()
