@@ -30,7 +30,8 @@ def ranks_by_hand(queries, expected, gallery, labels, *, num_neighbors, temperat
         nearest = np.argsort(-products, kind="stable")[:num_neighbors]
         votes = np.full(labels.max() + 1, -np.inf, dtype=np.longdouble)  # their logarithms
         np.logaddexp.at(votes, labels[nearest], products[nearest] / temperature)
-        ranks.append(list(np.argsort(-votes, kind="stable")).index(wanted))
+        voted = [number for number in np.argsort(-votes, kind="stable") if votes[number] > -np.inf]
+        ranks.append(voted.index(wanted) if wanted in voted else len(votes))
     return np.array(ranks)
 
 
@@ -93,8 +94,16 @@ def test_equal_votes_go_to_the_smaller_class():
         temperature=0.1,
         similarity="dot",
     )
-    # 1 and 3 share all votes; 0 and 2 have none.
-    assert ranks.tolist() == [2, 0, 3, 1]
+    # 1 and 3 share all votes; 0 and 2 have none, and stand nowhere.
+    assert ranks.tolist() == [4, 0, 4, 1]
+
+
+def test_classes_without_a_vote_are_no_guesses():
+    """One neighbour names one class: who is right among the first five is right at once."""
+    queries, expected, gallery, labels = problem_of(2, num_classes=8)
+    ranks = true_class_ranks(queries, expected, gallery, labels, num_neighbors=1, temperature=0.1, similarity="cosine")
+    assert set(ranks) == {0, 8}
+    assert (ranks < 5).mean() == (ranks == 0).mean()
 
 
 def test_dot_products_come_back_in_their_own_units():

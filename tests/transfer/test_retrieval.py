@@ -1,3 +1,6 @@
+import itertools
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
@@ -49,14 +52,55 @@ def test_a_query_is_not_its_own_match_and_one_without_a_match_is_left_out(monkey
     assert result.mean_average_precision == pytest.approx(np.nanmean(expected))
 
 
-def test_of_equally_similar_samples_the_first_comes_first():
+def over_orders(cosines, relevant, num_orders=20_000):
+    """The mean AP over orders of equal cosines that are drawn, for one query; all orders of a few samples."""
+    rng, precisions = np.random.default_rng(0), []
+    for _ in range(num_orders):
+        order = rng.permutation(len(cosines))
+        precisions.append(by_hand(cosines[order], relevant[order]))
+    return np.mean(precisions)
+
+
+def exact_of_equal(num_others, num_relevant):
+    """AP of a ranking in which all are equal, in fractions: the mean over all orders."""
+    total = Fraction(0)
+    for place in range(1, num_others + 1):
+        before = Fraction((place - 1) * (num_relevant - 1), max(1, num_others - 1))
+        total += Fraction(1, num_others) * (1 + before) / place
+    return float(total)
+
+
+def test_equally_similar_samples_count_by_the_mean_over_their_orders():
     rng = np.random.default_rng(4)
-    labels = rng.integers(3, size=60)
-    features = rng.normal(size=(4, 8))[rng.integers(4, size=60)]  # many copies, whatever the class
-    result = category_retrieval(features[:20], labels[:20], features, labels, gallery_chunk=13)
-    cosines = unit(features[:20]) @ unit(features).T
-    expected = [by_hand(row, labels == label) for row, label in zip(cosines, labels[:20], strict=True)]
-    np.testing.assert_allclose(result.average_precisions, expected, rtol=1e-12)
+    labels = rng.integers(3, size=30)
+    features = rng.normal(size=(4, 8))[rng.integers(4, size=30)]  # many copies, whatever the class
+    result = category_retrieval(features[:6], labels[:6], features, labels, gallery_chunk=13)
+    cosines = unit(features[:6]) @ unit(features).T
+    expected = [over_orders(row, labels == label, 4000) for row, label in zip(cosines, labels[:6], strict=True)]
+    np.testing.assert_allclose(result.average_precisions, expected, atol=4e-3)
+    order = rng.permutation(30)
+    again = category_retrieval(features[:6], labels[:6], features[order], labels[order])
+    np.testing.assert_allclose(again.average_precisions, result.average_precisions, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [np.ones((90, 4)), np.zeros((90, 4)), np.full((90, 4), 1e-30)])
+def test_features_that_are_all_equal_give_what_chance_gives(rows):
+    labels = np.repeat(np.arange(9), 10)
+    result = category_retrieval(rows, labels)
+    np.testing.assert_allclose(result.average_precisions, exact_of_equal(89, 9), rtol=1e-12)
+
+
+def test_all_orders_of_a_tie_in_fractions():
+    """One nearer sample, four tied ones of which two are relevant, one farther: all 24 orders, by hand."""
+    gallery = np.array([[1.0, 0], [1, 1], [1, 1], [1, 1], [1, 1], [0, 1]])
+    present = np.array([1, 0, 1, 0, 1, 1])
+    precisions = []
+    for order in itertools.permutations(range(1, 5)):
+        hits = present[[0, *order, 5]]
+        places = np.flatnonzero(hits) + 1
+        precisions.append(np.mean(np.arange(1, 5) / places))
+    result = category_retrieval(np.array([[1.0, 0]]), np.array([1]), gallery, present)
+    assert result.mean_average_precision == pytest.approx(np.mean(precisions), rel=1e-14)
 
 
 def test_a_worked_example():

@@ -38,3 +38,14 @@ class LayerRows:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         return self.store.take(self.samples[rows])[:, self.columns]
+
+
+def readable_share(train: LayerRows, test: LayerRows) -> str:
+    """For the protocol of a row: of how many samples it is, where some could not be read; "" where all could."""
+    if all(len(rows) == rows.store.num_samples for rows in (train, test)):
+        return ""
+    shares = [
+        f"{len(rows)} of {rows.store.num_samples} {name} samples"
+        for rows, name in ((test, "test"), (train, "training"))
+    ]
+    return f"{' and '.join(shares)}, the others could not be read; "

@@ -19,6 +19,8 @@ def register() -> None:
     | transforms | ``Clip…``, for clips of video |
     | collators | ``multi_label_collator``: several labels of a sample as soft targets |
     | labels | a video source's own under its name; a file has a row for each video, not for each clip |
+    | labels | names are numbered as those of TRAIN; other types and another number of them are refused |
+    | images | 16 bits of grey are read for what they show |
     | trunks | ``r2plus1d_18``, ``_34``, ``r3d_18``, ``mc3_18``, ``s3d``, ``mvit_v1_b``, ``_v2_s``, ``resnext3d`` |
     | pooling | PyTorch's 3-D ones, for the layers of a linear evaluation |
     | data sources | ``clusterfit_<source>`` for every VISSL source, with support for ``DATA_LIMIT`` |
@@ -37,12 +39,13 @@ def register() -> None:
     Our configs are found through the Hydra plugin ``hydra_plugins/vissl_clusterfit_plugin``.
     """
     import torch
+    import torchvision.datasets.folder
     import vissl.data
     import vissl.hooks
     from classy_vision.dataset.transforms import register_transform
     from classy_vision.losses import register_loss
     from classy_vision.meters import register_meter
-    from vissl.data import ssl_dataset
+    from vissl.data import disk_dataset, ssl_dataset
     from vissl.data.collators import register_collator
     from vissl.data.ssl_transforms import DEFAULT_TRANSFORM_TYPES
     from vissl.engines.engine_registry import register_engine
@@ -53,7 +56,14 @@ def register() -> None:
     from vissl.utils import checkpoint
 
     from vissl_clusterfit.plugin.benchmarks import instance_retrieval, nearest_neighbor, svm
-    from vissl_clusterfit.plugin.data import named_files, video_labels, video_source, video_transforms
+    from vissl_clusterfit.plugin.data import (
+        image_files,
+        named_files,
+        true_labels,
+        video_labels,
+        video_source,
+        video_transforms,
+    )
     from vissl_clusterfit.plugin.engines import assign, stages, transfer, tune, video_accuracy
     from vissl_clusterfit.plugin.log_bridge import keep_secrets
     from vissl_clusterfit.plugin.models import head, raw_pixels, video_trunks, weights
@@ -96,7 +106,11 @@ def register() -> None:
         DEFAULT_TRANSFORM_TYPES["TRANSFORMS_WITH_COPIES"].append(transform.__name__)
     register_collator("multi_label_collator")(video_labels.multi_label_collator)
     # Nor has it one for labels.
-    ssl_dataset.GenericSSLDataset.load_labels = video_labels.of_videos(ssl_dataset.GenericSSLDataset.load_labels)
+    dataset_class = ssl_dataset.GenericSSLDataset
+    dataset_class.load_labels = true_labels.fitting(video_labels.of_videos(dataset_class.load_labels))
+    dataset_class._convert_to_numeric_ids = true_labels.numbers_of_names
+    # Nor for the reading of image files.
+    disk_dataset.Image = torchvision.datasets.folder.Image = image_files.ImageFiles()
 
     pair_data_sources()
 

@@ -36,13 +36,14 @@ def true_class_ranks(
         v_c = sum over i in N_k of  exp(s_i / T) * [c_i = c]
 
     (Wu et al., CVPR 2018, section 3.4; ``tools/nearest_neighbor_test.py`` of VISSL.) Classes stand in descending order
-    of their votes, of equal ones the smaller number first, those without any vote included. The sums are taken as
-    logarithms: with dot products of features that are not scaled, exp(s / T) overflows float32, where VISSL's
-    figures become NaN.
+    of their votes, of equal ones the smaller number first. A class without any vote stands nowhere, where VISSL ranks
+    all of them by their number: with one neighbour, four of its first five are guesses. The sums are taken as
+    logarithms: with dot products of features that are not scaled, exp(s / T) overflows float32, where VISSL's figures
+    become NaN.
 
     Args:
         queries: ``(num_queries, dim)``.
-        query_labels: ``(num_queries,)`` whole numbers from 0; one that the gallery lacks stands last.
+        query_labels: ``(num_queries,)`` whole numbers from 0; one that the gallery lacks has no vote.
         gallery: ``(num_gallery, dim)``.
         gallery_labels: ``(num_gallery,)`` whole numbers from 0.
         num_neighbors: k, at most the size of the gallery.
@@ -51,7 +52,7 @@ def true_class_ranks(
         device: Where the similarities are computed.
 
     Returns:
-        ``(num_queries,)`` int64, each below the number of classes, or equal to it for a class that the gallery lacks.
+        ``(num_queries,)`` int64, each below the number of classes, or equal to it for a class that has no vote.
 
     Raises:
         ConfigError: the temperature is not above 0, or there are more neighbours than gallery samples.
@@ -84,4 +85,5 @@ def _ranks(logits_QK: Tensor, labels_QK: Tensor, expected_Q: Tensor, num_classes
     classes_Q1 = expected_Q.clamp(max=num_classes - 1)[:, None]
     mine_Q1 = votes_QC.gather(1, classes_Q1)
     before_QC = (votes_QC > mine_Q1) | ((votes_QC == mine_Q1) & (torch.arange(num_classes) < classes_Q1))
-    return torch.where(known_Q, before_QC.sum(dim=1), num_classes)
+    has_vote_Q = known_Q & (mine_Q1[:, 0] > -torch.inf)
+    return torch.where(has_vote_Q, before_QC.sum(dim=1), num_classes)

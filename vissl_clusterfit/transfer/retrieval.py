@@ -20,8 +20,6 @@ from vissl_clusterfit.transfer.rows import LEAST_NORM, Rows, parts_of, read_rows
 
 # Below every key of a sample: nothing that has it counts.
 _NOBODY = torch.iinfo(torch.int64).min
-_INDEX_BITS = 32
-_INDEX_MASK = (1 << _INDEX_BITS) - 1
 # Keys that are held at a time, of 8 bytes each: so many queries times the whole gallery, but at least so many queries.
 _KEYS = 1 << 25
 _LEAST_QUERIES = 64
@@ -59,15 +57,21 @@ def category_retrieval(
 
     which is the precision at the place of each relevant sample, averaged over **all** relevant samples and not those
     among the first few (Manning, Raghavan and Schütze, "Introduction to Information Retrieval", 2008, section 8.4;
-    without ties scikit-learn's ``average_precision_score``). It is not the interpolated curve of PASCAL VOC, nor the
+    without ties scikit-learn's ``average_precision_score``). Samples that are equally similar have no order, so that AP
+    is its mean over all of theirs, in closed form (McSherry and Najork, "Computing Information Retrieval Performance
+    Measures Efficiently in the Presence of Tied Scores", ECIR 2008): for a relevant one among n tied samples, r of
+    them relevant, with N samples and P relevant ones before them, i / k_i becomes ::
+
+        1/n * sum over j = 1 … n of  (P + 1 + (j - 1) (r - 1) / (n - 1)) / (N + j)
+
+    It is not the interpolated curve of PASCAL VOC, nor the
     trapezoids of Oxford and Paris. Where the queries are the gallery, a query is taken out of its own ranking; samples
     with other indices stay in it, equal ones too. A query without a relevant sample has no AP and is left out of the
     mean, and counted.
 
-    Similarities are computed in float64 and rounded to about 1e-9; of equally similar samples the one with the smaller
-    index comes first, where scikit-learn averages over the tie. So the result depends neither on chunk sizes nor on the
-    device. No ranking is sorted: the places of the relevant samples are counted, which takes log R steps for each
-    gallery sample.
+    Similarities are computed in float64 and rounded to about 1e-9; what is equal then is a tie. So the result depends
+    neither on chunk sizes nor on the device, nor on the order of the gallery. No ranking is sorted: the places of the
+    relevant samples are counted, which takes log R steps for each gallery sample.
 
     Args:
         queries: ``(num_queries, dim)``, any float dtype; may be memory-mapped.
@@ -88,13 +92,15 @@ def category_retrieval(
     require_device(device)
     wanted = torch.from_numpy(checked_labels(query_labels, len(queries), "query_labels"))
     present = wanted if same else torch.from_numpy(checked_labels(gallery_labels, len(candidates), "gallery_labels"))
-    assert len(candidates) <= _INDEX_MASK, "indices of the gallery must fit into 32 bits"
 
     keep_freed_memory()
     norms_G = row_norms(candidates, gallery_chunk, device, "gallery")
     # What brings a product with a row as it came to the grid.
     factors_G = COSINE_GRID / norms_G.clamp(min=LEAST_NORM)
     by_class = _ByClass(present.to(device))
+    # On the CPU, as a sum in another order would have other last bits.
+    harmonic = torch.arange(1, len(candidates) + 1, dtype=torch.float64).reciprocal_().cumsum(0)
+    harmonic = torch.cat([harmonic.new_zeros(1), harmonic]).to(device)
     precisions = []
     size = max(_LEAST_QUERIES, _KEYS // len(candidates))
     for start in range(0, len(queries), size):
@@ -104,7 +110,7 @@ def category_retrieval(
             own = torch.arange(len(queries_QD), device=device)
             keys_QG[own, own + start] = _NOBODY
         relevant_QR = by_class.keys_of(wanted[start : start + size].to(device), keys_QG)
-        precisions.append(_average_precisions(keys_QG, relevant_QR, gallery_chunk).cpu())
+        precisions.append(_average_precisions(keys_QG, relevant_QR, harmonic, gallery_chunk).cpu())
     found = torch.cat(precisions).numpy()
     without = int(np.isnan(found).sum())
     if without == len(found):
@@ -126,17 +132,15 @@ def retrieval_protocol(gallery: str, num_without_match: int) -> str:
     without = f"; {num_without_match} queries without a relevant sample left out" if num_without_match else ""
     return (
         "category-level retrieval on frozen features scaled to unit L2 norm; every test sample is a query; "
-        f"{among}, ranked by cosine similarity, of equal ones the first; relevant is who has the query's class; "
-        "average precision over all relevant samples, 1/R * sum of i / k_i k_i the place of the i-th relevant one; "
+        f"{among}, ranked by cosine similarity; relevant is who has the query's class; average precision over all "
+        "relevant samples, 1/R * sum of i / k_i, k_i the place of the i-th relevant one, its mean over all orders of "
+        "equally similar samples; "
         f"mean over queries{without}"
     )
 
 
 def _keys(queries_QD: Tensor, gallery: Rows, factors_G: Tensor, chunk: int) -> Tensor:
-    """One int64 for each query and gallery sample: in descending order they are the ranking.
-
-    The upper bits hold the cosine's place on the grid, the lower ones the index, counted from the end.
-    """
+    """One int64 for each query and gallery sample, the cosine's place on the grid: descending, they are the ranking."""
     device, num_queries = queries_QD.device, len(queries_QD)
     keys_QG = torch.empty(num_queries, len(gallery), dtype=torch.int64, device=device)
     # Made once: memory that is given back to the system after each block would have to be cleared for the next.
@@ -151,8 +155,6 @@ def _keys(queries_QD: Tensor, gallery: Rows, factors_G: Tensor, chunk: int) -> T
         torch.mm(queries_QD, rows_GD.T, out=grid_QG)
         into_QG = keys_QG[:, start : start + len(rows_GD)]
         into_QG.copy_(grid_QG.mul_(factors_G[start : start + len(rows_GD)]).round_())
-        places_G = torch.arange(start, start + len(rows_GD), device=device)
-        into_QG.bitwise_left_shift_(_INDEX_BITS).add_(_INDEX_MASK - places_G)
     return keys_QG
 
 
@@ -177,18 +179,31 @@ class _ByClass:
         return keys_QG.gather(1, indices_QR).masked_fill_(missing_QR, _NOBODY).sort(dim=1).values
 
 
-def _average_precisions(keys_QG: Tensor, relevant_QR: Tensor, chunk: int) -> Tensor:
-    """AP of each query, (Q,) float64; NaN where nothing is relevant."""
-    num_queries, num_places = relevant_QR.shape
-    # How many gallery samples fall between two relevant ones; the last place holds those above all.
-    between = torch.zeros(num_queries * (num_places + 1), dtype=torch.int64, device=keys_QG.device)
-    rows_Q1 = torch.arange(num_queries, device=keys_QG.device)[:, None] * (num_places + 1)
+def _average_precisions(keys_QG: Tensor, relevant_QR: Tensor, harmonic: Tensor, chunk: int) -> Tensor:
+    """AP of each query, (Q,) float64; NaN where nothing is relevant. ``harmonic``: H_0 … H_G."""
+    num_queries, num_relevant = relevant_QR.shape
+    # How many gallery samples have each relevant one's key or a greater one, and how many a greater one.
+    bounds_QB = torch.cat([relevant_QR, relevant_QR + 1], dim=1).sort(dim=1).values
+    num_places = bounds_QB.shape[1] + 1
+    between = torch.zeros(num_queries * num_places, dtype=torch.int64, device=keys_QG.device)
+    rows_Q1 = torch.arange(num_queries, device=keys_QG.device)[:, None] * num_places
     for keys in keys_QG.split(chunk, dim=1):
-        places = torch.searchsorted(relevant_QR, keys.contiguous(), right=True).add_(rows_Q1)
+        places = torch.searchsorted(bounds_QB, keys.contiguous(), right=True).add_(rows_Q1)
         between += torch.bincount(places.flatten(), minlength=len(between))
-    # From the top down: a relevant sample's place is the number of samples that do not stand below it.
-    ranks_QR = between.view(num_queries, num_places + 1)[:, 1:].flip(1).cumsum(1)
-    real_QR = relevant_QR.flip(1) != _NOBODY
-    nth_R = torch.arange(1, num_places + 1, device=keys_QG.device)
-    precisions_QR = torch.where(real_QR, nth_R / ranks_QR.clamp(min=1).double(), 0.0)
-    return precisions_QR.sum(dim=1) / real_QR.sum(dim=1)
+    above_QB = between.view(num_queries, num_places)[:, 1:].flip(1).cumsum(1).flip(1)
+    with_ties_QR = above_QB.gather(1, torch.searchsorted(bounds_QB, relevant_QR))
+    before_QR = above_QB.gather(1, torch.searchsorted(bounds_QB, relevant_QR + 1))
+    tied_QR = with_ties_QR - before_QR
+    end_QR = torch.searchsorted(relevant_QR, relevant_QR, right=True)
+    relevant_tied_QR = end_QR - torch.searchsorted(relevant_QR, relevant_QR)
+    first_QR = num_relevant - end_QR + 1  # P + 1
+    real_QR = relevant_QR != _NOBODY
+    # A sample that is tied with none has no sum to take: the quotient is exact.
+    alone_QR = first_QR / (before_QR + 1).double()
+    with_ties_QR.clamp_(max=len(harmonic) - 1)  # nobody's may be more
+    sums_QR = harmonic[with_ties_QR] - harmonic[before_QR.clamp(max=len(harmonic) - 1)]
+    others_QR = (relevant_tied_QR - 1) / (tied_QR - 1).clamp(min=1).double()
+    shared_QR = (first_QR * sums_QR + others_QR * (tied_QR - (before_QR + 1) * sums_QR)) / tied_QR.clamp(min=1)
+    precisions_QR = torch.where(tied_QR > 1, shared_QR, alone_QR)
+    # From the top down, so that a ranking without ties is summed in its order.
+    return torch.where(real_QR, precisions_QR, 0.0).flip(1).sum(dim=1) / real_QR.sum(dim=1)

@@ -59,7 +59,7 @@ def by_hand(folder, num_neighbors: int, temperature: float) -> dict[str, float]:
     for cosines, wanted in zip(on_the_grid, expected, strict=True):
         nearest = np.argsort(-cosines, kind="stable")[:num_neighbors]
         votes = np.bincount(labels[nearest], weights=np.exp(cosines[nearest] / temperature), minlength=6)
-        rank = list(np.argsort(-votes, kind="stable")).index(wanted)
+        rank = list(np.argsort(-votes, kind="stable")).index(wanted) if votes[wanted] else 6
         hits += [rank < 1, rank < 5]
     return dict(zip(("top-1 accuracy", "top-5 accuracy"), hits / len(queries), strict=True))
 
@@ -147,6 +147,28 @@ def test_mistakes_are_told_in_one_message(knn, tmp_path, overrides, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run/results.json").exists()
+
+
+def test_class_folders_that_one_split_lacks_are_refused(knn, data, tmp_path):
+    """They would be numbered differently: the images of TRAIN, as TEST without one class, would be half wrong."""
+    part = tmp_path / "part"
+    part.mkdir()
+    for name in ("class0", "class2", "class3"):
+        (part / name).symlink_to(data[0] / name)
+    result = knn("config.NEAREST_NEIGHBOR.TOPK=1", test=part)
+    assert result.returncode == 2
+    assert "config.DATA.TEST.DATA_PATHS: found no folder class1, class4, class5, which TRAIN has" in result.stderr
+    assert not (tmp_path / "run/results.json").exists()
+
+
+def test_a_row_says_of_how_many_samples_it_is(knn, data, tmp_path):
+    test = tmp_path / "test"
+    shutil.copytree(data[1], test)
+    sorted(test.rglob("*.png"))[5].write_bytes(b"")
+    result = knn(test=test)
+    assert result.returncode == 0, result.stderr
+    said = "output of the trunk; 39 of 40 test samples and 60 of 60 training samples, the others could not be read; "
+    assert all(row["protocol"].startswith(said) for row in rows(tmp_path))
 
 
 def test_a_checkpoint_without_a_trunk_is_refused(knn, tmp_path):

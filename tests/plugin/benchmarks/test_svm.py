@@ -8,6 +8,7 @@ import torch
 from benchmark_data import ON_THIS_MACHINE, SMALL_IMAGES, voc_overrides, write_voc
 
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.verification.verify import verify_artifacts
 
 LAYERS = (
     "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP="
@@ -168,8 +169,11 @@ def test_low_shot_of_one_class_each_looks_at_the_drawn_images_only(benchmark, vo
     assert result.returncode == 0, result.stderr
     assert len(rows(tmp_path)) == 2 * 2 * 5
     assert "k samples of each class" in rows(tmp_path)[0]["protocol"]
-    store = FeatureStore.open(tmp_path / "run/features/train_low_shot")
+    store = FeatureStore.open(tmp_path / "run/features/train_drawn")
     assert 4 <= store.num_samples <= 2 * 3 * (1 + 2)
+    checked = dict(verify_artifacts([tmp_path / "run"]))
+    assert [found for found in checked.values() if found] == []
+    assert store.folder in checked
 
 
 @pytest.mark.slow

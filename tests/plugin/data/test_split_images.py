@@ -9,10 +9,9 @@ from tiny import write_images, write_labels
 from vissl.config import AttrDict
 from vissl.data import build_dataset
 
-from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError
+from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.plugin.data.split_images import SplitImages
-from vissl_clusterfit.plugin.data.true_labels import true_labels
 
 TO_TENSOR = [{"name": "Resize", "size": [8, 8]}, {"name": "ToTensor"}]
 
@@ -154,12 +153,3 @@ def test_transforms_without_to_tensor_are_refused(tmp_path, sources):
         DataError, match=r"FEATURES\.TRANSFORMS: found transforms that give \['Image'\] for a sample; .* Add ToTensor"
     ):
         SplitImages(cfg, "TRAIN", [{"name": "Resize", "size": 8}])[0]
-
-
-def test_true_labels_are_those_of_the_folders(tmp_path, sources):
-    cfg = config(tmp_path, "disk_folder", sources["disk_folder"][0])
-    cfg.DATA.TRAIN.update(DATA_SOURCES=["disk_folder"], LABEL_SOURCES=["disk_folder"])
-    np.testing.assert_array_equal(true_labels(cfg, "TRAIN"), np.repeat([0, 1, 2], 10))
-    cfg.DATA.TRAIN.LABEL_SOURCES = []
-    with pytest.raises(ConfigError, match="LABEL_SOURCES: found none"):
-        true_labels(cfg, "TRAIN")

@@ -1,6 +1,7 @@
 """The engine ``clusterfit_transfer``: frozen features of any network on labelled images, through real runs."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -220,6 +221,14 @@ def test_what_cannot_be_computed_is_refused(transfer, tmp_path, overrides, messa
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run/results.json").exists()
+
+
+def test_a_row_says_of_how_many_samples_it_is(rows_of, data, tmp_path):
+    test = tmp_path / "test"
+    shutil.copytree(data[1], test)
+    sorted(test.rglob("*.png"))[7].write_bytes(b"")
+    [row] = rows_of("config.TRANSFER.PROTOCOLS=[knn]", f"config.DATA.TEST.DATA_PATHS=[{test}]")
+    assert "; 44 of 45 test samples and 60 of 60 training samples, the others could not be read; " in row["protocol"]
 
 
 def test_splits_with_other_class_folders_are_refused(transfer, data, tmp_path):

@@ -15,6 +15,7 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.plugin import bootstrap
 from vissl_clusterfit.plugin.data.labelled_source import require_data_paths
 from vissl_clusterfit.plugin.data.prepared import require_prepared
+from vissl_clusterfit.plugin.data.true_labels import require_labels
 from vissl_clusterfit.plugin.stages import Stages
 from vissl_clusterfit.plugin.training.progress import interrupted_test
 from vissl_clusterfit.storage.paths import artifact_path
@@ -37,6 +38,8 @@ def prepare_job(engine: str, config: Any, node_id: int, run_id: str, agree: Agre
     require_gpus_and_weights(config, resuming=checkpoint is not None)
     require_data_paths(config)
     require_prepared(config)
+    if engine == "train":
+        require_labels(config)
     return functools.partial(
         _work, engine=engine, config=config, node_id=node_id, run_id=run_id, checkpoint=checkpoint, folder=folder
     )

@@ -26,13 +26,9 @@ class NearestNeighborEngine(StageEngine):
         knn = cfg.NEAREST_NEIGHBOR
         if knn.SIGMA <= 0:
             raise ConfigError(problem("config.NEAREST_NEIGHBOR.SIGMA", found=knn.SIGMA, allowed="numbers above 0"))
-        labels, features = {}, {}
+        labels, features = distributed.on_primary(lambda: _one_class_each(run)), {}
         for split in ("TRAIN", "TEST"):
-            labels[split] = distributed.on_primary(lambda split=split: _one_class_each(run, split))
             images = run.images(split)
-            if len(labels[split]) != len(images):
-                found = f"{len(labels[split])} labels for {len(images)} samples"
-                raise DataError(problem(f"config.DATA.{split}", found=found, allowed="one label per sample"))
             if split == "TRAIN" and not 1 <= knn.TOPK <= len(images):
                 allowed = f"1 to {len(images)}, the samples of the training split"
                 raise ConfigError(problem("config.NEAREST_NEIGHBOR.TOPK", found=knn.TOPK, allowed=allowed))
@@ -41,13 +37,13 @@ class NearestNeighborEngine(StageEngine):
             _score(run, layer, features["TRAIN"][layer], features["TEST"][layer], labels)
 
 
-def _one_class_each(run: BenchmarkRun, split: str) -> np.ndarray:
-    labels = run.labels(split)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1:
-        found = f"labels of shape {labels.shape}"
-        raise DataError(problem(f"config.DATA.{split}", found=found, allowed="one class per sample"))
+def _one_class_each(run: BenchmarkRun) -> dict[str, np.ndarray]:
+    labels = run.labels()
+    if labels["TRAIN"].ndim == 2 and labels["TRAIN"].shape[1] == 1:
+        labels = {split: array[:, 0] for split, array in labels.items()}
+    if labels["TRAIN"].ndim != 1:
+        found = f"labels of shape {labels['TRAIN'].shape}"
+        raise DataError(problem("config.DATA.TRAIN", found=found, allowed="one class per sample"))
     return labels
 
 
@@ -76,10 +72,10 @@ def _score(run: BenchmarkRun, layer: str, train: LayerRows, test: LayerRows, lab
             hits += [(ranks == 0).sum(), (ranks < 5).sum()]
     distributed.add_up(hits)
     similarity = "cosine similarity" if knn.L2_NORM_FEATS else "dot product of the features as they are"
-    protocol = run.what_is_evaluated(layer, train.store, test.store) + (
+    protocol = run.what_is_evaluated(layer, train, test) + (
         f"exact kNN; the {knn.TOPK} samples of the training split with the greatest {similarity} s, of equal ones the "
         f"first; each votes for its class with exp(s / {knn.SIGMA:g}) (Wu et al., CVPR 2018, section 3.4); of classes "
-        "with equal votes the smallest number first"
+        "with equal votes the smallest number first, and none without a vote"
     )
     metrics = {"top-1 accuracy": hits[0]}
     if num_classes >= 5:

@@ -19,10 +19,11 @@ from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import ImageSource, extract_features
-from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.features.layers import LayerRows, readable_share
+from vissl_clusterfit.features.sample_list import dataset_inputs
 from vissl_clusterfit.plugin.benchmarks.rows import BenchmarkSettings, common_fields
 from vissl_clusterfit.plugin.data.split_images import SplitImages
-from vissl_clusterfit.plugin.data.true_labels import true_labels
+from vissl_clusterfit.plugin.data.true_labels import labels_of_both
 from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.models.encoder import HEAD_LAYER, EncoderSpec, build_encoder
 from vissl_clusterfit.plugin.models.layers import layer_maps, rows_by_layer, side_by_side
@@ -87,19 +88,20 @@ class BenchmarkRun:
         heads = [name for name in state if name.startswith("heads.")]
         return bool(heads) and all(".classifiers." in name for name in heads)
 
-    def labels(self, split: str) -> np.ndarray:
-        """The labels of a split, int64: one class per sample (N,), or one target per sample and class (N, C).
+    def labels(self) -> dict[str, np.ndarray]:
+        """The labels of both splits, int64: one class per sample (N,), or one target per sample and class (N, C).
 
         Raises:
-            ConfigError: the split names no labels, or DATA_LIMIT asks for a part of it.
-            DataError: the label file is missing, is none, or is of another length than the split.
+            ConfigError: a split names no labels, or DATA_LIMIT asks for a part of it.
+            DataError: a label file is missing, is none, or does not fit its split or the other one.
         """
-        data, name = self.cfg.DATA[split], f"config.DATA.{split}"
-        if data.DATA_LIMIT >= 0:
-            remedy = "Name a smaller data set, with DATA_PATHS and LABEL_PATHS."
-            found = f"{data.DATA_LIMIT}, for an engine that takes the whole split"
-            raise ConfigError(problem(f"{name}.DATA_LIMIT", found=found, allowed="-1", remedy=remedy))
-        return true_labels(self.cfg, split)
+        for split in ("TRAIN", "TEST"):
+            limit, name = self.cfg.DATA[split].DATA_LIMIT, f"config.DATA.{split}"
+            if limit >= 0:
+                remedy = "Name a smaller data set, with DATA_PATHS and LABEL_PATHS."
+                found = f"{limit}, for an engine that takes the whole split"
+                raise ConfigError(problem(f"{name}.DATA_LIMIT", found=found, allowed="-1", remedy=remedy))
+        return labels_of_both(self.cfg)
 
     def images(self, split: str) -> SplitImages:
         """The images of a split, with the transforms that the config names for it."""
@@ -128,7 +130,7 @@ class BenchmarkRun:
         )
         inputs = distributed.on_primary(
             lambda: {
-                "dataset": images.inputs(),
+                "dataset": dataset_inputs(source.samples),
                 "encoder": {**self.spec.inputs(), "layers": self._layer_operations()},
                 "transforms": transforms,
                 "dtype": encoding.dtype,
@@ -170,8 +172,8 @@ class BenchmarkRun:
                 "%s of %s on %s: %s %.2f %%.", row.benchmark, row.model, row.dataset, row.metric, 100 * row.value
             )
 
-    def what_is_evaluated(self, layer: str, *stores: FeatureStore) -> str:
-        """The beginning of a protocol: where the features come from, and how many samples could not be read."""
+    def what_is_evaluated(self, layer: str, train: LayerRows | None = None, test: LayerRows | None = None) -> str:
+        """The beginning of a protocol: where the features come from, and how many samples could be read."""
         if layer == HEAD_LAYER:
             where = "output of the head"
         elif layer == TRUNK:
@@ -179,5 +181,4 @@ class BenchmarkRun:
         else:
             operation = next(what for name, what in self._layer_operations() if name == layer)
             where = f"layer {layer}, {operation[0]}({', '.join(map(str, operation[1]))}), flattened"
-        unreadable = sum(len(store.unreadable) for store in stores)
-        return f"{where}; " + (f"{unreadable} unreadable samples left out; " if unreadable else "")
+        return f"{where}; " + (readable_share(train, test) if train is not None and test is not None else "")

@@ -63,7 +63,7 @@ class SvmEngine(StageEngine):
         """Extracts what is missing, and appends the mean average precision of each layer to ``results.json``."""
         settings = svm_settings(cfg.SVM)
         run = BenchmarkRun(cfg, checkpoint_folder)
-        targets = {split: distributed.on_primary(functools.partial(_targets, run, split)) for split in _SPLITS}
+        targets = distributed.on_primary(lambda: _targets(run))
         classes = _classes(cfg.SVM, targets["TRAIN"].shape[1])
         features = {split: run.features(split, run.images(split)) for split in _SPLITS}
         for layer in run.layers:
@@ -82,19 +82,16 @@ class LowShotSvmEngine(StageEngine):
             found = f"k_values {numbers}, sample_inds {draws}"
             raise ConfigError(problem("config.SVM.low_shot", found=found, allowed="k from 1, sample_inds from 0"))
         run = BenchmarkRun(cfg, checkpoint_folder)
-        labels = {split: distributed.on_primary(lambda split=split: run.labels(split)) for split in _SPLITS}
+        labels = distributed.on_primary(run.labels)
         kinds = {split: array.reshape(len(array), -1) for split, array in labels.items()}
         one_class_each = kinds["TRAIN"].shape[1] == 1
         seeds = [(k, draw, (cfg.SEED_VALUE, draw, k)) for k in numbers for draw in draws]
         images = run.images("TRAIN")
-        _require_as_many("TRAIN", kinds["TRAIN"], len(images))
-        test_images = run.images("TEST")
-        _require_as_many("TEST", kinds["TEST"], len(test_images))
         if one_class_each:
             train_labels, test_labels = kinds["TRAIN"][:, 0], kinds["TEST"][:, 0]
             drawn = {(k, draw): low_shot_svm.draw_samples(train_labels, k, seed) for k, draw, seed in seeds}
             union = functools.reduce(np.union1d, drawn.values())
-            features = run.features("TRAIN", images, name="train_low_shot", of=SomeImages(images, union))
+            features = run.features("TRAIN", images, name="train_drawn", of=SomeImages(images, union))
             num_classes = int(train_labels.max()) + 1
             test_targets = low_shot_svm.one_hot_targets(test_labels, num_classes)
 
@@ -112,7 +109,7 @@ class LowShotSvmEngine(StageEngine):
                 return drawings[k, draw]
 
             taken = "k positives and (classes - 1) * k negatives of each class"
-        test_features = run.features("TEST", test_images)
+        test_features = run.features("TEST", run.images("TEST"))
         for layer in run.layers:
             splits = {"TRAIN": features[layer], "TEST": test_features[layer]}
             _score_draws(run, layer, splits, targets_of, test_targets, (numbers, draws, taken), settings)
@@ -121,20 +118,13 @@ class LowShotSvmEngine(StageEngine):
 _SPLITS = ("TRAIN", "TEST")
 
 
-def _targets(run: BenchmarkRun, split: str) -> np.ndarray:
-    targets = run.labels(split)
-    if targets.ndim != 2:
-        found = f"labels of shape {targets.shape}"
+def _targets(run: BenchmarkRun) -> dict[str, np.ndarray]:
+    targets = run.labels()
+    if targets["TRAIN"].ndim != 2:
+        found = f"labels of shape {targets['TRAIN'].shape}"
         allowed = "targets of shape (samples, classes): 1 present, 0 absent, -1 ignored"
-        raise DataError(problem(f"config.DATA.{split}.LABEL_PATHS", found=found, allowed=allowed))
-    _require_as_many(split, targets, len(run.images(split)))
+        raise DataError(problem("config.DATA.TRAIN.LABEL_PATHS", found=found, allowed=allowed))
     return targets
-
-
-def _require_as_many(split: str, targets: np.ndarray, num_samples: int) -> None:
-    if len(targets) != num_samples:
-        found = f"{len(targets)} labels for {num_samples} samples"
-        raise DataError(problem(f"config.DATA.{split}", found=found, allowed="one row of labels per sample"))
 
 
 def _classes(block: Mapping[str, Any], num_classes: int) -> list[int]:
@@ -177,7 +167,7 @@ def _score_layer(
             "config.SVM.max_iter = %d was too few for the SVMs of %d classes.", settings.max_iter, unconverged
         )
     value = float(np.mean([result["average_precision"] for result in results]))
-    protocol = run.what_is_evaluated(layer, *(rows.store for rows in features.values())) + settings.protocol()
+    protocol = run.what_is_evaluated(layer, features["TRAIN"], features["TEST"]) + settings.protocol()
     if len(classes) < targets["TRAIN"].shape[1]:
         protocol += f" {classes}"
     row = {"benchmark": f"SVM, {layer}", "metric": "mAP", "value": value, "protocol": protocol}
@@ -211,7 +201,7 @@ def _score_draws(
 
     pairs = [(k, draw) for k in numbers for draw in draws]
     figures = dict(zip(pairs, _by_all_processes([functools.partial(score, *pair) for pair in pairs]), strict=True))
-    where = run.what_is_evaluated(layer, *(part.store for part in features.values()))
+    where = run.what_is_evaluated(layer, features["TRAIN"], features["TEST"])
     report = []
     for k in numbers:
         result = low_shot_svm.summarize_draws(np.stack([figures[k, draw] for draw in draws]), settings)

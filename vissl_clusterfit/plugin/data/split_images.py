@@ -1,4 +1,4 @@
-"""The images of a split in a fixed order, their names and their true labels, through VISSL's own data sets."""
+"""The images of a split in a fixed order and their names, through VISSL's own data sets."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.extract import stack_images
 from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples, names_and_sizes
 from vissl_clusterfit.features.sample_names import NameList
+from vissl_clusterfit.plugin.data.image_files import in_8_bits
 from vissl_clusterfit.plugin.data.labelled_source import (
     base_source,
     data_errors,
@@ -31,8 +32,6 @@ from vissl_clusterfit.plugin.data.video_transforms import ClipsToViews, ClipToTe
 
 # Data sources whose samples are files below a folder, named with their sizes.
 _WITH_SIZES = ("disk_folder", FOLDER)
-# Pillow makes 8 bits of them by cutting off what is above 255, so that a picture becomes white.
-_SATURATED_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
 class SplitImages(Dataset):
@@ -133,8 +132,8 @@ class SplitImages(Dataset):
         reason = "" if read else "VISSL could not read it"
         if self.clips is not None:
             reason = reason and self._sources[number].why_unreadable(index)
-        elif files is not None:
-            reason = _what_is_wrong(str(files[index]), read) or reason
+        elif files is not None and not read:
+            reason = _what_is_wrong(str(files[index])) or reason
         return f"data source {number}: {reason}" if reason and len(self._sources) > 1 else reason
 
     @property
@@ -192,14 +191,11 @@ class SplitImages(Dataset):
             yield from (f"{name} {index}" for index in range(len(self)))
 
 
-def _what_is_wrong(file: str, read: bool) -> str:
-    """What Pillow says of a file that VISSL has ``read``, or has not; "" if nothing."""
+def _what_is_wrong(file: str) -> str:
+    """What Pillow says of a file that VISSL has not read; "" if nothing."""
     try:
         with g_pathmgr.open(file, "rb") as opened, Image.open(opened) as image:
-            if image.mode in _SATURATED_MODES:
-                return f"its pixels have more than 8 bits (mode {image.mode}), which VISSL would cut off"
-            if not read:
-                image.convert("RGB")
+            in_8_bits(image).convert("RGB")
     except Exception as error:  # whatever a decoder may raise is the reason
         return f"{type(error).__name__}: {error}"
     return ""

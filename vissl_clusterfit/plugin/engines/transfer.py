@@ -17,8 +17,9 @@ from vissl.config import AttrDict
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.features.layers import readable_share
 from vissl_clusterfit.plugin.data.split_images import SplitImages
-from vissl_clusterfit.plugin.data.true_labels import require_same_classes, true_labels
+from vissl_clusterfit.plugin.data.true_labels import labels_of_both
 from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder
@@ -53,8 +54,7 @@ class TransferEngine(StageEngine):
 
 
 def _checked_labels(cfg: AttrDict, settings: TransferSettings) -> dict[str, np.ndarray]:
-    require_same_classes(cfg)
-    labels = {split: true_labels(cfg, split) for split in _SPLITS}
+    labels = labels_of_both(cfg)
     check_labels(settings, labels["TRAIN"], labels["TEST"])
     return labels
 
@@ -120,6 +120,7 @@ def _score(
         if layer:
             name, arguments = operations[layer]
             where = f"layer {layer}, {name}({', '.join(map(str, arguments))}), flattened; "
+        where += readable_share(train[layer].features, test[layer].features)
         for protocol in settings.protocols:
             rows = [
                 ResultRow(

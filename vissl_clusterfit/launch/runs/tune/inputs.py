@@ -11,7 +11,7 @@ from vissl.config import AttrDict
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.launch.runs.tune.settings import TuneSettings
 from vissl_clusterfit.plugin.data.split_images import SplitImages
-from vissl_clusterfit.plugin.data.true_labels import require_same_classes, true_labels
+from vissl_clusterfit.plugin.data.true_labels import labels_of_both
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.result_cache import array_hash
@@ -25,8 +25,7 @@ def checked_labels(cfg: AttrDict) -> np.ndarray:
     Raises:
         DataError: labels that cannot be read, other classes in TEST than in TRAIN, or more than a head has.
     """
-    require_same_classes(cfg)
-    labels = {split: true_labels(cfg, split) for split in _SPLITS}
+    labels = labels_of_both(cfg)
     for split, found in labels.items():
         widths = [
             head[1]["dims"][-1] for head in cfg.MODEL.HEAD.PARAMS if isinstance(head[0], str) and "dims" in head[1]

@@ -38,9 +38,6 @@ class ValidationSplit:
             raise ConfigError(problem("config.DATA.TRAIN.DATA_SOURCES", found=source, allowed=allowed))
         with data_errors("TRAIN"):
             self._images = np.asarray(build_dataset(cfg=cfg, split="TRAIN").data_objs[0].get_image_paths())
-        if len(self._images) != len(labels):
-            found = f"{len(labels)} labels of {len(self._images)} images"
-            raise DataError(problem("config.DATA.TRAIN", found=found, allowed="one label for each image"))
         self._labels = labels
         if settings.validation == "prepared":
             fitted, chosen_on = self._prepared(cfg)
