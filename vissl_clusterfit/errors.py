@@ -6,7 +6,8 @@ is a fault of the caller or of this package, and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,6 +60,20 @@ def with_remedy(remedy: str) -> Iterator[None]:
         if remedy in str(error):
             raise
         raise ArtifactError(f"{str(error).rstrip('.')}. {remedy}") from None
+
+
+@contextmanager
+def naming_settings(names: Mapping[str, str]) -> Iterator[None]:
+    """Says a message of shared code with the settings of the engine at hand: patterns, and what they become."""
+    try:
+        yield
+    except ClusterFitError as error:
+        text = str(error)
+        for pattern, name in names.items():
+            text = re.sub(pattern, name, text)
+        if text == str(error):
+            raise
+        raise type(error)(text) from None
 
 
 def cannot_write(path: Path, error: OSError) -> ArtifactError:

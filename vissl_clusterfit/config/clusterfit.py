@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +42,9 @@ class TeacherSettings:
     weights: str = setting("")
     #: Where the state dict lies inside the file, as VISSL's WEIGHTS_INIT.STATE_DICT_KEY_NAME; found by itself if empty.
     state_dict_key: str = setting("")
-    #: Load a file that needs Python's pickle. It can run code: only for files that you made or trust.
+    #: With which the names of the wanted network begin, where a file has several: "module.encoder_q.", "teacher.".
+    state_dict_prefix: str = setting("")
+    #: Load a file that needs Python's pickle, or TorchScript. It can run code: only for files that you made or trust.
     trust_weights: bool = setting(False)
 
 
@@ -97,13 +100,33 @@ class AssignSettings:
 
     #: The folder of the codebook.
     codebook: str = setting("")
-    #: Squared distance beyond which a sample gets no label; negative for none.
-    max_distance: float = setting(-1.0)
+    #: Squared distance beyond which a sample gets no label, or "p99" for that which 99 % of the clustered samples have
+    #: at most; negative for none.
+    max_distance: object = setting(-1.0)
+
+    def __post_init__(self) -> None:
+        """Refuses what is neither.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        number = isinstance(self.max_distance, (int, float)) and not math.isnan(self.max_distance)
+        if (isinstance(self.max_distance, bool) or not number) and self.percentile is None:
+            allowed = 'a squared distance, a percentile of those of the clustered split as "p99", or -1 for no limit'
+            raise ConfigError(problem("MAX_DISTANCE", found=repr(self.max_distance), allowed=allowed))
+
+    @property
+    def percentile(self) -> float | None:
+        """The percentile of the clustered split's distances that ``max_distance`` names, if it names one."""
+        text = self.max_distance
+        named = re.fullmatch(r"p(\d{1,3}(\.\d+)?)", text) if isinstance(text, str) else None
+        return float(named[1]) if named and 0 < float(named[1]) <= 100 else None
 
     @property
     def limit(self) -> float | None:
-        """``max_distance``, None where there is no limit."""
-        return None if self.max_distance < 0 else self.max_distance
+        """``max_distance`` where it is a number; None where there is no limit."""
+        known = isinstance(self.max_distance, (int, float)) and self.max_distance >= 0
+        return float(self.max_distance) if known else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

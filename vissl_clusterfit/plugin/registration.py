@@ -21,6 +21,7 @@ def register() -> None:
     | labels | a video source's own under its name; a file has a row for each video, not for each clip |
     | labels | names are numbered as those of TRAIN; other types and another number of them are refused |
     | images | 16 bits of grey are read for what they show |
+    | transforms | one that fails says on which image; a crop is no larger than the image |
     | trunks | ``r2plus1d_18``, ``_34``, ``r3d_18``, ``mc3_18``, ``s3d``, ``mvit_v1_b``, ``_v2_s``, ``resnext3d`` |
     | pooling | PyTorch's 3-D ones, for the layers of a linear evaluation |
     | data sources | ``clusterfit_<source>`` for every VISSL source, with support for ``DATA_LIMIT`` |
@@ -34,6 +35,7 @@ def register() -> None:
     | files of data and labels | are opened by one safe reader, whatever VISSL opens |
     | checkpoints | one that is damaged or runs code is told in one message |
     | log | of the environment what matters, and no secrets; no shell for what the machine is |
+    | networks | what a constructor does not take is told in one message |
     | weights | a trunk that ``WEIGHTS_INIT`` gives weights to in part is refused |
 
     Our configs are found through the Hydra plugin ``hydra_plugins/vissl_clusterfit_plugin``.
@@ -59,6 +61,7 @@ def register() -> None:
     from vissl_clusterfit.plugin.data import (
         image_files,
         named_files,
+        transforms,
         true_labels,
         video_labels,
         video_source,
@@ -67,6 +70,7 @@ def register() -> None:
     from vissl_clusterfit.plugin.engines import assign, stages, transfer, tune, video_accuracy
     from vissl_clusterfit.plugin.log_bridge import keep_secrets
     from vissl_clusterfit.plugin.models import head, raw_pixels, video_trunks, weights
+    from vissl_clusterfit.plugin.models.encoder import network_errors
     from vissl_clusterfit.plugin.patches import (
         begin_to_read,
         local_on_cpu,
@@ -101,14 +105,17 @@ def register() -> None:
     for name in video_transforms.OF_TORCHVISION:
         register_transform(f"Clip{name}")(video_transforms.OfTorchvision(name))
     register_transform("ClipToTensor")(video_transforms.ClipToTensor)
-    for transform in video_transforms.OF_VIEWS:
-        register_transform(transform.__name__)(transform)
-        DEFAULT_TRANSFORM_TYPES["TRANSFORMS_WITH_COPIES"].append(transform.__name__)
+    for of_views in video_transforms.OF_VIEWS:
+        register_transform(of_views.__name__)(of_views)
+        DEFAULT_TRANSFORM_TYPES["TRANSFORMS_WITH_COPIES"].append(of_views.__name__)
     register_collator("multi_label_collator")(video_labels.multi_label_collator)
     # Nor has it one for labels.
     dataset_class = ssl_dataset.GenericSSLDataset
     dataset_class.load_labels = true_labels.fitting(video_labels.of_videos(dataset_class.load_labels))
     dataset_class._convert_to_numeric_ids = true_labels.numbers_of_names
+    # Nor for what composes transforms.
+    ssl_dataset.get_transform = transforms.named_steps(ssl_dataset.get_transform)
+    dataset_class.__getitem__ = transforms.named_samples(dataset_class.__getitem__)
     # Nor for the reading of image files.
     disk_dataset.Image = torchvision.datasets.folder.Image = image_files.ImageFiles()
 
@@ -130,6 +137,7 @@ def register() -> None:
     base_ssl_model.init_model_from_consolidated_weights = of_the_whole_trunk(
         base_ssl_model.init_model_from_consolidated_weights
     )
+    train_task.build_model = network_errors(train_task.build_model)
     # Nor for what a process does that begins to read images.
     build = functools.partial(with_batches(train_task.build_dataloader), worker_init_fn=begin_to_read)
     train_task.build_dataloader = build

@@ -69,6 +69,7 @@ class Stages:
                 "teacher": self._teacher().inputs(),
                 "transforms": self.settings.features.transforms,
                 "dtype": self.settings.features.dtype,
+                "batch_size": self.settings.features.batch_size,
                 **self._images(split).clip_inputs(),
             }
         )

@@ -216,13 +216,20 @@ def has_manifest(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file()
 
 
+# Inputs that artefacts of earlier releases do not name: what they had is not known, and they are taken as they are.
+_UNKNOWN_BEFORE = {"batch_size"}
+
+
 def require_same_inputs(
     folder: Path,
     found: Mapping[str, Any],
     expected: Mapping[str, Any],
     places: str = "CLUSTERFIT.OUTPUT_DIR, CLUSTERFIT.FEATURES.PATH",
+    remedy: str = "",
 ) -> None:
-    """Refuses an artefact that was made from other data or settings; ``places`` are the settings that name its folder.
+    """Refuses an artefact that was made from other data or settings.
+
+    ``places`` are the settings that name its folder; ``remedy`` stands for the usual one, which may delete the folder.
 
     Raises:
         ArtifactError: naming every input that differs, with both values, and the remedy.
@@ -232,13 +239,13 @@ def require_same_inputs(
         lines = "\n".join(f"  {name}: it was made with {was}, this run has {now}" for name, was, now in differences)
         raise ArtifactError(
             f"{folder} was made from other data or settings:\n{lines}\n"
-            f"Undo the change, name another folder ({places}), or delete this folder to make it anew."
+            + (remedy or f"Undo the change, name another folder ({places}), or delete this folder to make it anew.")
         )
 
 
 def _differences(found: Any, expected: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
     if isinstance(found, Mapping) and isinstance(expected, Mapping):
-        for key in sorted({*found, *expected}):
+        for key in sorted({*found, *expected} - (_UNKNOWN_BEFORE - {*found})):
             yield from _differences(found.get(key), expected.get(key), f"{name}.{key}" if name else str(key))
     elif found != expected:
         yield name, _shorten(found), _shorten(expected)

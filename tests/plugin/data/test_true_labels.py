@@ -5,10 +5,10 @@ import pytest
 from tiny import write_images
 from vissl.config import AttrDict
 from vissl.data import build_dataset
-from vissl_clusterfit.adapters.true_labels import labels_of_both, require_labels, true_labels
 
 from vissl_clusterfit.errors import ConfigError, DataError
 from vissl_clusterfit.launch.compose.compose import compose
+from vissl_clusterfit.plugin.data.true_labels import labels_of_both, require_labels, true_labels
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """A codebook that labels new data: by the real command, with nothing but the codebook, its teacher and the data."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -42,7 +44,11 @@ def test_the_same_images_get_the_same_labels(run_command, codebook, teacher, ima
     np.testing.assert_allclose(again.distances, first.distances, atol=1e-6)
     assert (again.margins >= 0).all()
     assert again.codebook_hash == first.codebook_hash
-    assert "0.00 % of those that could be read" in result.stdout
+    said = re.search(
+        r"brackets those of the clustered split\): p50 (\S+) \((\S+)\), p90 .*; no limit is set", result.stdout
+    )
+    assert said, result.stdout
+    assert said[1] == said[2] == f"{np.median(first.distances):.4g}"
 
 
 @pytest.mark.slow
@@ -60,6 +66,24 @@ def test_what_is_far_stays_without_label_and_is_reported_as_drift(run_command, c
 
 
 @pytest.mark.slow
+def test_the_limit_is_a_percentile_of_the_clustered_split(run_command, codebook, teacher, tmp_path):
+    images = write_images(tmp_path / "images", 12, seed=7)
+    more = ["config.CLUSTERFIT.ASSIGN.MAX_DISTANCE=p30"]
+    result = assign(run_command, codebook, teacher, images, tmp_path / "new", *more)
+    assert result.returncode == 0, result.stderr
+    limit = np.percentile(PseudoLabels.open(codebook.parent / "labels/train").distances, 30)
+    labels = PseudoLabels.open(tmp_path / "new/clusterfit/labels/train")
+    assert labels.inputs["max_distance"] == limit
+    np.testing.assert_array_equal(labels.labels == -1, labels.distances > limit)
+    assert "are beyond the limit" in result.stdout
+    alone = tmp_path / "alone"
+    shutil.copytree(codebook, alone / "codebook")
+    result = assign(run_command, alone / "codebook", teacher, images, tmp_path / "other", *more)
+    assert result.returncode == 2
+    assert "MAX_DISTANCE: found p30, and no labels of the clustered split beside" in result.stderr
+
+
+@pytest.mark.slow
 def test_another_teacher_is_refused(run_command, codebook, teacher, images, tmp_path):
     state = torch.load(teacher, weights_only=True)
     state["classy_state_dict"]["base_model"]["model"]["trunk"]["_feature_blocks.bn1.bias"] += 1
@@ -67,6 +91,8 @@ def test_another_teacher_is_refused(run_command, codebook, teacher, images, tmp_
     result = assign(run_command, codebook, tmp_path / "other.torch", images, tmp_path / "new")
     assert result.returncode == 2
     assert "teacher.weights_sha256: it was made with" in result.stderr
+    assert "Name the weights of its teacher (config.CLUSTERFIT.TEACHER), or another codebook" in result.stderr
+    assert "delete" not in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "new/clusterfit").exists()
 

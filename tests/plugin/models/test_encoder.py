@@ -136,3 +136,31 @@ def test_its_inputs_name_all_that_decides_the_features(spec, teacher):
     assert "head" not in inputs
     assert dataclasses.replace(spec, layer="heads").inputs()["head"] == spec.model["HEAD"]["PARAMS"]
     assert dataclasses.replace(spec, weights=None, seed=7).inputs()["weights_sha256"] == "random, seed 7"
+
+
+def test_the_network_that_was_chosen_of_several_is_an_input(spec, model_config, tmp_path):
+    """Of one network nothing is said, however it was found, so that older features are still of this run."""
+    trunks = [build_model(AttrDict(model_config), AttrDict({})).trunk.state_dict() for _ in range(2)]
+    names = [
+        {f"module.{name}.{key}": value for key, value in trunk.items()}
+        for name, trunk in zip("qk", trunks, strict=True)
+    ]
+    torch.save({"state_dict": {**names[0], **names[1]}}, tmp_path / "two.pth")
+    torch.save({"state_dict": names[0]}, tmp_path / "one.pth")
+    two = dataclasses.replace(spec, weights=str(tmp_path / "two.pth"))
+    with pytest.raises(TeacherError, match=r"2 networks that fit the trunk; .* with .*TEACHER\.STATE_DICT_PREFIX"):
+        encode(two)
+    chosen = [dataclasses.replace(two, state_dict_prefix=prefix) for prefix in ("module.q.", "module.k.")]
+    assert [each.inputs()["weights_network"][:9] for each in chosen] == ["module.q.", "module.k."]
+    assert not torch.equal(*map(encode, chosen))
+    one = dataclasses.replace(spec, weights=str(tmp_path / "one.pth"))
+    for each in (one, dataclasses.replace(one, state_dict_prefix="module.q.", state_dict_key="state_dict")):
+        assert "weights_network" not in each.inputs()
+
+
+@pytest.mark.parametrize("depth", [18, "fifty", None, [50]])
+def test_what_the_constructor_of_a_trunk_does_not_take_is_told_in_one_message(spec, model_config, depth):
+    model = AttrDict(AttrDict(model_config).to_dict())
+    model.TRUNK.RESNETS.DEPTH = depth
+    with pytest.raises(ConfigError, match=r"TEACHER\.MODEL: found a network that cannot be built, trunk resnet: "):
+        encode(spec, model=model)

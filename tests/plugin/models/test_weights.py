@@ -6,10 +6,12 @@ import threading
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from vissl_clusterfit.errors import TeacherError
-from vissl_clusterfit.plugin.models.weights import load_state_dict, load_weights
+from vissl_clusterfit.plugin.models.weight_files import load_state_dict
+from vissl_clusterfit.plugin.models.weights import load_weights
 
 
 class Trunk(nn.Module):
@@ -137,3 +139,93 @@ def test_weights_come_from_a_url(served):
     assert set(load_state_dict(f"{url}/weights.torch")) == {f"trunk.{name}" for name in trunk.state_dict()}
     with pytest.raises(TeacherError, match=f"The weights file {url}/none.torch is missing"):
         load_state_dict(f"{url}/none.torch")
+
+
+TWO_NETWORKS = {
+    "MoCo": lambda one, two: {"state_dict": {**plain(one, "module.encoder_q."), **plain(two, "module.encoder_k.")}},
+    "DINO": lambda one, two: {"student": plain(one, "module.backbone."), "teacher": plain(two, "backbone.")},
+    "EMA": lambda one, two: {"state_dict": plain(one), "state_dict_ema": plain(two), "optimizer": {"lr": 0.1}},
+    "side by side": lambda one, two: {**plain(one, "online."), **plain(two, "target.")},
+}
+
+
+@pytest.mark.parametrize(
+    "kind, prefixes",
+    [
+        ("MoCo", ("module.encoder_q.", "module.encoder_k.")),
+        ("DINO", ("student.", "teacher.")),
+        ("DINO", ("module.backbone.", "backbone.")),
+        ("EMA", ("state_dict.", "state_dict_ema.")),
+        ("side by side", ("online", "target")),
+    ],
+)
+def test_of_several_networks_one_has_to_be_chosen(tmp_path, kind, prefixes):
+    networks = Trunk(), Trunk()
+    path = saved(tmp_path, TWO_NETWORKS[kind](*networks))
+    with pytest.raises(TeacherError, match=r"2 networks that fit the trunk; .*Choose one with .*STATE_DICT_PREFIX"):
+        load_weights(Trunk(), load_state_dict(path), "trunk", path)
+    for prefix, network in zip(prefixes, networks, strict=True):
+        target = Trunk()
+        load_weights(target, load_state_dict(path, prefix=prefix), "trunk", path)
+        torch.testing.assert_close(target.state_dict(), network.state_dict(), rtol=0, atol=0)
+
+
+def test_the_key_chooses_as_well(tmp_path):
+    network, target = Trunk(), Trunk()
+    path = saved(tmp_path, TWO_NETWORKS["EMA"](Trunk(), network))
+    load_weights(target, load_state_dict(path, key="state_dict_ema"), "trunk", path)
+    torch.testing.assert_close(target.state_dict(), network.state_dict(), rtol=0, atol=0)
+
+
+def test_one_network_that_lies_in_a_file_twice_is_no_choice(tmp_path):
+    network, target = Trunk(), Trunk()
+    path = saved(tmp_path, TWO_NETWORKS["EMA"](network, network))
+    load_weights(target, load_state_dict(path), "trunk", path)
+    torch.testing.assert_close(target.state_dict(), network.state_dict(), rtol=0, atol=0)
+
+
+def test_another_network_in_the_file_that_does_not_fit_is_no_choice(tmp_path):
+    network, target = Trunk(), Trunk()
+    path = saved(tmp_path, TWO_NETWORKS["EMA"](Trunk(width=5), network))
+    load_weights(target, load_state_dict(path), "trunk", path)
+    torch.testing.assert_close(target.state_dict(), network.state_dict(), rtol=0, atol=0)
+
+
+def test_a_prefix_that_no_name_has_says_which_there_are(tmp_path):
+    path = saved(tmp_path, TWO_NETWORKS["MoCo"](Trunk(), Trunk()))
+    with pytest.raises(TeacherError, match=r"begins with 'encoder_x'; names begin with state_dict|module\.encoder_k"):
+        load_state_dict(path, prefix="encoder_x")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "renamed.pth"])
+def test_safetensors_are_read_as_such(tmp_path, name):
+    network, target = Trunk(), Trunk()
+    path = str(tmp_path / name)
+    save_file(plain(network, "backbone."), path)
+    load_weights(target, load_state_dict(path), "trunk", path)
+    torch.testing.assert_close(target.state_dict(), network.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("cut", [12, 100, 300])
+def test_damaged_safetensors_are_told_in_one_message(tmp_path, cut, trusted):
+    path = tmp_path / "weights.safetensors"
+    save_file(plain(Trunk()), path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(TeacherError, match=r"weights\.safetensors is (damaged|no checkpoint)"):
+        load_state_dict(str(path), trusted=trusted)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["TorchScript", "module"])
+def test_what_holds_code_is_taken_when_it_is_trusted(tmp_path, kind):
+    network, target = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+    path = str(tmp_path / "whole.pt")
+    if kind == "TorchScript":
+        torch.jit.script(network).save(path)
+    else:
+        torch.save(network, path)
+    with pytest.raises(TeacherError, match=r"runs code when it is opened: .*set .*TRUST_WEIGHTS=true"):
+        load_state_dict(path)
+    load_weights(target, load_state_dict(path, trusted=True), "trunk", path)
+    torch.testing.assert_close(target.state_dict(), network.state_dict(), rtol=0, atol=0)

@@ -13,8 +13,9 @@ from vissl.utils.checkpoint import get_checkpoint_folder, get_resume_checkpoint,
 
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.plugin import bootstrap
-from vissl_clusterfit.plugin.data.labelled_source import require_data_paths
+from vissl_clusterfit.plugin.data.labelled_source import base_source, require_data_paths
 from vissl_clusterfit.plugin.data.prepared import require_prepared
+from vissl_clusterfit.plugin.data.transforms import require_transforms
 from vissl_clusterfit.plugin.data.true_labels import require_labels
 from vissl_clusterfit.plugin.stages import Stages
 from vissl_clusterfit.plugin.training.progress import interrupted_test
@@ -40,6 +41,7 @@ def prepare_job(engine: str, config: Any, node_id: int, run_id: str, agree: Agre
     require_prepared(config)
     if engine == "train":
         require_labels(config)
+        _require_transforms(config)
     return functools.partial(
         _work, engine=engine, config=config, node_id=node_id, run_id=run_id, checkpoint=checkpoint, folder=folder
     )
@@ -85,6 +87,14 @@ def require_gpus_and_weights(config: Any, *, resuming: bool) -> None:
                 allowed='the path of a VISSL checkpoint, or "" for random weights',
             )
         )
+
+
+def _require_transforms(config: Any) -> None:
+    """Those of a training on image files; other sources may give what they are not tried on."""
+    for split in ("TRAIN", "TEST") if config.TEST_MODEL or config.TEST_ONLY else ("TRAIN",):
+        data = config.DATA[split]
+        if data.DATA_SOURCES and {*map(base_source, data.DATA_SOURCES)} <= {"disk_folder", "disk_filelist"}:
+            require_transforms(data.TRANSFORMS, f"config.DATA.{split}.TRANSFORMS")
 
 
 def _work(

@@ -19,7 +19,7 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, problem
-from vissl_clusterfit.plugin.benchmarks.run import TRUNK, BenchmarkRun
+from vissl_clusterfit.plugin.benchmarks.run import SETTINGS_NAMES, TRUNK, BenchmarkRun
 from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.plugin.models.encoder import HEAD_LAYER
 from vissl_clusterfit.storage import artifacts
@@ -33,6 +33,8 @@ _DIFFICULTIES = {"e": "easy", "m": "medium", "h": "hard"}
 
 class RetrievalEngine(StageEngine):
     """Ranks the images of a data base by their likeness to each query."""
+
+    settings_names = SETTINGS_NAMES
 
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Appends mean average precisions to ``results.json``."""

@@ -10,7 +10,7 @@ from vissl.config import AttrDict
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.layers import LayerRows
-from vissl_clusterfit.plugin.benchmarks.run import BenchmarkRun
+from vissl_clusterfit.plugin.benchmarks.run import SETTINGS_NAMES, BenchmarkRun
 from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.transfer.class_ranks import true_class_ranks
 
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 class NearestNeighborEngine(StageEngine):
     """Classifies the test split by the nearest training samples, layer by layer; processes share the queries."""
+
+    settings_names = SETTINGS_NAMES
 
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Extracts what is missing, and appends top-1 and top-5 accuracy of each layer to ``results.json``."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from vissl.config import AttrDict
 from vissl.models.model_helpers import get_trunk_output_feature_names
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import ImageSource, extract_features
@@ -25,9 +24,14 @@ from vissl_clusterfit.plugin.benchmarks.rows import BenchmarkSettings, common_fi
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.data.true_labels import labels_of_both
 from vissl_clusterfit.plugin.device import run_device
-from vissl_clusterfit.plugin.models.encoder import HEAD_LAYER, EncoderSpec, build_encoder
-from vissl_clusterfit.plugin.models.layers import layer_maps, rows_by_layer, side_by_side
-from vissl_clusterfit.plugin.models.weights import WeightsSettings, load_state_dict
+from vissl_clusterfit.plugin.engines.base import FEATURES_BLOCK, OUTPUT_FOLDERS
+from vissl_clusterfit.plugin.models.encoder import (
+    HEAD_LAYER,
+    OF_WEIGHTS_INIT,
+    build_encoder,
+    evaluated_spec,
+)
+from vissl_clusterfit.plugin.models.layers import SETTING, layer_maps, rows_by_layer, side_by_side
 from vissl_clusterfit.report.results import ResultRow, append_results
 from vissl_clusterfit.storage.paths import artifact_path
 
@@ -36,14 +40,13 @@ logger = logging.getLogger(__name__)
 #: The name that stands for the output of the trunk, where a config asks for a head that was trained on pseudo-labels.
 TRUNK = "trunk"
 
-_WEIGHTS = WeightsSettings(
-    weights="config.MODEL.WEIGHTS_INIT.PARAMS_FILE",
-    key="config.MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME",
-    trust=f"the environment variable {TRUST_VARIABLE}=1",
-    model="config.MODEL",
-)
-# Where VISSL's own checkpoints and those of its predecessor have the state dict; both are found without a name.
-_USUAL_KEYS = ("", "classy_state_dict", "model_state_dict")
+
+#: What the benchmarks call the settings that shared code names.
+SETTINGS_NAMES = {
+    OUTPUT_FOLDERS: "config.CHECKPOINT.DIR",
+    FEATURES_BLOCK + "MAX_UNREADABLE": "config.BENCHMARK.MAX_UNREADABLE",
+    FEATURES_BLOCK + "TRANSFORMS": "config.DATA.<split>.TRANSFORMS",
+}
 
 
 class BenchmarkRun:
@@ -58,34 +61,23 @@ class BenchmarkRun:
         self.folder: Path = artifact_path(checkpoint_folder)
         self.device = run_device(cfg)
         self.layers: list[str] = list(get_trunk_output_feature_names(cfg.MODEL)) or [HEAD_LAYER]
-        weights, key = cfg.MODEL.WEIGHTS_INIT.PARAMS_FILE, cfg.MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME
-        self.spec = EncoderSpec(
-            model=cfg.MODEL,
-            weights=weights or None,
-            state_dict_key="" if key in _USUAL_KEYS else key,
-            trust_weights=os.environ.get(TRUST_VARIABLE) == "1",
-            layer=HEAD_LAYER if self.layers == [HEAD_LAYER] else "",
-            pooling="avg",
-            seed=cfg.SEED_VALUE,
-            settings=_WEIGHTS,
-        )
+        layer = HEAD_LAYER if self.layers == [HEAD_LAYER] else ""
+        self.spec = evaluated_spec(cfg, layer, "avg", dataclasses.replace(OF_WEIGHTS_INIT, layer=SETTING))
         if self.spec.layer == HEAD_LAYER and distributed.on_primary(self._has_cluster_head):
             self.layers = [TRUNK]
-            self.spec = EncoderSpec(**{**vars(self.spec), "layer": ""})
+            self.spec = dataclasses.replace(self.spec, layer="")
             if distributed.is_primary():
                 logger.warning(
                     "%s has no projection head, only the classifier of pseudo-labels: the features are the output of "
                     "its trunk.",
-                    weights,
+                    self.spec.weights,
                 )
 
     def _has_cluster_head(self) -> bool:
         """Whether all heads in the file are those of a ClusterFit student."""
         if not self.spec.weights:
             return False
-        spec = self.spec
-        state = load_state_dict(spec.weights, key=spec.state_dict_key, trusted=spec.trust_weights, settings=_WEIGHTS)
-        heads = [name for name in state if name.startswith("heads.")]
+        heads = [name for name in self.spec.state_dict() if name.startswith("heads.")]
         return bool(heads) and all(".classifiers." in name for name in heads)
 
     def labels(self) -> dict[str, np.ndarray]:
@@ -105,7 +97,7 @@ class BenchmarkRun:
 
     def images(self, split: str) -> SplitImages:
         """The images of a split, with the transforms that the config names for it."""
-        return SplitImages(self.cfg, split, self._transforms(split))
+        return SplitImages(self.cfg, split, self._transforms(split), setting=f"config.DATA.{split}.TRANSFORMS")
 
     def _transforms(self, split: str) -> list:
         return [AttrDict(transform).to_dict() for transform in self.cfg.DATA[split].TRANSFORMS]
@@ -134,6 +126,7 @@ class BenchmarkRun:
                 "encoder": {**self.spec.inputs(), "layers": self._layer_operations()},
                 "transforms": transforms,
                 "dtype": encoding.dtype,
+                "batch_size": encoding.batch_size,
                 **images.clip_inputs(),
             }
         )

@@ -21,7 +21,7 @@ from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.extract import ImageSource
 from vissl_clusterfit.features.layers import LayerRows
-from vissl_clusterfit.plugin.benchmarks.run import BenchmarkRun
+from vissl_clusterfit.plugin.benchmarks.run import SETTINGS_NAMES, BenchmarkRun
 from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.report.results import OVER_DRAWS
 from vissl_clusterfit.storage.result_cache import KeptResults, array_hash
@@ -59,6 +59,8 @@ def svm_settings(block: Mapping[str, Any]) -> SvmSettings:
 class SvmEngine(StageEngine):
     """One SVM per class on each layer, the cost chosen by cross-validation, scored by mean average precision."""
 
+    settings_names = SETTINGS_NAMES
+
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Extracts what is missing, and appends the mean average precision of each layer to ``results.json``."""
         settings = svm_settings(cfg.SVM)
@@ -72,6 +74,8 @@ class SvmEngine(StageEngine):
 
 class LowShotSvmEngine(StageEngine):
     """SVMs on a few samples per class, over several draws of them."""
+
+    settings_names = SETTINGS_NAMES
 
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Extracts what is missing, and appends mean and range over the draws, for each k and layer."""

@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from vissl.config import AttrDict
 from vissl.data import build_dataset
+from vissl.data.data_helper import get_mean_image
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.extract import stack_images
@@ -27,6 +28,7 @@ from vissl_clusterfit.plugin.data.labelled_source import (
     paired_source,
     unused_label_paths,
 )
+from vissl_clusterfit.plugin.data.transforms import TransformFailed, require_fixed
 from vissl_clusterfit.plugin.data.video_source import FOLDER, extracted_clips
 from vissl_clusterfit.plugin.data.video_transforms import ClipsToViews, ClipToTensor
 
@@ -50,9 +52,11 @@ class SplitImages(Dataset):
         num_clips: of each video, spread evenly; 0 for as many as ``DATA.<split>.CLIPS`` says.
         clips: all that says which frames are clips, of a manifest; None for what this config says.
         keep_names: keep the names of the samples; see ``name_list``.
+        setting: where the transforms are, for messages.
 
     Raises:
-        ConfigError: data sources that do not go together, or clips that cannot be.
+        ConfigError: data sources that do not go together, clips that cannot be, or transforms that are none, are random
+            or fail on every image.
         DataError: the data are not there.
     """
 
@@ -65,14 +69,16 @@ class SplitImages(Dataset):
         num_clips: int = 0,
         clips: Mapping[str, Any] | None = None,
         keep_names: bool = False,
+        setting: str = "config.CLUSTERFIT.FEATURES.TRANSFORMS",
     ) -> None:
         self._keep_names = keep_names
-        data = copy.deepcopy(cfg.DATA)
+        self._setting, data = setting, copy.deepcopy(cfg.DATA)
         self._kinds = [base_source(name) for name in data[split].DATA_SOURCES]
         self.clips = extracted_clips(data, split, self._kinds, num_clips, clips)
         if self.clips is not None:
             data[split].CLIPS = AttrDict(self.clips)
             transforms = [{"name": ClipsToViews.__name__}, *transforms]
+        require_fixed(transforms, setting, of_clips=self.clips is not None)
         data[split].update(
             DATA_SOURCES=[paired_source(kind) for kind in self._kinds],
             DATA_PATHS=paired_paths(self._kinds, data[split].DATA_PATHS),
@@ -90,6 +96,7 @@ class SplitImages(Dataset):
                 cfg=AttrDict({"DATA": data, "CLUSTERFIT": cfg.CLUSTERFIT}),
                 split=split,
             )
+        self._dataset.transforms_setting = setting
         self._sources = [paired.images for paired in self._dataset.data_objs]
         self._require_views_of_the_same_samples()
 
@@ -108,23 +115,36 @@ class SplitImages(Dataset):
         return len(self._sources[0])
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
-        sample = self._dataset[index]
+        failure = ""
+        try:
+            sample = self._dataset[index]
+        except TransformFailed as error:
+            sample, failure = self._grey(error), str(error)
         images = sample["data"]
         views, odd = divmod(len(images), len(self._sources))
         if odd or (views > 1 and self.clips is None) or not all(isinstance(image, torch.Tensor) for image in images):
             last = "ToTensor" if self.clips is None else ClipToTensor.__name__
             raise DataError(
                 problem(
-                    "config.CLUSTERFIT.FEATURES.TRANSFORMS",
+                    self._setting,
                     found=f"transforms that give {[type(image).__name__ for image in images]} for a sample",
                     allowed=f"transforms that give one tensor for each data source (here {len(self._sources)})",
                     remedy=f"Add {last}; leave out what copies images.",
                 )
             )
         valid = sample["data_valid"][::views]
-        reasons = [self._why_unreadable(number, index, read == 1) for number, read in enumerate(valid)]
+        reasons = [failure or self._why_unreadable(number, index, read == 1) for number, read in enumerate(valid)]
         alone = len(images) == 1 and self.clips is None  # a clip is always one of several views
-        return (images[0] if alone else stack_images(images)), "; ".join(filter(None, reasons))
+        return (images[0] if alone else stack_images(images)), "; ".join(dict.fromkeys(filter(None, reasons)))
+
+    def _grey(self, error: TransformFailed) -> dict[str, Any]:
+        """What stands for a sample that the transforms cannot take, as for one that cannot be read."""
+        size, count = self._dataset.cfg.DATA[self._split].DEFAULT_GRAY_IMG_SIZE, len(self._sources)
+        try:
+            views = {"data": [get_mean_image(size) for _ in range(count)], "data_valid": [-1] * count}
+            return self._dataset.transform({**views, "data_idx": [0] * count, "label": [0] * count})
+        except TransformFailed:  # it is the transforms, or these are clips
+            raise error from None
 
     def _why_unreadable(self, number: int, index: int, read: bool) -> str:
         """Why a data source has no right image of a sample; "" if it has. VISSL keeps the reason to its log."""

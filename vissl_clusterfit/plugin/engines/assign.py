@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
@@ -21,6 +22,7 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_list import require_same_samples
 from vissl_clusterfit.labels.assign import label_store
+from vissl_clusterfit.labels.drift import clustered_distances, describe_drift
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.device import run_device
@@ -50,14 +52,9 @@ class AssignEngine(StageEngine):
         codebook = Codebook.open(artifact_path(settings.assign.codebook))
         for split in settings.splits:
             labels = _labels(cfg, settings, codebook, split)
-            logger.info(
-                "%s: labels of %d samples in %s; %.2f %% of those that could be read are farther than "
-                "ASSIGN.MAX_DISTANCE from every centroid (drift).",
-                split,
-                labels.num_samples,
-                labels.folder,
-                100 * labels.manifest["drift"],
-            )
+            logger.info("%s: labels of %d samples in %s.", split, labels.num_samples, labels.folder)
+            if distributed.is_primary():
+                logger.info("%s", describe_drift(labels, clustered_distances(codebook)))
 
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
         """The labels of each split."""
@@ -71,12 +68,14 @@ def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split
     images = SplitImages(cfg, split, made_from["transforms"], clips=made_from.get("clips"), keep_names=keep_names)
     spec = _spec(cfg, settings, made_from["teacher"])
     found = distributed.on_primary(spec.inputs)
-    artifacts.require_same_inputs(codebook.folder, {"teacher": made_from["teacher"]}, {"teacher": found})
+    remedy = "Name the weights of its teacher (config.CLUSTERFIT.TEACHER), or another codebook (ASSIGN.CODEBOOK)."
+    artifacts.require_same_inputs(codebook.folder, {"teacher": made_from["teacher"]}, {"teacher": found}, remedy=remedy)
     inputs = {
         "dataset": distributed.on_primary(images.inputs),
         **{name: made_from[name] for name in ("teacher", "transforms", "dtype", "clips") if name in made_from},
+        "batch_size": settings.features.batch_size,
     }
-    folder, max_distance = settings.paths.labels(split), settings.assign.limit
+    folder, max_distance = settings.paths.labels(split), distributed.on_primary(lambda: _limit(settings, codebook))
     top_clusters = settings.top_clusters
     expected = label_inputs(inputs, codebook.manifest["inputs"], max_distance, top_clusters)
     distributed.on_primary(lambda: require_same_samples(folder, images.samples, images.name_of))
@@ -97,6 +96,22 @@ def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split
 
         make_once(folder, "Labelling", label)
     return PseudoLabels.open(folder, expected)
+
+
+def _limit(settings: ClusterFitConfig, codebook: Codebook) -> float | None:
+    """The squared distance beyond which a sample gets no label; None for no limit."""
+    if settings.assign.percentile is None:
+        return settings.assign.limit
+    distances = clustered_distances(codebook)
+    if distances is None:
+        raise ConfigError(
+            problem(
+                "config.CLUSTERFIT.ASSIGN.MAX_DISTANCE",
+                found=f"{settings.assign.max_distance}, and no labels of the clustered split beside {codebook.folder}",
+                allowed="a squared distance, or the folder of the codebook with the labels of its run beside it",
+            )
+        )
+    return float(np.percentile(distances, settings.assign.percentile))
 
 
 def _spec(cfg: AttrDict, settings: ClusterFitConfig, teacher: Mapping[str, Any]) -> EncoderSpec:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -16,9 +16,18 @@ from vissl.utils.env import set_env_vars
 from vissl.utils.logger import setup_logging, shutdown_logging
 from vissl.utils.misc import set_seeds, setup_multiprocessing_method
 
+from vissl_clusterfit.errors import naming_settings
+
+# How shared code names the folders of artefacts, and the block of the features.
+OUTPUT_FOLDERS = r"(?:config\.)?CLUSTERFIT\.OUTPUT_DIR, (?:config\.)?CLUSTERFIT\.FEATURES\.PATH"
+FEATURES_BLOCK = r"(?<![\w.])(?:config\.)?(?:CLUSTERFIT\.)?FEATURES\."
+
 
 class StageEngine(Engine):
     """What the engines share: VISSL's environment, log and process group, then one stage."""
+
+    #: What shared code calls a setting, as regular expressions, and what this engine calls it.
+    settings_names: ClassVar[Mapping[str, str]] = {}
 
     def run_engine(
         self,
@@ -46,7 +55,8 @@ class StageEngine(Engine):
             rank=global_rank,
         )
         try:
-            self.run_stage(cfg, checkpoint_folder)
+            with naming_settings(self.settings_names):
+                self.run_stage(cfg, checkpoint_folder)
         finally:
             dist.destroy_process_group()
         shutdown_logging()

@@ -10,6 +10,7 @@ import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from vissl.config import AttrDict
@@ -21,8 +22,8 @@ from vissl_clusterfit.features.layers import readable_share
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.data.true_labels import labels_of_both
 from vissl_clusterfit.plugin.device import run_device
-from vissl_clusterfit.plugin.engines.base import StageEngine
-from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder
+from vissl_clusterfit.plugin.engines.base import FEATURES_BLOCK, OUTPUT_FOLDERS, StageEngine
+from vissl_clusterfit.plugin.models.encoder import OF_WEIGHTS_INIT, build_encoder, evaluated_spec
 from vissl_clusterfit.plugin.models.layers import SETTING, layer_maps, rows_by_layer, side_by_side
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
 from vissl_clusterfit.storage.paths import artifact_path
@@ -38,6 +39,11 @@ _FOR_CLIPS = {"linear", "knn"}
 
 class TransferEngine(StageEngine):
     """Extracts features of TRAIN and TEST, then runs the protocols on them."""
+
+    settings_names: ClassVar[Mapping[str, str]] = {
+        OUTPUT_FOLDERS: "config.TRANSFER.FEATURES.PATH",
+        FEATURES_BLOCK: "config.TRANSFER.FEATURES.",
+    }
 
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Fits on TRAIN, scores on TEST once, and appends the rows to ``results.json``."""
@@ -62,7 +68,9 @@ def _checked_labels(cfg: AttrDict, settings: TransferSettings) -> dict[str, np.n
 def _split(cfg: AttrDict, split: str, labels: np.ndarray, settings: TransferSettings) -> dict[str, Split]:
     """What each layer has of a split; "" is the name of the only one that FEATURES.LAYER_NAME names."""
     encoding = settings.features
-    images = SplitImages(cfg, split, encoding.transforms, num_clips=encoding.num_clips)
+    images = SplitImages(
+        cfg, split, encoding.transforms, num_clips=encoding.num_clips, setting="config.TRANSFER.FEATURES.TRANSFORMS"
+    )
     of_clips = images.clips is not None and images.clips["PER"] == "clip"
     if of_clips and (others := sorted(set(settings.protocols) - _FOR_CLIPS)):
         found = f"{', '.join(others)}, and clips as samples"
@@ -72,15 +80,7 @@ def _split(cfg: AttrDict, split: str, labels: np.ndarray, settings: TransferSett
     if operations and encoding.layer_name:
         found = f"{encoding.layer_name}, and layers in {SETTING}"
         raise ConfigError(problem("config.TRANSFER.FEATURES.LAYER_NAME", found=found, allowed="one of the two"))
-    spec = EncoderSpec(
-        model=cfg.MODEL,
-        weights=cfg.MODEL.WEIGHTS_INIT.PARAMS_FILE or None,
-        state_dict_key="",
-        trust_weights=False,
-        layer=encoding.layer_name,
-        pooling=encoding.pooling,
-        seed=cfg.SEED_VALUE,
-    )
+    spec = evaluated_spec(cfg, encoding.layer_name, encoding.pooling, OF_WEIGHTS_INIT)
     maps = functools.partial(layer_maps, spec, operations, run_device(cfg))
     several = {"layers": operations} if operations else {}
     inputs = distributed.on_primary(
@@ -89,6 +89,7 @@ def _split(cfg: AttrDict, split: str, labels: np.ndarray, settings: TransferSett
             "encoder": {**spec.inputs(), **several},
             "transforms": encoding.transforms,
             "dtype": encoding.dtype,
+            "batch_size": encoding.batch_size,
             **images.clip_inputs(),
         }
     )

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from vissl.config import AttrDict
 from vissl.models import build_model
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.config.schema import read_settings, setting
 from vissl_clusterfit.errors import ConfigError, DataError, problem
@@ -28,8 +30,9 @@ from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.data.true_labels import true_labels
 from vissl_clusterfit.plugin.device import run_device
-from vissl_clusterfit.plugin.engines.base import StageEngine
-from vissl_clusterfit.plugin.models.weights import WeightsSettings, load_state_dict, load_weights
+from vissl_clusterfit.plugin.engines.base import FEATURES_BLOCK, OUTPUT_FOLDERS, StageEngine
+from vissl_clusterfit.plugin.models.weight_files import WeightsSettings, load_state_dict
+from vissl_clusterfit.plugin.models.weights import load_weights
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
 from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.paths import artifact_path
@@ -39,7 +42,13 @@ logger = logging.getLogger(__name__)
 
 _SPLIT = "TEST"
 _SCORES = "scores"
-_NAMES = WeightsSettings(weights="config.VIDEO_ACCURACY.WEIGHTS", model="config.MODEL")
+_NAMES = WeightsSettings(
+    weights="config.VIDEO_ACCURACY.WEIGHTS",
+    key="config.VIDEO_ACCURACY.WEIGHTS, a file with this network alone",
+    prefix="config.VIDEO_ACCURACY.WEIGHTS, a file with this network alone",
+    trust=f"the environment variable {TRUST_VARIABLE}=1",
+    model="config.MODEL",
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,12 @@ class VideoAccuracySettings:
 class VideoAccuracyEngine(StageEngine):
     """Scores of the TEST split in the run's folder, figures in its ``results.json``."""
 
+    settings_names: ClassVar[Mapping[str, str]] = {
+        OUTPUT_FOLDERS: "config.CHECKPOINT.DIR",
+        FEATURES_BLOCK + "MAX_UNREADABLE": "config.VIDEO_ACCURACY.MAX_UNREADABLE",
+        FEATURES_BLOCK + "TRANSFORMS": "config.DATA.TEST.TRANSFORMS",
+    }
+
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Scores every clip once, and appends clip and video accuracy to ``results.json``."""
         settings = read_settings(VideoAccuracySettings, cfg.get("VIDEO_ACCURACY") or {}, "config.VIDEO_ACCURACY")
@@ -64,7 +79,7 @@ class VideoAccuracyEngine(StageEngine):
         weights = settings.weights or str(folder / "checkpoint.torch")
         labels = true_labels(cfg, _SPLIT)
         transforms = [AttrDict(transform).to_dict() for transform in data.TRANSFORMS]
-        images = SplitImages(cfg, _SPLIT, transforms)
+        images = SplitImages(cfg, _SPLIT, transforms, setting=f"config.DATA.{_SPLIT}.TRANSFORMS")
         if images.clips is None or images.clips["PER"] != "clip":
             raise ConfigError(
                 problem(
@@ -116,7 +131,7 @@ def _classifier(cfg: AttrDict, weights: str) -> Callable[[torch.Tensor], torch.T
     model = AttrDict(copy.deepcopy(AttrDict(cfg.MODEL).to_dict()))
     model._MODEL_INIT_SEED = cfg.SEED_VALUE
     network = build_model(model, cfg.OPTIMIZER)
-    state = load_state_dict(weights, settings=_NAMES)
+    state = load_state_dict(weights, trusted=os.environ.get(TRUST_VARIABLE) == "1", settings=_NAMES)
     load_weights(network.trunk, state, "trunk", weights, _NAMES)
     load_weights(network.heads, state, "head", weights, _NAMES)
     network.eval().requires_grad_(False).to(device)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,15 +16,38 @@ from torch import nn
 from vissl.config import AttrDict
 from vissl.models import build_model
 
+from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.config.clusterfit import FeatureSettings, TeacherSettings
-from vissl_clusterfit.errors import ConfigError, TeacherError, problem
-from vissl_clusterfit.plugin.models.weights import WeightsSettings, load_state_dict, load_weights
+from vissl_clusterfit.errors import ClusterFitError, ConfigError, TeacherError, problem
+from vissl_clusterfit.plugin.models.weight_files import WeightsSettings, load_state_dict
+from vissl_clusterfit.plugin.models.weights import load_weights, networks_of
 from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
 
 HEAD_LAYER = "heads"
+OF_WEIGHTS_INIT = WeightsSettings(
+    weights="config.MODEL.WEIGHTS_INIT.PARAMS_FILE",
+    key="config.MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME",
+    prefix="config.MODEL.WEIGHTS_INIT.REMOVE_PREFIX",
+    trust=f"the environment variable {TRUST_VARIABLE}=1",
+    model="config.MODEL",
+    layer="config.TRANSFER.FEATURES.LAYER_NAME",
+)
+# Where VISSL's own checkpoints and those of its predecessor have the state dict; both are found without a name.
+_KEYS_OF_VISSL = ("", "classy_state_dict", "model_state_dict")
+
+# What constructors raise where they do not take their arguments; another error is a fault of the machine or of ours.
+_OF_CONSTRUCTORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 
 _POOLINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "avg": lambda maps: maps.flatten(2).mean(dim=2),
@@ -38,12 +63,13 @@ class EncoderSpec:
     Attributes:
         model: a VISSL MODEL block.
         weights: a checkpoint; None leaves the network at its random start.
-        state_dict_key: where the state dict lies in the file; "" looks in the usual places.
+        state_dict_key: where the state dict lies in the file; "" looks everywhere.
         trust_weights: whether the file may run code when it is opened.
         layer: a layer of the trunk, "heads", or "" for the trunk's own output.
         pooling: how a feature map (C, H, W) becomes a vector: avg, max or flatten.
         seed: of the random start.
         settings: what messages call the settings.
+        state_dict_prefix: with which the names of the network begin that is taken of several in the file.
     """
 
     model: Mapping[str, Any]
@@ -54,6 +80,7 @@ class EncoderSpec:
     pooling: str
     seed: int = 0
     settings: WeightsSettings = field(default_factory=WeightsSettings)
+    state_dict_prefix: str = ""
 
     def inputs(self) -> dict[str, Any]:
         """What decides the features, for the manifest of a feature store."""
@@ -65,7 +92,19 @@ class EncoderSpec:
             "layer": self.layer,
             "pooling": self.pooling,
         }
+        if network := _chosen_network(self):
+            inputs["weights_network"] = network
         return {**inputs, "head": model["HEAD"]["PARAMS"]} if self.layer == HEAD_LAYER else inputs
+
+    def state_dict(self, *, whole_file: bool = False) -> dict[str, torch.Tensor]:
+        """The tensors of the weights: of what key and prefix name, or of the whole file.
+
+        Raises:
+            TeacherError: as :func:`load_state_dict`.
+        """
+        assert self.weights
+        chosen = {} if whole_file else {"key": self.state_dict_key, "prefix": self.state_dict_prefix}
+        return load_state_dict(self.weights, **chosen, trusted=self.trust_weights, settings=self.settings)
 
 
 def teacher_spec(model: Mapping[str, Any], teacher: TeacherSettings, features: FeatureSettings) -> EncoderSpec:
@@ -101,6 +140,7 @@ def untrained_teacher(model: Mapping[str, Any], teacher: TeacherSettings, featur
         weights=None,
         state_dict_key=teacher.state_dict_key,
         trust_weights=teacher.trust_weights,
+        state_dict_prefix=teacher.state_dict_prefix,
         layer=features.layer_name,
         pooling=features.pooling,
     )
@@ -125,7 +165,7 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> Callable[[torch.Te
         TeacherError: the weights do not fit, or the layer does not exist (the message lists those that do).
     """
     network = load_network(spec, device)
-    _require_layer(network.trunk, spec.layer)
+    _require_layer(network.trunk, spec)
 
     def encode(images: torch.Tensor) -> torch.Tensor:
         images = images.to(device, non_blocking=True)
@@ -146,12 +186,46 @@ def load_network(spec: EncoderSpec, device: torch.device) -> nn.Module:
     """
     network = _build_network(spec)
     if spec.weights:
-        names = spec.settings
-        state = load_state_dict(spec.weights, key=spec.state_dict_key, trusted=spec.trust_weights, settings=names)
-        load_weights(network.trunk, state, "trunk", spec.weights, names)
+        state = spec.state_dict()
+        load_weights(network.trunk, state, "trunk", spec.weights, spec.settings)
         if spec.layer == HEAD_LAYER:
-            load_weights(network.heads, state, "head", spec.weights, names)
+            load_weights(network.heads, state, "head", spec.weights, spec.settings)
     return network.eval().requires_grad_(False).to(device)
+
+
+def _chosen_network(spec: EncoderSpec) -> str:
+    """Which network was chosen of several in a file; "" where there is one, whatever it is called."""
+    if not spec.weights or not (spec.state_dict_key or spec.state_dict_prefix):
+        return ""
+    trunk = _build_network(spec).trunk
+    if len(networks_of(trunk, spec.state_dict(whole_file=True))) < 2:
+        return ""
+    chosen = networks_of(trunk, spec.state_dict())  # several ones are refused when they are loaded
+    return ".".join(filter(None, [spec.state_dict_key, *chosen[:1]]))
+
+
+def evaluated_spec(cfg: Mapping[str, Any], layer: str, pooling: str, settings: WeightsSettings) -> EncoderSpec:
+    """The network of ``config.MODEL`` with its ``WEIGHTS_INIT``, as VISSL names weights; without, an untrained one.
+
+    Args:
+        cfg: VISSL's ``config``.
+        layer: a layer of the trunk, "heads", or "" for the trunk's own output.
+        pooling: avg, max or flatten.
+        settings: what the settings are called, :data:`OF_WEIGHTS_INIT` with the engine's own layer.
+    """
+    weights = cfg["MODEL"]["WEIGHTS_INIT"]
+    key = weights["STATE_DICT_KEY_NAME"]
+    return EncoderSpec(
+        model=cfg["MODEL"],
+        weights=weights["PARAMS_FILE"] or None,
+        state_dict_key="" if key in _KEYS_OF_VISSL else key,
+        trust_weights=os.environ.get(TRUST_VARIABLE) == "1",
+        layer=layer,
+        pooling=pooling,
+        seed=cfg["SEED_VALUE"],
+        settings=settings,
+        state_dict_prefix=weights["REMOVE_PREFIX"],
+    )
 
 
 def _build_network(spec: EncoderSpec) -> nn.Module:
@@ -164,14 +238,41 @@ def _build_network(spec: EncoderSpec) -> nn.Module:
     elif not model.HEAD.PARAMS:
         raise ConfigError(
             problem(
-                "config.CLUSTERFIT.TEACHER.MODEL.HEAD.PARAMS",
+                f"{spec.settings.model}.HEAD.PARAMS",
                 found="no head",
-                allowed='the head that was trained, with FEATURES.LAYER_NAME="heads"',
+                allowed=f'the head that was trained, with {spec.settings.layer}="heads"',
             )
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        return build_model(model, AttrDict({}))
+        return network_errors(build_model, spec.settings.model)(model, AttrDict({}))
+
+
+def network_errors(build: Callable[..., nn.Module], setting: str = "config.MODEL") -> Callable[..., nn.Module]:
+    """Wraps VISSL's ``build_model``: what a trunk's or a head's constructor does not take is the user's to mend."""
+
+    @functools.wraps(build)
+    def build_or_say(model_config: Any, *args: Any, **kwargs: Any) -> nn.Module:
+        try:
+            return build(model_config, *args, **kwargs)
+        except ClusterFitError:
+            raise
+        except _OF_CONSTRUCTORS as error:
+            raise _no_network(setting, model_config, error) from None
+
+    return build_or_say
+
+
+def _no_network(setting: str, model: Any, error: Exception) -> ConfigError:
+    reason = (str(error).strip() or "an assertion").splitlines()[0].rstrip(".")
+    return ConfigError(
+        problem(
+            setting,
+            found=f"a network that cannot be built, trunk {model.TRUNK.NAME}: {type(error).__name__}: {reason}",
+            allowed="what the constructors of its trunk and heads take",
+            remedy=f"Check {setting}.TRUNK and {setting}.HEAD.PARAMS.",
+        )
+    )
 
 
 def trunk_layers(trunk: nn.Module) -> list[str]:
@@ -187,12 +288,12 @@ def trunk_layers(trunk: nn.Module) -> list[str]:
     return []
 
 
-def _require_layer(trunk: nn.Module, layer: str) -> None:
-    layers = trunk_layers(trunk)
+def _require_layer(trunk: nn.Module, spec: EncoderSpec) -> None:
+    layers, layer = trunk_layers(trunk), spec.layer
     if layers and layer and layer not in (*layers, HEAD_LAYER):
         raise TeacherError(
             problem(
-                "config.CLUSTERFIT.FEATURES.LAYER_NAME",
+                spec.settings.layer,
                 found=repr(layer),
                 allowed=", ".join([*layers, HEAD_LAYER]) + ', or "" for the output of the trunk',
             )
