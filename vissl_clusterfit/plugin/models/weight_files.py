@@ -94,8 +94,9 @@ def _read(path: str, trusted: bool, settings: WeightsSettings) -> Any:
     if not place.is_file():
         raise TeacherError(f"{name} {path} is missing. Give the path of a checkpoint ({settings.weights}).")
     try:
-        if _is_safetensors(place):
-            return safetensors.torch.load(place.read_bytes())
+        tensors = read_safetensors(place)
+        if tensors is not None:
+            return tensors
         with place.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=not trusted)
     except (MemoryError, safetensors.SafetensorError) as error:
@@ -113,11 +114,17 @@ def _read(path: str, trusted: bool, settings: WeightsSettings) -> Any:
     return content.state_dict() if isinstance(content, nn.Module) else content
 
 
-def _is_safetensors(place: Path) -> bool:
-    """By what it begins with: the length of a header, and JSON."""
+def read_safetensors(place: Path) -> dict[str, torch.Tensor] | None:
+    """The tensors of a file of safetensors, known by what it begins with (the length of a header, and JSON); else None.
+
+    Raises:
+        SafetensorError: the file is damaged.
+    """
     with place.open("rb") as file:
         start = file.read(9)
-    return len(start) == 9 and start[8:] == b"{" and 2 <= struct.unpack("<Q", start[:8])[0] <= 100_000_000
+    if len(start) < 9 or start[8:] != b"{" or not 2 <= struct.unpack("<Q", start[:8])[0] <= 100_000_000:
+        return None
+    return safetensors.torch.load(place.read_bytes())
 
 
 def _places(content: Any) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:

@@ -9,11 +9,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.errors import TeacherError
-from vissl_clusterfit.plugin.models.weight_files import OF_THE_TEACHER, WeightsSettings, reason_of, some
+from vissl_clusterfit.plugin.models.weight_files import (
+    OF_THE_TEACHER,
+    WeightsSettings,
+    read_safetensors,
+    reason_of,
+    some,
+)
 from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
@@ -128,11 +135,14 @@ def told_in_one_message(load: Callable[..., Any]) -> Callable[..., Any]:
         if not artifact_path(checkpoint_path).exists():  # PyTorch would be given nothing
             raise TeacherError(f"{checkpoint_path} is missing: a checkpoint that a training was to go on from.")
         try:
-            return load(checkpoint_folder, checkpoint_path, device)
+            tensors = read_safetensors(artifact_path(checkpoint_path))  # which PyTorch would take for a pickle
+            return load(checkpoint_folder, checkpoint_path, device) if tensors is None else tensors
+        except SafetensorError as error:
+            raise TeacherError(f"{checkpoint_path} is damaged: {error}") from None
         except pickle.UnpicklingError as error:
             raise TeacherError(
-                f"{checkpoint_path} is no checkpoint, or one that runs code when it is opened: {reason_of(error)} If you "
-                f"made or trust it, set the environment variable {TRUST_VARIABLE}=1; else name another file or folder."
+                f"{checkpoint_path} is no checkpoint, or one that runs code when it is opened: {reason_of(error)} If "
+                f"you made or trust it, set the environment variable {TRUST_VARIABLE}=1; else name another file or folder."
             ) from None
 
     return load_or_tell
