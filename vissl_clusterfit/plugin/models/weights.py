@@ -141,8 +141,9 @@ def told_in_one_message(load: Callable[..., Any]) -> Callable[..., Any]:
             raise TeacherError(f"{checkpoint_path} is damaged: {error}") from None
         except pickle.UnpicklingError as error:
             raise TeacherError(
-                f"{checkpoint_path} is no checkpoint, or one that runs code when it is opened: {reason_of(error)} If "
-                f"you made or trust it, set the environment variable {TRUST_VARIABLE}=1; else name another file or folder."
+                f"{checkpoint_path} is no checkpoint, or one that runs code when it is opened: {reason_of(error)} "
+                f"If you made or trust it, set the environment variable {TRUST_VARIABLE}=1; else name another file or "
+                "folder."
             ) from None
 
     return load_or_tell
