@@ -186,10 +186,8 @@ def _no_whole_numbers(split: str, labels: np.ndarray) -> DataError:
 
 def _as_names(labels: np.ndarray) -> np.ndarray | None:
     """Labels (N,) that are text, as such; None where they are something else."""
-    kind = np.asarray(labels).dtype.kind
-    if np.ndim(labels) != 1 or kind not in "US":
-        return None
-    return np.char.decode(labels, "utf-8", "surrogateescape") if kind == "S" else np.asarray(labels)
+    array = np.asarray(labels)
+    return array if array.ndim == 1 and array.dtype.kind == "U" else None
 
 
 def _class_names(cfg: AttrDict, split: str) -> list[str] | None:
