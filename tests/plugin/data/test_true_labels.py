@@ -38,6 +38,7 @@ def cfg_of(tmp_path):
     return make
 
 
+_REFUSED = r"TRAIN\.LABEL_PATHS: found (labels of type|.*, an array of) .*; allowed: "
 NAMES = np.array(["ant", "bee", "cat", "dog"] * 3)
 
 
@@ -106,9 +107,9 @@ def test_other_class_folders_are_refused(cfg_of, tmp_path, split, other):
 )
 def test_other_types_are_refused(cfg_of, labels):
     cfg = cfg_of(TRAIN=labels, TEST=np.arange(12))
-    with pytest.raises(DataError, match=r"TRAIN\.LABEL_PATHS: found labels of type .*; allowed: whole numbers, or the"):
+    with pytest.raises(DataError, match=_REFUSED):
         labels_of_both(cfg)
-    with pytest.raises(DataError, match="found labels of type"):
+    with pytest.raises(DataError, match=_REFUSED):
         require_labels(cfg)
 
 
