@@ -12,7 +12,6 @@ from __future__ import annotations
 import collections
 import collections.abc
 import functools
-import glob
 import logging
 import os
 import sys
@@ -29,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 #: An environment variable; with 1, VISSL's ``torch.load`` reads any pickle: see :func:`trusted_checkpoints`.
 TRUST_VARIABLE = "VISSL_CLUSTERFIT_TRUST_CHECKPOINTS"
-
-_SAVING = ".saving-"
 
 #: Every repair by its name, in the order in which they are applied.
 REPAIRS: dict[str, Repair] = {}
@@ -213,31 +210,6 @@ def checkpoint_types(torch: Any) -> bool:
     from vissl_clusterfit.compat.checkpoints import safe_globals
 
     torch.serialization.add_safe_globals(safe_globals())
-    return True
-
-
-@_repair("classy_vision.generic.util", "vissl.utils.checkpoint")
-def whole_checkpoints(module: Any) -> bool:
-    """A checkpoint is written in its place: a run that is killed meanwhile leaves half of one, and cannot resume.
-
-    Under "write checkpoint atomically" classy's ``save_checkpoint`` has a plain write. Here it goes to a file beside,
-    which is moved into place; its name is none that VISSL takes for a checkpoint. What a killed run left is removed.
-    """
-    save = module.save_checkpoint
-    if save.__name__ == "save_whole":  # VISSL took it from classy after the repair
-        return False
-
-    def save_whole(checkpoint_folder: str, state: Any, checkpoint_file: str = "checkpoint.torch") -> str:
-        if "://" in str(checkpoint_folder):  # not a local folder: moving is not ours to do
-            return save(checkpoint_folder, state, checkpoint_file)
-        for left in glob.glob(f"{glob.escape(str(checkpoint_folder))}/{_SAVING}*"):
-            os.remove(left)
-        written = save(checkpoint_folder, state, f"{_SAVING}{os.getpid()}")
-        place = f"{checkpoint_folder}/{checkpoint_file}"
-        os.replace(written, place)
-        return place
-
-    module.save_checkpoint = save_whole
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from vissl_clusterfit.storage.leases import Lease
 logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 1.0
+_SHOWN = 5
+_SHARD_SIZE, _NUM_SMALL_SHARDS = 4096, 16
 
 
 class ImageSource(Protocol):
@@ -93,9 +96,8 @@ def extract_features(
                 remedy="Check DATA_PATHS.",
             )
         )
-    writer = FeatureStoreWriter(
-        folder, inputs, images.samples, shard_size=settings.shard_size, dtype=settings.dtype, names=names
-    )
+    size = settings.shard_size or _default_shard_size(len(images), settings.batch_size)
+    writer = FeatureStoreWriter(folder, inputs, images.samples, shard_size=size, dtype=settings.dtype, names=names)
     complete = distributed.on_primary(lambda: _begin(writer, images))
     # Each node may have a copy of the data of its own, and they must be the same.
     require_same_samples(writer.folder, images.samples, images.name_of)
@@ -107,18 +109,27 @@ def extract_features(
     missing = writer.missing()
     if missing:
         encode = make_encoder()
-        progress = Progress(writer, missing)
-        while missing := writer.missing():
-            if not _extract_free_shards(images, encode, writer, missing, settings, num_workers, progress):
-                time.sleep(_LOOK_AGAIN_S)  # the rest is being done by others; what they drop will be free again
-        progress.close()
+        with Progress(writer, missing) as progress:
+            while missing := writer.missing():
+                if not _extract_free_shards(images, encode, writer, missing, settings, num_workers, progress):
+                    time.sleep(_LOOK_AGAIN_S)  # the rest is being done by others; what they drop will be free again
+            progress.complete()
     distributed.barrier()
-    distributed.on_primary(lambda: _finish(writer, settings))
+    distributed.on_primary(lambda: _finish(writer, settings, images))
     return FeatureStore.open(folder, inputs)
+
+
+def _default_shard_size(num_samples: int, batch_size: int) -> int:
+    """A kill loses one shard of a few samples at most; batches are those of one shard of all."""
+    num_batches = math.ceil(num_samples / batch_size)
+    small = batch_size * math.ceil(num_batches / _NUM_SMALL_SHARDS)
+    return min(small, _SHARD_SIZE) if num_samples <= _SHARD_SIZE else _SHARD_SIZE
 
 
 def _begin(writer: FeatureStoreWriter, images: ImageSource) -> bool:
     """Begins a store, or goes on with the one that is there; whether it is complete."""
+    if writer.forget_empty():
+        logger.info("%s was begun for other data or settings and has no row yet: it is begun again.", writer.folder)
     if artifacts.has_manifest(writer.folder):
         require_same_samples(writer.folder, images.samples, images.name_of)
     writer.begin()
@@ -134,24 +145,35 @@ def _begin(writer: FeatureStoreWriter, images: ImageSource) -> bool:
     return False
 
 
-def _finish(writer: FeatureStoreWriter, settings: EncodingSettings) -> None:
-    done = (artifacts.read_json(writer.folder / shard.done_file) for shard in writer.shards())
-    unreadable = sum(len(entry["unreadable"]) for entry in done)
-    _require_readable(unreadable, writer, settings)
+def _finish(writer: FeatureStoreWriter, settings: EncodingSettings, images: ImageSource) -> None:
+    unreadable = 0
+    examples: list[str] = []
+    for shard in writer.shards():
+        reasons = artifacts.read_json(writer.folder / shard.done_file)["unreadable"]
+        unreadable += len(reasons)
+        examples += [_described(images, int(index), reasons[index]) for index in [*reasons][: _SHOWN - len(examples)]]
+    _require_readable(unreadable, writer, settings, examples)
     if unreadable:
         logger.warning("%d of %d samples could not be read; they will have no label.", unreadable, writer.num_samples)
     writer.finish()
 
 
-def _require_readable(unreadable: int, writer: FeatureStoreWriter, settings: EncodingSettings) -> None:
+def _described(images: ImageSource, index: int, reason: str) -> str:
+    return f"{images.name_of(index)} ({reason})"
+
+
+def _require_readable(
+    unreadable: int, writer: FeatureStoreWriter, settings: EncodingSettings, examples: Sequence[str]
+) -> None:
     share = unreadable / writer.num_samples
     if share > settings.max_unreadable:
         raise DataError(
             problem(
                 "FEATURES.MAX_UNREADABLE",
-                found=f"{unreadable} of {writer.num_samples} samples unreadable ({share:.1%})",
+                found=f"{unreadable} of {writer.num_samples} samples unreadable ({share:.1%}), among them "
+                + "; ".join(examples),
                 allowed=f"at most {settings.max_unreadable:.1%}",
-                remedy=f"Repair the data (the log names the files) and delete {writer.folder}, or raise the limit.",
+                remedy=f"Repair the data and move {writer.folder} away, or raise the limit.",
             )
         )
 
@@ -210,6 +232,7 @@ def _extract_free_shards(
         worker_init_fn=end_with_parent,
     )
     num_shards = num_unreadable = 0
+    examples: list[str] = []
     rows: list[np.ndarray] = []
     unreadable: dict[int, str] = {}
     try:
@@ -231,7 +254,12 @@ def _extract_free_shards(
                 lease.release()
                 num_shards += 1
                 num_unreadable += len(unreadable)
-                _require_readable(num_unreadable, writer, settings)
+                for index, reason in unreadable.items():
+                    described = _described(images, index, reason)
+                    if len(examples) < _SHOWN:
+                        logger.warning("Unreadable: %s", described)
+                        examples.append(described)
+                _require_readable(num_unreadable, writer, settings, examples)
                 rows, unreadable = [], {}
     finally:
         for _, lease in claims.taken:

@@ -48,10 +48,15 @@ class Progress:
             self._looked_at = time.monotonic()
             self._bar.update(max(0, self._total - _num_samples(self._writer.missing()) - self._bar.n))
 
-    def close(self) -> None:
+    def complete(self) -> None:
         """Says that all is done."""
         self._bar.update(self._total - self._bar.n)
-        self._bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()  # while there is a log to write to, however the block ends
 
 
 def _num_samples(shards: list[Shard]) -> int:

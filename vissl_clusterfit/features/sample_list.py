@@ -86,5 +86,5 @@ def require_same_samples(folder: Path, samples: np.ndarray, name_of: Callable[[i
         f"{folder} was made for other data: {num_differing} of {len(samples)} samples differ (it has {len(found)})"
         + (f". {shown}" if shown else "")
         + ". Files were renamed, changed in size, added, removed or reordered since. Restore them, name another folder "
-        "(CLUSTERFIT.OUTPUT_DIR, CLUSTERFIT.FEATURES.PATH), or delete this one to make it anew."
+        "(CLUSTERFIT.OUTPUT_DIR, CLUSTERFIT.FEATURES.PATH), or move this one away to make it anew."
     )

@@ -23,7 +23,7 @@ from vissl_clusterfit.features.store import KIND, UNREADABLE_FILE, FeatureStore,
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import remove_leftovers
 from vissl_clusterfit.storage.folders import names_in, remove_folder
-from vissl_clusterfit.storage.leases import Lease
+from vissl_clusterfit.storage.leases import Lease, is_held
 
 _MAX_LISTED = 1000
 
@@ -61,6 +61,25 @@ class FeatureStoreWriter:
         self._shard_rows = shard_rows
         self._names = names
         self._inputs_hash = artifacts.content_hash(dict(inputs))
+
+    def forget_empty(self) -> bool:
+        """Takes back a store in which no row was made, and which nobody fills: the command that began it had a mistake.
+
+        Returns:
+            Whether there was one, of other inputs or samples.
+        """
+        if not artifacts.has_manifest(self.folder):
+            return False
+        manifest, names = artifacts.read_manifest(self.folder, KIND), names_in(self.folder)
+        leases = (self.folder / "leases" / name for name in names_in(self.folder / "leases"))
+        is_same = (manifest["inputs"], manifest.get("num_samples")) == (self.inputs, self.num_samples)
+        has_rows = manifest.get("complete") or any(name.startswith("rows-") for name in names)
+        if is_same or has_rows or any(map(is_held, leases)):
+            return False
+        artifacts.remove_manifest(self.folder)
+        if SAMPLES_FILE in names:
+            (self.folder / SAMPLES_FILE).unlink()
+        return True
 
     def begin(self) -> None:
         """Writes the manifest of a new store, or checks the one that is there. Each process calls it.
@@ -122,6 +141,8 @@ class FeatureStoreWriter:
         _require_finite(rows, shard)
         if self._is_done(shard):  # by another process meanwhile, where there are no leases
             return
+        # A store without rows may have been begun again for other inputs.
+        artifacts.require_same_inputs(self.folder, artifacts.read_manifest(self.folder, KIND)["inputs"], self.inputs)
         digest = artifacts.write_array(self.folder / shard.rows_file, rows)
         reasons = {str(index): unreadable[index] for index in sorted(unreadable)}
         self._write_done(shard, digest, rows.shape[1], reasons)

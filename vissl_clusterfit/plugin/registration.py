@@ -36,6 +36,7 @@ def register() -> None:
     | checkpoints | one that is damaged or runs code is told in one message |
     | log | of the environment what matters, and no secrets; no shell for what the machine is |
     | networks | what a constructor does not take is told in one message |
+    | checkpoints | written whole, and linked by a link that stays in the folder |
     | weights | a trunk that ``WEIGHTS_INIT`` gives weights to in part is refused |
 
     Our configs are found through the Hydra plugin ``hydra_plugins/vissl_clusterfit_plugin``.
@@ -45,12 +46,14 @@ def register() -> None:
     import vissl.data
     import vissl.hooks
     from classy_vision.dataset.transforms import register_transform
+    from classy_vision.generic import util
     from classy_vision.losses import register_loss
     from classy_vision.meters import register_meter
     from vissl.data import disk_dataset, ssl_dataset
     from vissl.data.collators import register_collator
     from vissl.data.ssl_transforms import DEFAULT_TRANSFORM_TYPES
     from vissl.engines.engine_registry import register_engine
+    from vissl.hooks import log_hooks, state_update_hooks
     from vissl.models import base_ssl_model
     from vissl.models.heads import register_model_head
     from vissl.models.trunks import MODEL_TRUNKS_REGISTRY, feature_extractor, register_model_trunk
@@ -79,13 +82,13 @@ def register() -> None:
         with_batches,
     )
     from vissl_clusterfit.plugin.refusals import with_collator_parameters, with_head_parameters, with_place
-    from vissl_clusterfit.plugin.training import distillation, hook, loss, meter
+    from vissl_clusterfit.plugin.training import checkpoints, distillation, divergence, hook, loss, meter
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
     register_loss(distillation.LOSS)(distillation.DistillationLoss)
     register_model_head("clusterfit_head")(head.ClusterFitHead)
     register_meter(meter.METER)(meter.ClusterAccuracyMeter)
-    register_model_trunk("raw_pixels")(raw_pixels.RawPixels)
+    register_model_trunk(raw_pixels.TRUNK_NAME)(raw_pixels.RawPixels)
     MODEL_TRUNKS_REGISTRY.update(video_trunks.VIDEO_TRUNKS)  # the decorator takes a class under one name only
     register_engine("clusterfit_extract")(stages.ExtractEngine)
     register_engine("clusterfit_cluster")(stages.ClusterEngine)
@@ -138,6 +141,14 @@ def register() -> None:
         base_ssl_model.init_model_from_consolidated_weights
     )
     train_task.build_model = network_errors(train_task.build_model)
+    # Nor for how checkpoints are written, and the link to the latest.
+    checkpoint.save_checkpoint = util.save_checkpoint = checkpoints.saved_whole(util.save_checkpoint)
+    checkpoint.create_file_symlink = checkpoints.linked_within_folder(checkpoint.create_file_symlink)
+    # Nor for how a training ends that diverges.
+    state_update_hooks.CheckNanModelOutputHook.on_forward = divergence.end_at_output
+    state_update_hooks.CheckNanLossHook.on_loss_and_meter = divergence.end_at_loss
+    saves = log_hooks.LogLossMetricsCheckpointHook
+    saves.on_forward = divergence.kept_unless_checked(saves.on_forward)
     # Nor for what a process does that begins to read images.
     build = functools.partial(with_batches(train_task.build_dataloader), worker_init_fn=begin_to_read)
     train_task.build_dataloader = build

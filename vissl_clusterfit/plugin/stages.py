@@ -169,6 +169,32 @@ class Stages:
         make_once(folder, "Labelling", label)
         return self._valid_labels(split, settings)
 
+    def target_inputs(self) -> dict[str, Any]:
+        """What the targets of a training are made from, labels or a teacher's predictions; makes nothing.
+
+        Of labels that were brought from elsewhere, without their teacher, what their manifests say.
+        """
+        settings, clustered = self.settings, self.settings.features.data_partition
+        if self._cfg.LOSS.name != "clusterfit_loss":
+            return {"features": self.feature_inputs(clustered)}
+        joined = [PseudoLabels.open(artifact_path(folder)).inputs for folder in settings.joined_labels]
+        found: dict[str, Any] = {"num_clusters": settings.num_clusters}
+        for split in settings.splits:
+            folder = settings.paths.labels(split)
+            if settings.teacher.weights:
+                found[split] = self._label_inputs(split, settings)
+            elif artifacts.has_manifest(folder):
+                found[split] = PseudoLabels.open(folder).inputs
+        return {**found, "joined": joined} if joined else found
+
+    def _label_inputs(self, split: str, settings: ClusterFitConfig) -> dict[str, Any]:
+        return label_inputs(
+            self.feature_inputs(split),
+            codebook_inputs(self.feature_inputs(settings.features.data_partition), settings),
+            top_clusters=settings.top_clusters,
+            max_cluster_size=_max_cluster_size(split, settings),
+        )
+
     def _valid_labels(self, split: str, settings: ClusterFitConfig) -> PseudoLabels:
         folder = settings.paths.labels(split)
         images = self._images(split)
@@ -183,14 +209,7 @@ class Stages:
                 found["top_clusters"], expected["top_clusters"] = labels.top_clusters, settings.top_clusters
             artifacts.require_same_inputs(folder, found, expected)
             return labels
-        clustered = self.feature_inputs(settings.features.data_partition)
-        inputs = label_inputs(
-            self.feature_inputs(split),
-            codebook_inputs(clustered, settings),
-            top_clusters=settings.top_clusters,
-            max_cluster_size=_max_cluster_size(split, settings),
-        )
-        labels = PseudoLabels.open(folder, inputs)
+        labels = PseudoLabels.open(folder, self._label_inputs(split, settings))
         _require_same_codebook(labels, settings.paths.codebook)
         return labels
 
@@ -234,8 +253,8 @@ class Stages:
 def _require_same_codebook(labels: PseudoLabels, folder: Path) -> None:
     if artifacts.has_manifest(folder) and Codebook.open(folder).content_hash != labels.codebook_hash:
         raise ArtifactError(
-            f"{labels.folder} was made with another codebook than the one in {folder}. Delete the labels to make "
-            "them anew from this codebook."
+            f"{labels.folder} was made with another codebook than the one in {folder}. Move the labels away to "
+            "make them anew from this codebook."
         )
 
 

@@ -234,19 +234,26 @@ def require_same_inputs(
     Raises:
         ArtifactError: naming every input that differs, with both values, and the remedy.
     """
-    differences = list(_differences(found, expected))
-    if differences:
-        lines = "\n".join(f"  {name}: it was made with {was}, this run has {now}" for name, was, now in differences)
+    if lines := differences(found, expected):
         raise ArtifactError(
             f"{folder} was made from other data or settings:\n{lines}\n"
-            + (remedy or f"Undo the change, name another folder ({places}), or delete this folder to make it anew.")
+            + (remedy or f"Undo the change, name another folder ({places}), or move this one away to make it anew.")
         )
+
+
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """A line for each value that differs between what something was made from and what this run has; "" if none."""
+    each = _differences(found, expected)
+    return "\n".join(f"  {name}: it was made with {was}, this run has {now}" for name, was, now in each)
 
 
 def _differences(found: Any, expected: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
     if isinstance(found, Mapping) and isinstance(expected, Mapping):
         for key in sorted({*found, *expected} - (_UNKNOWN_BEFORE - {*found})):
             yield from _differences(found.get(key), expected.get(key), f"{name}.{key}" if name else str(key))
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        for place, (was, now) in enumerate(zip(found, expected, strict=True)):
+            yield from _differences(was, now, f"{name}[{place}]")
     elif found != expected:
         yield name, _shorten(found), _shorten(expected)
 

@@ -113,6 +113,11 @@ class Lease:
                     os.utime(self.path)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lease."""
+    return path.exists() and not _is_abandoned(path)
+
+
 @contextlib.contextmanager
 def only_one(path: Path, work: str, is_done: Callable[[], bool]) -> Iterator[bool]:
     """Lets one process at a time into a block; the others wait for it. On another file system, it lets all in.

@@ -126,9 +126,17 @@ def linear_probe(
     fit, validation = hold_out(train_y, settings.validation_share, settings.seed)
     unconverged: list[float] = []
     accuracies = []
-    for c in settings.c_grid:
+    logger.info("linear probe: %d fits on %d x %d features", len(settings.c_grid) + 1, *train_x.shape)
+    for number, c in enumerate(settings.c_grid, 1):
         model, converged = fit_classifier(train_x[fit], train_y[fit], c, settings.max_iter)
         accuracies.append(float(model.score(train_x[validation], train_y[validation])))
+        logger.info(
+            "linear probe: C = %g, the %d. of %d: %.1f %% on held-out training samples",
+            c,
+            number,
+            len(settings.c_grid),
+            100 * accuracies[-1],
+        )
         if not converged:
             unconverged.append(c)
     _, minus_c = max((accuracy, -c) for accuracy, c in zip(accuracies, settings.c_grid, strict=True))

@@ -82,7 +82,7 @@ def test_what_follows_from_a_config_is_filled_in_and_told(composed, capsys):
     assert capsys.readouterr().out.splitlines() == [
         # What the overlay replaces,
         "config.DATA.TRAIN.LABEL_TYPE: 'sample_index' becomes 'standard', as a sample is an image and its cluster.",
-        f"config.DATA.TRAIN.TRANSFORMS: {crops} + ToTensor + Normalize becomes RandomResizedCrop + ColorJitter + "
+        f"config.DATA.TRAIN.TRANSFORMS: {crops} + ToTensor + Normalize becomes RandomResizedCrop 224 + ColorJitter + "
         "RandomHorizontalFlip + ToTensor + Normalize, one view per image.",
         "config.DATA.TRAIN.COLLATE_FUNCTION: 'multicrop_collator' becomes 'default_collate', as there is one view per "
         "image.",

@@ -108,14 +108,14 @@ def test_raw_pixels(rows_of, data, tmp_path):
 
 def test_an_untrained_network_and_a_trained_one_share_a_file(rows_of, student_run, tmp_path):
     checkpoint = student_run / "model_final_checkpoint_phase0.torch"
-    rows_of("config.TRANSFER.MODEL_NAME=untrained", "config.TRANSFER.PROTOCOLS=[knn]", "config.SEED_VALUE=3")
+    rows_of("config.TRANSFER.MODEL_NAME=mine", "config.TRANSFER.PROTOCOLS=[knn]", "config.SEED_VALUE=3")
     rows = rows_of(
         "config.TRANSFER.MODEL_NAME=student",
         "config.TRANSFER.PROTOCOLS=[knn]",
         f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={checkpoint}",
         "config.TRANSFER.FEATURES.PATH=student",
     )
-    assert [(row["model"], row["seed"]) for row in rows] == [("untrained", 3), ("student", 0)]
+    assert [(row["model"], row["seed"]) for row in rows] == [("mine (untrained)", 3), ("student", 0)]
     untrained, student = (FeatureStore.open(tmp_path / folder / "test") for folder in ("run/features", "student"))
     assert untrained.inputs["encoder"]["weights_sha256"] == "random, seed 3"
     assert student.dim == untrained.dim == 2048

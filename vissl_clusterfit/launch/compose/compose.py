@@ -14,6 +14,7 @@ from vissl.utils.hydra_config import convert_to_attrdict
 from vissl_clusterfit.errors import ConfigError, cannot_write
 from vissl_clusterfit.launch.compose.derived import complete_config
 from vissl_clusterfit.launch.compose.early import compose_early
+from vissl_clusterfit.launch.compose.from_record import complete_from_record
 from vissl_clusterfit.launch.compose.schedules import require_schedules
 from vissl_clusterfit.plugin.device import require_device
 
@@ -31,7 +32,7 @@ def compose(overrides: Sequence[str], early: tuple[dict[str, Any], list[str]] | 
     """
     plain, changes = early or compose_early(overrides)
     require_device(AttrDict(plain["config"]), here=not plain["config"]["SLURM"]["USE_SLURM"])
-    changes = [*changes, *complete_config(plain["config"])]
+    changes = [*changes, *complete_from_record(overrides, plain), *complete_config(plain["config"])]
     try:
         args, config = convert_to_attrdict(OmegaConf.create(plain))
     except OSError as error:  # VISSL writes the config into the folder of checkpoints

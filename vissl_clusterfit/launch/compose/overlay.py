@@ -10,7 +10,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.launch.compose.image_size import image_size, size_warning
 from vissl_clusterfit.launch.compose.overrides import compose_file
 
 _OURS = "config/clusterfit"
@@ -69,7 +72,12 @@ def check_and_describe(overrides: Sequence[str], config: Mapping[str, Any]) -> l
     if groups != in_order:
         as_given = _leaves(compose_file("defaults", [*groups, *places]).config)
         _require_nothing_undone(overlay, in_order, ours_last, as_given)
-    return list(_replaced(_leaves(before.config), ours_last, _leaves(config)))
+    replaced = list(_replaced(_leaves(before.config), ours_last, _leaves(config)))
+    if config["DATA"]["TRAIN"]["TRANSFORMS"] != ours_last["DATA.TRAIN.TRANSFORMS"]:
+        return replaced  # the user has chosen a size
+    crops = OmegaConf.to_container(before.config.DATA.TRAIN.TRANSFORMS, resolve=False)
+    features = config["CLUSTERFIT"]["FEATURES"]["TRANSFORMS"]
+    return [*replaced, *size_warning(image_size(crops), features, f"{base} trains")]
 
 
 def _options(override: str) -> list[str]:
@@ -168,8 +176,6 @@ def _replaced(before: Mapping[str, Any], ours: Mapping[str, Any], final: Mapping
 
 def _leaves(block: Any, prefix: str = "") -> dict[str, Any]:
     """Settings by their full name; a schedule is one setting."""
-    from omegaconf import OmegaConf
-
     if OmegaConf.is_config(block):
         block = OmegaConf.to_container(block)
     found: dict[str, Any] = {}
@@ -184,7 +190,9 @@ def _brief(name: str, value: Any) -> str:
     if name == "MODEL.HEAD.PARAMS":
         return " + ".join(re.findall(r"'(\w+)', \{", str(value))) or "no head"
     if name.endswith(".TRANSFORMS"):
-        return " + ".join(transform["name"] for transform in value) or "no transforms"
+        sizes = [f" {transform['size']}" if "size" in transform else "" for transform in value]
+        names = [transform["name"] + size for transform, size in zip(value, sizes, strict=True)]
+        return " + ".join(names) or "no transforms"
     if ".param_schedulers." in name and value:
         parts = [part["name"] for part in value.get("schedulers", [])] if value["name"] == "composite" else []
         return " + ".join(parts) or value["name"]

@@ -6,6 +6,7 @@ has a launcher, and they meet (``meeting.py``). Under ``torchrun`` the processes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -45,10 +46,11 @@ def launch(engine: str, node_id: int, config: Any, *, apart: bool = False) -> No
     node_id = node_id if by_torchrun else get_node_id(node_id)
     _require_sense(config, node_id, by_torchrun=by_torchrun)
     if run.NUM_NODES * run.NUM_PROC_PER_NODE == 1 and not apart:
-        work = prepare_job(engine, config, 0, get_dist_run_id(config, 1), lambda _name, decide: decide())
-        if work:
-            with local_copies(config):
-                work(0)
+        with contextlib.ExitStack() as hold:
+            work = prepare_job(engine, config, 0, get_dist_run_id(config, 1), lambda _name, decide: decide(), hold)
+            if work:
+                with local_copies(config):
+                    work(0)
         return
     host, port = meeting_point(run)
     if run.NUM_NODES > 1:
@@ -60,9 +62,9 @@ def launch(engine: str, node_id: int, config: Any, *, apart: bool = False) -> No
     else:
         member = Member(node_id, run.NUM_NODES, node_id, run.NUM_NODES)
         has_store = node_id == 0
-    with Meeting(member, host, port, has_store=has_store) as meeting:
+    with contextlib.ExitStack() as hold, Meeting(member, host, port, has_store=has_store) as meeting:
         try:
-            _run_together(engine, config, meeting)
+            _run_together(engine, config, meeting, hold)
             meeting.finish()
             return
         except Failed as failed:
@@ -96,11 +98,11 @@ def _require_sense(config: Any, node_id: int, *, by_torchrun: bool) -> None:
             )
 
 
-def _run_together(engine: str, config: Any, meeting: Meeting) -> None:
+def _run_together(engine: str, config: Any, meeting: Meeting, hold: contextlib.ExitStack) -> None:
     """This node's part of the run, or under ``torchrun`` this process's."""
     member = meeting.member
     _require_same_run([engine, config.DISTRIBUTED.NUM_NODES, config.DISTRIBUTED.NUM_PROC_PER_NODE], meeting)
-    work = prepare_job(engine, config, member.node, f"{meeting.host}:{meeting.port}", meeting.agree)
+    work = prepare_job(engine, config, member.node, f"{meeting.host}:{meeting.port}", meeting.agree, hold)
     if not work:
         return
     if member.nodes > 1:

@@ -2,68 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from vissl.engines import run_engine
 from vissl.hooks import default_hook_generator
-from vissl.utils.checkpoint import get_checkpoint_folder, get_resume_checkpoint, is_training_finished
 
-from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
+from vissl_clusterfit.features.worker_init import lost_readers_told
 from vissl_clusterfit.plugin import bootstrap
 from vissl_clusterfit.plugin.data.labelled_source import base_source, require_data_paths
 from vissl_clusterfit.plugin.data.prepared import require_prepared
 from vissl_clusterfit.plugin.data.transforms import require_transforms
 from vissl_clusterfit.plugin.data.true_labels import require_labels
-from vissl_clusterfit.plugin.stages import Stages
-from vissl_clusterfit.plugin.training.progress import interrupted_test
+from vissl_clusterfit.plugin.training.progress import run_folder
+from vissl_clusterfit.plugin.training.start import begin_training
 from vissl_clusterfit.storage.paths import artifact_path
+
+_MISFIT = "Update classy state from checkpoint failed"
 
 #: Gives every node what ``decide`` gives on one of them: ``agree(name, decide)``.
 Agree = Callable[[str, Callable[[], Any]], Any]
 
 
-def prepare_job(engine: str, config: Any, node_id: int, run_id: str, agree: Agree) -> Callable[[int], None] | None:
+def prepare_job(
+    engine: str, config: Any, node_id: int, run_id: str, agree: Agree, hold: contextlib.ExitStack
+) -> Callable[[int], None] | None:
     """What a process does, as a function of its number on this node that pickles; None if all is done already.
 
+    Args:
+        engine: its name in VISSL.
+        config: VISSL's.
+        node_id: the number of this node.
+        run_id: where the processes meet.
+        agree: gives every node what is decided on one of them.
+        hold: closed when the run has ended; until then no other training works in its folder.
+
     Raises:
-        ConfigError: what the run needs is not on this node.
+        ClusterFitError: what the run needs is not on this node, or its folder has a training of something else.
     """
-    folder = get_checkpoint_folder(config)
-    # One node decides: others may have a folder of checkpoints of their own, with nothing in it.
-    finished, checkpoint = agree("start", lambda: _start(config, folder)) if engine == "train" else (False, None)
-    if finished:
-        return None
-    require_gpus_and_weights(config, resuming=checkpoint is not None)
+    folder = run_folder(config)
     require_data_paths(config)
     require_prepared(config)
     if engine == "train":
         require_labels(config)
         _require_transforms(config)
+    # One node decides: others may have a folder of checkpoints of their own, with nothing in it.
+    begin = functools.partial(begin_training, config, folder, hold)
+    finished, checkpoint = agree("start", begin) if engine == "train" else (False, None)
+    if finished:
+        return None
+    require_gpus_and_weights(config, resuming=checkpoint is not None)
     return functools.partial(
         _work, engine=engine, config=config, node_id=node_id, run_id=run_id, checkpoint=checkpoint, folder=folder
     )
-
-
-def _start(config: Any, folder: str) -> tuple[bool, str | None]:
-    """Whether the training is finished, and the checkpoint that it goes on from."""
-    final = interrupted_test(config, folder)
-    if final:
-        return False, final
-    if is_training_finished(config, checkpoint_folder=folder):
-        if config.LOSS.name == "clusterfit_loss":
-            Stages(config).check_labels()
-        return True, None
-    return False, _checkpoint_to_resume(config, folder)
-
-
-def _checkpoint_to_resume(config: Any, folder: str) -> str | None:
-    latest = artifact_path(folder, "config.CHECKPOINT.DIR") / "checkpoint.torch"
-    if config.CHECKPOINT.USE_SYMLINK_CHECKPOINT_FOR_RESUME and latest.exists():
-        return str(latest)
-    return get_resume_checkpoint(config, checkpoint_folder=folder)
 
 
 def require_gpus_and_weights(config: Any, *, resuming: bool) -> None:
@@ -97,19 +92,34 @@ def _require_transforms(config: Any) -> None:
             require_transforms(data.TRANSFORMS, f"config.DATA.{split}.TRANSFORMS")
 
 
+@contextlib.contextmanager
+def _misfits_told(checkpoint: str | None) -> Iterator[None]:
+    """Has a checkpoint that VISSL cannot take end the run in one message; what does not fit, VISSL's log says."""
+    try:
+        yield
+    except AssertionError as error:
+        if checkpoint is None or _MISFIT not in str(error):
+            raise
+        raise ArtifactError(
+            f"{checkpoint} does not fit this training: its network, heads or optimizer are others, as the log says. "
+            "Undo the change, or name another config.CHECKPOINT.DIR."
+        ) from error
+
+
 def _work(
     local_rank: int, *, engine: str, config: Any, node_id: int, run_id: str, checkpoint: str | None, folder: str
 ) -> None:
     """One process of a run."""
     bootstrap.cover_children()
     torch.backends.cudnn.deterministic = config.REPRODUCIBILITY.CUDDN_DETERMINISTIC
-    run_engine(
-        engine,
-        config,
-        run_id,
-        checkpoint,
-        folder,
-        local_rank=local_rank,
-        node_id=node_id,
-        hook_generator=default_hook_generator,
-    )
+    with lost_readers_told(), _misfits_told(checkpoint):
+        run_engine(
+            engine,
+            config,
+            run_id,
+            checkpoint,
+            folder,
+            local_rank=local_rank,
+            node_id=node_id,
+            hook_generator=default_hook_generator,
+        )

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 from vissl.config import AttrDict
 from vissl.trainer.trainer_main import build_task
-from vissl.utils.checkpoint import get_checkpoint_folder
 
 from vissl_clusterfit.config.benchmarks import Benchmark, SuiteSettings
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
@@ -25,6 +24,7 @@ from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.launch.runs.subprocess_runs import SeparateRun
 from vissl_clusterfit.launch.runs.sweep import safe_name
+from vissl_clusterfit.plugin.training.progress import run_folder
 from vissl_clusterfit.report.results import RESULTS_NAME, append_results, read_results
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
@@ -128,7 +128,7 @@ def plan_suite(engine: str, config: AttrDict, machine: Sequence[str] | None = No
 
 def _runs(benchmark: Benchmark, config: AttrDict, settings: SuiteSettings, machine: Sequence[str]) -> list[SuiteRun]:
     """The runs of one benchmark, that of the last checkpoint last."""
-    folder = get_checkpoint_folder(config)
+    folder = run_folder(config)
     name = settings.model_name or folder.rstrip("/").rpartition("/")[2]
     asked = artifacts.content_hash([benchmark.config, list(benchmark.overrides)])[:8]
     runs = []

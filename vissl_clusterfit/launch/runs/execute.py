@@ -7,14 +7,14 @@ from typing import Any
 
 from vissl.config import AttrDict
 from vissl.engines.engine_registry import get_engine
-from vissl.utils.checkpoint import get_checkpoint_folder
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.launch.processes.launcher import launch
 from vissl_clusterfit.launch.runs.tune.run import run_tuning
 from vissl_clusterfit.plugin.benchmarks.trained import add_trained_rows
 from vissl_clusterfit.plugin.engines.tune import ENGINE as TUNE
-from vissl_clusterfit.plugin.training.progress import METRICS_NAME, final_checkpoint
+from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint
+from vissl_clusterfit.plugin.training.progress import METRICS_NAME, run_folder
 from vissl_clusterfit.report.results import RESULTS_NAME
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
@@ -29,7 +29,7 @@ def conclude(engine: str, config: AttrDict) -> str:
     Raises:
         ArtifactError: the benchmark has no figure.
     """
-    folder = get_checkpoint_folder(config)
+    folder = run_folder(config)
     if engine == "train":
         add_trained_rows(config, folder)
         if config.TEST_ONLY:

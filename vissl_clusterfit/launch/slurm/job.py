@@ -8,10 +8,12 @@ import copy
 import logging
 import multiprocessing
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import submitit
+from submitit.core.job_environment import SignalHandler
 from vissl.config import AttrDict
 
 from vissl_clusterfit.config.slurm import VISSLS_PORT
@@ -55,6 +57,7 @@ class Job:
     def __call__(self) -> None:
         """Called by submitit; any exit code but 0 keeps the jobs from running that depend on this one."""
         bootstrap.cover_children()
+        SignalHandler.has_timed_out = has_timed_out
         environment = submitit.JobEnvironment()
         failed: dict[str, int] = {}
         try:
@@ -112,6 +115,17 @@ def _let_processes_meet(config: AttrDict, environment: submitit.JobEnvironment) 
     else:
         port = job_port(environment.job_id) if wanted == VISSLS_PORT else wanted
         config.DISTRIBUTED.RUN_ID = f"{environment.hostnames[0]}:{port}"
+
+
+def has_timed_out(handler: SignalHandler) -> bool:
+    """Whether a job that is told to end has reached its time limit; else it was preempted, which does not count.
+
+    submitit takes the last ten minutes for the limit, and so every preemption below ten minutes. Here they are the last
+    two of a short job, as SLURM tells a job of its limit 90 s ahead.
+    """
+    limit_s = 60 * handler._delayed._timeout_min
+    margin_s = 600 if limit_s >= 1200 else 120
+    return time.time() - handler._start_time >= min(0.8 * limit_s, limit_s - margin_s)
 
 
 def job_port(job_id: str) -> int:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from vissl.config import AttrDict
-from vissl.utils.checkpoint import get_checkpoint_folder, is_training_finished
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.override_text import as_override
@@ -25,7 +24,8 @@ from vissl_clusterfit.launch.runs.benchmark_suite import PlannedRun, plan_suite
 from vissl_clusterfit.launch.slurm.executor import Resources, SubmittedJob, WantedJob, submit_jobs
 from vissl_clusterfit.launch.slurm.job import StageRun
 from vissl_clusterfit.plugin.device import require_device
-from vissl_clusterfit.plugin.training.progress import interrupted_test
+from vissl_clusterfit.plugin.training.progress import run_folder
+from vissl_clusterfit.plugin.training.start import is_done
 from vissl_clusterfit.storage import artifacts
 
 _ENGINES = {
@@ -155,9 +155,8 @@ def _is_done(run: StageRun) -> bool:
     if run.benchmark:
         return run.benchmark.is_finished
     if run.engine == "train":
-        folder = get_checkpoint_folder(run.config)
-        finished = is_training_finished(run.config, checkpoint_folder=folder)
-        return finished and interrupted_test(run.config, folder) is None
+        folder = run_folder(run.config)
+        return is_done(run.config, folder)
     if run.engine not in _ENGINES.values():
         return False
     settings = ClusterFitConfig.from_config(run.config.CLUSTERFIT)

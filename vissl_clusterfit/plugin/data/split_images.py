@@ -179,6 +179,11 @@ class SplitImages(Dataset):
         """What identifies the data, for manifests."""
         return dataset_inputs(self.samples)
 
+    @property
+    def have_files(self) -> bool:
+        """Whether every data source knows the files of its samples, so that their names identify the data."""
+        return None not in self._files
+
     def clip_inputs(self) -> dict[str, Any]:
         """What says which frames features are of, for manifests; nothing for images."""
         return {} if self.clips is None else {"clips": self.clips}

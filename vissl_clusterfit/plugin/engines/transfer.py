@@ -19,6 +19,7 @@ from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.layers import readable_share
+from vissl_clusterfit.plugin.benchmarks.rows import is_untrained, model_in_rows
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.data.true_labels import labels_of_both
 from vissl_clusterfit.plugin.device import run_device
@@ -48,6 +49,8 @@ class TransferEngine(StageEngine):
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Fits on TRAIN, scores on TEST once, and appends the rows to ``results.json``."""
         settings = TransferSettings.from_config(cfg.get("TRANSFER"))
+        if is_untrained(cfg) and distributed.is_primary():
+            logger.warning("config.MODEL.WEIGHTS_INIT.PARAMS_FILE is empty: the network is untrained, and rows say so.")
         labels = distributed.on_primary(functools.partial(_checked_labels, cfg, settings))
         train, test = (_split(cfg, split, labels[split], settings) for split in _SPLITS)
         distributed.on_primary(lambda: _score(train, test, settings, artifact_path(checkpoint_folder), cfg))
@@ -125,7 +128,7 @@ def _score(
         for protocol in settings.protocols:
             rows = [
                 ResultRow(
-                    model=settings.model_name,
+                    model=model_in_rows(cfg, settings.model_name),
                     benchmark=f"{figure.benchmark}, {layer}" if layer else figure.benchmark,
                     dataset=settings.dataset_name,
                     split="test",

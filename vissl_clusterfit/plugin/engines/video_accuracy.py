@@ -33,6 +33,7 @@ from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.engines.base import FEATURES_BLOCK, OUTPUT_FOLDERS, StageEngine
 from vissl_clusterfit.plugin.models.weight_files import WeightsSettings, load_state_dict
 from vissl_clusterfit.plugin.models.weights import load_weights
+from vissl_clusterfit.plugin.training.checkpoints import LINK_NAME, latest_by_link
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
 from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.paths import artifact_path
@@ -76,7 +77,7 @@ class VideoAccuracyEngine(StageEngine):
         """Scores every clip once, and appends clip and video accuracy to ``results.json``."""
         settings = read_settings(VideoAccuracySettings, cfg.get("VIDEO_ACCURACY") or {}, "config.VIDEO_ACCURACY")
         folder, data = artifact_path(checkpoint_folder), cfg.DATA[_SPLIT]
-        weights = settings.weights or str(folder / "checkpoint.torch")
+        weights = settings.weights or str(folder / (latest_by_link(folder, logger.warning) or LINK_NAME))
         labels = true_labels(cfg, _SPLIT)
         transforms = [AttrDict(transform).to_dict() for transform in data.TRANSFORMS]
         images = SplitImages(cfg, _SPLIT, transforms, setting=f"config.DATA.{_SPLIT}.TRANSFORMS")

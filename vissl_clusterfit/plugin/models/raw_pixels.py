@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from vissl.config import AttrDict
 
+TRUNK_NAME = "raw_pixels"
+
 
 class RawPixels(nn.Module):
     """A VISSL trunk whose only layer, ``pixels``, is the transformed image or clip, flat. It has no parameters."""

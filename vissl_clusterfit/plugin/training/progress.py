@@ -8,53 +8,54 @@ phase is in ``metrics.json``.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from iopath.common.file_io import g_pathmgr
 from vissl.config import AttrDict
 from vissl.trainer.trainer_main import build_task
+from vissl.utils.checkpoint import get_checkpoint_folder
 
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint, final_phase, has_checkpoints
+from vissl_clusterfit.storage.atomic import write_file
 from vissl_clusterfit.storage.paths import artifact_path
 
 METRICS_NAME = "metrics.json"
-_FINAL = re.compile(r"model_final_checkpoint_phase(\d+)\.torch")
 
 
-def final_checkpoint(folder: str) -> str | None:
-    """The path of the final checkpoint in the folder of a run; None if there is none."""
-    found = [name for name in g_pathmgr.ls(folder) if _FINAL.fullmatch(name)]
-    return f"{folder}/{max(found, key=_phase)}" if found else None
+def run_folder(config: AttrDict) -> str:
+    """The folder of a run, ``CHECKPOINT.DIR``, which is made.
+
+    Raises:
+        ConfigError: it cannot be, as below a file or where nothing may be written.
+    """
+    try:
+        return get_checkpoint_folder(config)
+    except (OSError, AssertionError) as error:
+        reason = getattr(error, "strerror", None) or "it cannot be made"
+        found = f"{config.CHECKPOINT.DIR} ({reason})"
+        allowed = "a folder, or the path of one that can be made"
+        raise ConfigError(problem("config.CHECKPOINT.DIR", found=found, allowed=allowed)) from None
 
 
-def _phase(name: str) -> int:
-    return int(_FINAL.search(name)[1])
+def finished_checkpoint(config: AttrDict, folder: str) -> tuple[str | None, bool]:
+    """The final checkpoint of the training in a folder, if it is there and is to stay; whether a last test is missing.
 
-
-def interrupted_test(config: AttrDict, folder: str) -> str | None:
-    """The final checkpoint, if the test phase that follows it was begun and not finished; else None.
-
-    A run that resumes from it does that phase and nothing else.
+    A run that resumes from a final checkpoint does the last test phase and nothing else.
 
     Raises:
         ConfigError: the checkpoint is that of a training of another length, or this is a test (``TEST_ONLY``).
     """
-    final = final_checkpoint(folder)
-    if final is None or config.CHECKPOINT.OVERWRITE_EXISTING:
-        return None
+    if config.CHECKPOINT.OVERWRITE_EXISTING:
+        return None, False
     if config.TEST_ONLY:
-        raise ConfigError(
-            problem(
-                "config.TEST_ONLY",
-                found=f"true, and a finished training in {folder}",
-                allowed="a folder of its own for a test",
-                remedy=f"Set config.CHECKPOINT.DIR, and config.MODEL.WEIGHTS_INIT.PARAMS_FILE={final}.",
-            )
-        )
+        _require_no_training(folder)
+        return None, False
+    final = final_checkpoint(folder)
+    if final is None:
+        return None, False
     phases = build_task(config)._build_phases()
-    wanted, done = sum(phase["train"] for phase in phases), _phase(final) + 1
+    wanted, done = sum(phase["train"] for phase in phases), final_phase(final) + 1
     if done != wanted:
         raise ConfigError(
             problem(
@@ -66,16 +67,46 @@ def interrupted_test(config: AttrDict, folder: str) -> str | None:
         )
     rows = read_metrics(folder)
     # The row of the last training phase is written before the checkpoint, that of the test phase when it is done.
-    return final if rows and not phases[-1]["train"] and rows[-1].get("phase_idx") == len(phases) - 2 else None
+    return final, bool(rows) and not phases[-1]["train"] and rows[-1].get("phase_idx") == len(phases) - 2
+
+
+def _require_no_training(folder: str) -> None:
+    if has_checkpoints(artifact_path(folder, "config.CHECKPOINT.DIR")):
+        final = final_checkpoint(folder)
+        weights = f", and config.MODEL.WEIGHTS_INIT.PARAMS_FILE={final}" if final else ""
+        raise ConfigError(
+            problem(
+                "config.TEST_ONLY",
+                found=f"true, and a{' finished' if final else ''} training in {folder}",
+                allowed="a folder of its own for a test",
+                remedy=f"Set config.CHECKPOINT.DIR{weights}.",
+            )
+        )
 
 
 def read_metrics(folder: str) -> list[Mapping[str, Any]]:
     """A line for each phase that was finished, in the order of time."""
+    return [row for _, row in _metrics(folder) if row is not None]
+
+
+def _metrics(folder: str) -> list[tuple[str, Mapping[str, Any] | None]]:
+    """Each line of the file, and what it says; None of half a line, as the disk was full."""
     path = artifact_path(folder, "config.CHECKPOINT.DIR") / METRICS_NAME
-    rows = []
+    rows: list[tuple[str, Mapping[str, Any] | None]] = []
     for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
         try:
-            rows.append(json.loads(line))
-        except ValueError:  # half a line: the disk was full
-            continue
-    return [row for row in rows if isinstance(row, Mapping)]
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        rows.append((line, row if isinstance(row, Mapping) else None))
+    return rows
+
+
+def forget_phases_after(folder: str, phase: int) -> None:
+    """Takes the lines of later phases out of ``metrics.json``, as a training that goes on does them again."""
+    rows = _metrics(folder)
+    stay = [line for line, row in rows if row is not None and row.get("phase_idx", phase) <= phase]
+    if len(stay) < len(rows):
+        content = "".join(f"{line}\n" for line in stay).encode()
+        path = artifact_path(folder, "config.CHECKPOINT.DIR") / METRICS_NAME
+        write_file(path, lambda file: file.write(content))

@@ -11,7 +11,7 @@ from vissl.config import AttrDict
 from vissl.models import is_feature_extractor_model
 
 from vissl_clusterfit.plugin.models.weight_files import load_state_dict
-from vissl_clusterfit.plugin.training.progress import final_checkpoint
+from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint
 
 
 def head_names(cfg: AttrDict) -> list[str]:

@@ -10,13 +10,11 @@ any training of VISSL does, and is not run again when it has finished.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from vissl.config import AttrDict
 
-from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
-from vissl_clusterfit.launch.processes.failures import RankFailed
+from vissl_clusterfit.errors import ArtifactError, ClusterFitError, ConfigError, problem
 from vissl_clusterfit.launch.processes.launcher import launch
 from vissl_clusterfit.launch.processes.torchrun import is_torchrun
 from vissl_clusterfit.launch.processes.worker import require_gpus_and_weights
@@ -25,9 +23,11 @@ from vissl_clusterfit.launch.runs.tune.inputs import checked_labels, inputs_of
 from vissl_clusterfit.launch.runs.tune.settings import TuneSettings, chosen_by
 from vissl_clusterfit.launch.runs.tune.split import ValidationSplit
 from vissl_clusterfit.launch.runs.tune.trainings import Setting, grid, of_test, on_validation, with_setting
+from vissl_clusterfit.plugin.benchmarks.rows import model_in_rows
 from vissl_clusterfit.plugin.benchmarks.trained import describe_training, figures, last_test, test_views
 from vissl_clusterfit.plugin.data.prepared import require_prepared
 from vissl_clusterfit.plugin.engines.tune import NETWORK_NAME, VALIDATION_NAME
+from vissl_clusterfit.plugin.training.divergence import DIVERGED
 from vissl_clusterfit.plugin.training.progress import read_metrics
 from vissl_clusterfit.report.results import ResultRow, append_results
 from vissl_clusterfit.storage import artifacts
@@ -37,8 +37,6 @@ _FOLDER_NAME = "tune"
 _INPUTS_NAME = "inputs.json"
 _DIVERGED_NAME = "diverged.json"
 _FINISHED_NAME = "finished.json"
-#: How VISSL ends at a loss or an output that is no number; the hook that looks at outputs fails itself then.
-_DIVERGED = re.compile(r"FloatingPointError: Infinite Loss or NaN|'CheckNanModelOutputHook' object has no attribute")
 
 
 def run_tuning(cfg: AttrDict) -> None:
@@ -49,7 +47,7 @@ def run_tuning(cfg: AttrDict) -> None:
 
     Raises:
         ClusterFitError: bad settings or data, or a folder with trainings of others.
-        RankFailed: a training failed, and not because its learning rate was too great.
+        RankFailed: a training failed otherwise than by a mistake of the user.
     """
     tuning = _Tuning(cfg)
     if not tuning.is_finished:
@@ -91,7 +89,7 @@ class _Tuning:
                 f"{self._folder} has scored the test split for what was chosen of {', '.join(tried)}; this run has "
                 f"{', '.join(self._names)}. Name another config.CHECKPOINT.DIR to choose anew."
             )
-        if before.is_file():
+        if before.is_file() and any(self._folder.rglob("*.torch")):  # else the first command had a mistake
             found, places = artifacts.read_json(before), "config.CHECKPOINT.DIR"
             artifacts.require_same_inputs(self._folder, found, self._inputs, places)
 
@@ -149,8 +147,8 @@ class _Tuning:
         if not diverged.is_file():
             try:
                 _train(cfg)
-            except RankFailed as error:
-                if not _DIVERGED.search(str(error)):
+            except ClusterFitError as error:
+                if DIVERGED not in str(error):
                     raise
                 artifacts.write_json(diverged, {"said": str(error).splitlines()[-1]})
                 _remove(folder, "*.torch", "rank*.pth")
@@ -172,7 +170,7 @@ class _Tuning:
         for metric, head, value in figures(last_test(str(self._folder / "test"))):
             layer = head.removeprefix("layer ") if head.startswith("layer ") else ""
             row = ResultRow(
-                model=self._settings.model_name,
+                model=model_in_rows(self._cfg, self._settings.model_name),
                 benchmark=self._settings.benchmark + (f", {layer}" if layer else ""),
                 dataset=self._settings.dataset_name,
                 split="test",

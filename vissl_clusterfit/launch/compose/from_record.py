@@ -1,0 +1,75 @@
+"""What the record of a training says of the weights beside it: their trunk, and the size of its images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.launch.compose.image_size import image_size, size_warning
+from vissl_clusterfit.plugin.training.record import RECORD_NAME, training_beside
+
+_OURS = "clusterfit/transfer"
+_TRUNK, _TRANSFORMS = "config.MODEL.TRUNK", "config.TRANSFER.FEATURES.TRANSFORMS"
+
+
+def complete_from_record(overrides: Sequence[str], composed: dict[str, Any]) -> list[str]:
+    """Takes the trunk and the transforms of a transfer from the training of its weights, unless the user gives them.
+
+    Args:
+        overrides: of the command line.
+        composed: the whole composed config, changed in place.
+
+    Returns:
+        What was changed, and sizes that do not go together, for the log.
+    """
+    config = composed["config"]
+    if composed["engine_name"] != "clusterfit_transfer":
+        return _teacher_of_another_size(config)
+    weights = config["MODEL"]["WEIGHTS_INIT"]["PARAMS_FILE"]
+    training = training_beside(weights) if weights else None
+    if training is None:
+        return []
+    changes, record = [], os.path.join(os.path.dirname(weights), RECORD_NAME)
+    names = [override.lstrip("+") for override in overrides]
+    chosen = [name for name in names if name.startswith(("config=", "config/", "config@"))]
+    if chosen == [f"config={_OURS}"] and not any(name.startswith((_TRUNK, "config.MODEL.INPUT")) for name in names):
+        for key in ("TRUNK", "INPUT_TYPE"):
+            if config["MODEL"][key] != training["MODEL"][key]:
+                config["MODEL"][key] = training["MODEL"][key]
+                changes.append(f"config.MODEL.{key}: as {record} has it, of the training of these weights.")
+    transforms = _evaluation_transforms(training)
+    features = config["TRANSFER"]["FEATURES"]
+    if transforms and transforms != features["TRANSFORMS"] and not any(name.startswith(_TRANSFORMS) for name in names):
+        changes.append(f"{_TRANSFORMS}: {transforms}, by the images of the training of these weights, in {record}.")
+        features["TRANSFORMS"] = transforms
+    return changes
+
+
+def _teacher_of_another_size(config: Mapping[str, Any]) -> list[str]:
+    if config["LOSS"]["name"] != "clusterfit_loss":
+        return []
+    settings = ClusterFitConfig.from_config(config["CLUSTERFIT"])
+    training = training_beside(settings.teacher.weights) if settings.teacher.weights else None
+    trained = image_size(training["DATA"]["TRAIN"]["TRANSFORMS"]) if training and "TRAIN" in training["DATA"] else None
+    return size_warning(trained, settings.features.transforms, "the teacher was trained")
+
+
+def _evaluation_transforms(training: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those without chance that go with a training: of its test, of its teacher, or by size and normalisation."""
+    data = training["DATA"]
+    if "TRAIN" not in data:
+        return []
+    trained = data["TRAIN"]["TRANSFORMS"]
+    size = image_size(trained)
+    labels = training.get("CLUSTERFIT", {}).get("TRAIN", {})
+    known = [data.get("TEST", {}).get("TRANSFORMS"), labels.get("features", {}).get("transforms")]
+    for transforms in filter(None, known):
+        if size in (None, image_size(transforms)):
+            return list(transforms)
+    if size is None:
+        return []
+    normalize = [transform for transform in trained if transform["name"] == "Normalize"]
+    sides = [{"name": "Resize", "size": round(size * 256 / 224)}, {"name": "CenterCrop", "size": size}]
+    return [*sides, {"name": "ToTensor"}, *normalize]

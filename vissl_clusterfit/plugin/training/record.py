@@ -1,0 +1,148 @@
+"""What the training in a folder was made from: one record that every later start is held against.
+
+VISSL knows a training by its folder alone. It takes whatever checkpoint lies there for its own, so that a training of
+another network goes on from it, and a finished one lends its figures to any name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vissl.config import AttrDict
+from vissl.data import DATASET_SOURCE_MAP
+
+from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.plugin.data.labelled_source import base_source, paired_source
+from vissl_clusterfit.plugin.data.split_images import SplitImages
+from vissl_clusterfit.plugin.stages import Stages
+from vissl_clusterfit.plugin.training.checkpoints import has_checkpoints, is_checkpoint
+from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
+from vissl_clusterfit.plugin.training.progress import METRICS_NAME
+from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.folders import names_in
+from vissl_clusterfit.storage.paths import artifact_path
+
+RECORD_NAME = "training.json"
+_FORMAT = 1
+_WEIGHTS = "MODEL.WEIGHTS_INIT.PARAMS_FILE"
+
+#: Blocks of ``config`` that change what comes out; of others, as CHECKPOINT, HOOKS and MACHINE, nothing does.
+_DECISIVE = ("MODEL", "OPTIMIZER", "METERS", "TRAINER", "SEED_VALUE", "TEST_ONLY", "TEST_MODEL", "TEST_EVERY_NUM_EPOCH")
+#: What in these changes where and how it is computed, and nothing else.
+_OF_THE_MACHINE = {
+    "MODEL": ("CUDA_CACHE", "ACTIVATION_CHECKPOINTING", "SHARDED_DDP_SETUP", "FSDP_CONFIG", "_MODEL_INIT_SEED"),
+    "DATA": ("DATA_PATHS", "LABEL_PATHS", "DATASET_NAMES", "MMAP_MODE", "COPY_TO_LOCAL_DISK", "COPY_DESTINATION_DIR"),
+}
+
+
+def training_inputs(config: AttrDict) -> dict[str, Any]:
+    """All that decides what a training of VISSL gives, or a test of it (``TEST_ONLY``), as JSON holds it.
+
+    Data are known by their fingerprint and weights by their hash, wherever they lie. Where weights are gone that a
+    training has started from, their path stands for them.
+
+    Raises:
+        ClusterFitError: data or the teacher of pseudo-labels are missing.
+    """
+    inputs: dict[str, Any] = {name: config[name] for name in _DECISIVE}
+    weights = config.MODEL.WEIGHTS_INIT.PARAMS_FILE
+    inputs["MODEL"] = _without(config.MODEL, *_OF_THE_MACHINE["MODEL"], "WEIGHTS_INIT")
+    if weights:
+        inputs["MODEL"]["WEIGHTS_INIT"] = _without(config.MODEL.WEIGHTS_INIT, "PARAMS_FILE")
+    inputs[_WEIGHTS] = weights and _of_file(weights)
+    inputs["LOSS"] = {"name": config.LOSS.name, **(config.LOSS.get(config.LOSS.name) or {})}
+    inputs["processes"] = config.DISTRIBUTED.NUM_NODES * config.DISTRIBUTED.NUM_PROC_PER_NODE
+    splits = [] if config.TEST_ONLY else ["TRAIN"]
+    splits += ["TEST"] if config.TEST_ONLY or config.TEST_MODEL else []
+    inputs["DATA"] = {split: _data(config, split) for split in splits if config.DATA[split].DATA_SOURCES}
+    if not config.TEST_ONLY and config.LOSS.name in ("clusterfit_loss", DISTILLATION):
+        inputs["CLUSTERFIT"] = Stages(config).target_inputs()
+    return json.loads(json.dumps(inputs, default=str, sort_keys=True))  # a type of numbers is among them
+
+
+def _without(block: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in block.items() if name not in names}
+
+
+def _of_file(path: str) -> dict[str, str]:
+    place = artifact_path(path)
+    return {"sha256": artifacts.file_sha256(place)} if place.is_file() else {"path": path}
+
+
+def _data(config: AttrDict, split: str) -> dict[str, Any]:
+    data = config.DATA[split]
+    found = _without(data, *_OF_THE_MACHINE["DATA"])
+    found["DATA_SOURCES"] = kinds = [base_source(source) for source in data.DATA_SOURCES]
+    images = SplitImages(config, split, []) if {*map(paired_source, kinds)} <= DATASET_SOURCE_MAP.keys() else None
+    found |= images.inputs() if images else {}
+    if images is None or not images.have_files:  # a fingerprint knows their number alone
+        found["DATA_PATHS"] = list(data.DATA_PATHS)
+    if split == "TEST" and not data.DROP_LAST:
+        found.pop("BATCHSIZE_PER_REPLICA")
+    files = [
+        path for path, source in zip(data.LABEL_PATHS, data.LABEL_SOURCES, strict=False) if source == "disk_filelist"
+    ]
+    return {**found, "LABEL_PATHS": [_of_file(path) for path in files]} if files else found
+
+
+def check_record(config: AttrDict, folder: str, inputs: Mapping[str, Any]) -> bool:
+    """Refuses a folder whose training was made from something else; whether there is a record.
+
+    A folder in which nothing was made yet, as the first command had a mistake, is nobody's.
+
+    Raises:
+        ArtifactError: naming each setting that differs, with both values, and the remedy.
+    """
+    place = artifact_path(folder, "config.CHECKPOINT.DIR")
+    if not (place / RECORD_NAME).is_file() or not has_products(place):
+        return False
+    record, weights = artifacts.read_json(place / RECORD_NAME), config.MODEL.WEIGHTS_INIT.PARAMS_FILE
+    found, expected = dict(record["inputs"]), dict(inputs)
+    if "path" in {*(found[_WEIGHTS] or ()), *(expected[_WEIGHTS] or ())}:  # the file is gone; its weights are in use
+        found[_WEIGHTS], expected[_WEIGHTS] = record["weights"], weights
+    if lines := artifacts.differences(found, expected):
+        raise ArtifactError(
+            f"{place} has a training that was made from other data or settings:\n{lines}\n"
+            "Undo the change, or name another config.CHECKPOINT.DIR. To train anew in this folder, set "
+            "config.CHECKPOINT.OVERWRITE_EXISTING=true and AUTO_RESUME=false: what is there is moved aside."
+        )
+    return True
+
+
+def write_record(config: AttrDict, folder: str, inputs: Mapping[str, Any]) -> None:
+    """Writes what the training in a folder is made from, before it makes anything."""
+    place, weights = artifact_path(folder, "config.CHECKPOINT.DIR"), config.MODEL.WEIGHTS_INIT.PARAMS_FILE
+    record = {"format": _FORMAT, "engine": "train", "weights": weights, "inputs": inputs}
+    if not (place / RECORD_NAME).is_file() or artifacts.read_json(place / RECORD_NAME) != record:
+        artifacts.write_json(place / RECORD_NAME, record)
+
+
+def training_beside(weights: str) -> dict[str, Any] | None:
+    """What the training was made from that a checkpoint lies in the folder of; None if that is not known."""
+    folder, _, name = weights.rpartition("/")
+    record = artifact_path(folder or ".") / RECORD_NAME
+    if not is_checkpoint(name) or not record.is_file():
+        return None
+    inputs = artifacts.read_json(record).get("inputs")
+    return inputs if isinstance(inputs, dict) and {"MODEL", "DATA"} <= inputs.keys() else None
+
+
+def has_products(folder: Path) -> bool:
+    """Whether a training, or a test, has left anything in a folder that a later one could take for its own."""
+    metrics = folder / METRICS_NAME
+    return has_checkpoints(folder) or (metrics.is_file() and bool(metrics.read_bytes().strip()))
+
+
+def set_aside(folder: Path) -> Path:
+    """Moves what a training has made in a folder of this machine into a new folder below it, which is returned."""
+    number = 1
+    while (aside := folder / f"replaced-{number}").exists():
+        number += 1
+    aside.mkdir()
+    for name in sorted(names_in(folder)):
+        if is_checkpoint(name) or name in (METRICS_NAME, "stdout.json", RECORD_NAME):
+            (folder / name).rename(aside / name)
+    return aside
