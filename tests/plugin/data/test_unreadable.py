@@ -109,7 +109,9 @@ def test_too_many_end_the_extraction(run_command, student_overrides, tmp_path):
         cwd=tmp_path,
     )
     assert result.returncode == 2
-    assert "MAX_UNREADABLE: found 2 of 30 samples unreadable (6.7%); allowed: at most 5.0%" in result.stderr
+    assert "MAX_UNREADABLE: found 2 of 30 samples unreadable (6.7%), among them " in result.stderr
+    assert all(str(file) in result.stderr for file in sorted(images.rglob("*.png"))[:2])
+    assert "; allowed: at most 5.0%" in result.stderr
     assert not json.loads((tmp_path / "run/clusterfit/features/train/manifest.json").read_text()).get("complete")
 
 
