@@ -141,6 +141,15 @@ def test_the_same_features_are_opened_again_and_others_refused(tmp_path):
     assert contents(tmp_path / "store") == before
 
 
+def test_a_store_that_refers_is_not_given_for_a_copy(tmp_path):
+    path = save(tmp_path / "features.npy")
+    import_features(path, tmp_path / "store")
+    with pytest.raises(ArtifactError, match="refers to your files, and copy=True asks for another store"):
+        import_features(path, tmp_path / "store", copy=True)
+    copied = import_features(path, tmp_path / "copied", copy=True)
+    assert import_features(path, tmp_path / "copied").content_hash == copied.content_hash
+
+
 def test_a_killed_import_goes_on(tmp_path):
     path = save(tmp_path / "features.npy")
     store = import_features(path, tmp_path / "store", names=NAMES)

@@ -24,7 +24,7 @@ from stage_work import COUNT, SHARD_SIZE, Numbers
 from tiny_run import make_run
 from tiny_store import save_store
 
-from vissl_clusterfit import dependencies
+from vissl_clusterfit import dependencies, import_features, import_labels, make_codebook, make_labels
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig, EncodingSettings, FeatureSettings
@@ -394,3 +394,16 @@ def test_a_file_system_without_maps_links_and_locks(local, tmp_path, monkeypatch
     monkeypatch.undo()
     assert tiny_store.contents(tmp_path / "run") == tiny_store.contents(local)
     assert not any(wrong(tmp_path / "run").values())
+
+
+def test_features_from_elsewhere_are_copied_and_named(run, tmp_path):
+    rows = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
+    names = [f"{number}.jpg" for number in range(30)]
+    np.save(tmp_path / "rows.npy", rows)
+    store = import_features(tmp_path / "rows.npy", str(run / "features"), names=names)
+    np.testing.assert_array_equal(store.read(0, 30), rows)
+    codebook = make_codebook(store, str(run / "codebook"), 3)
+    labels = make_labels(str(run / "features"), codebook, str(run / "labels"))
+    given = import_labels(dict(zip(names, labels.labels.tolist(), strict=True)), str(run / "given"), store)
+    assert store.names == labels.names == given.names == names
+    assert wrong(run) == {str(run / name): [] for name in ("codebook", "features", "given", "labels")}

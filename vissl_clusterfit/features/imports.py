@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.dependencies import require
-from vissl_clusterfit.errors import DataError, problem
+from vissl_clusterfit.errors import ArtifactError, DataError, problem
 from vissl_clusterfit.features.arrays import named_samples, require_finite, require_rows
 from vissl_clusterfit.features.rows_files import FLOATS, READERS, RowsFile, needs_pickle, only_key, read_rows
 from vissl_clusterfit.features.sample_list import dataset_inputs, names_and_sizes
@@ -22,6 +22,7 @@ from vissl_clusterfit.features.store import KIND, FeatureStore
 from vissl_clusterfit.features.writer import FeatureStoreWriter
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in
+from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.remote import as_remote
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def import_features(
         >>> store.read(1, 2)
         array([[0., 1., 0.]], dtype=float32)
     """
-    folder = Path(folder)
+    folder = artifact_path(str(folder), "folder")
     files = [] if isinstance(source, np.ndarray) else _files(Path(source))
     what = str(source) if files else "features"
     parts, column, mapped = _read(source, files, key)
@@ -98,12 +99,16 @@ def import_features(
         require_finite(parts)
     inputs: dict[str, Any] = {"dataset": dataset_inputs(samples), "key": key}
     inputs["files"] = digests.result() if files else [_array_hash(parts[0][1])]
+    refer = bool(files) and not copy and not as_remote(folder) and mapped
     if artifacts.has_manifest(folder):
         manifest = artifacts.read_manifest(folder, KIND)
         artifacts.require_same_inputs(folder, manifest["inputs"], inputs, "folder")
-        if manifest.get("complete"):
+        refers, complete = "shard_rows" in manifest, manifest.get("complete")
+        if (refers and not refer) or (not complete and refer != refers):
+            found = "refers to your files" if refers else "is to hold a copy of your files"
+            raise ArtifactError(f"{folder} {found}, and copy={copy} asks for another store. Name another folder.")
+        if complete:
             return FeatureStore.open(folder)
-    refer = bool(files) and not copy and not as_remote(folder) and mapped
     dim, dtype = parts[0][1].shape[1], str(parts[0][1].dtype)
     if refer:
         sizes, size = [len(rows) for _, rows in parts], max(len(rows) for _, rows in parts)

@@ -92,7 +92,7 @@ class FeatureStore:
         self._copies = LocalCopies() if as_remote(folder) else None
         self._elsewhere = {
             name: OpenRows(RowsFile.from_json(entry, manifest["sha256"][name]))
-            for name, entry in manifest.get("rows_in", {}).items()
+            for name, entry in dict(manifest.get("rows_in", {})).items()
         }
 
     @classmethod

@@ -20,6 +20,7 @@ from vissl_clusterfit.errors import ArtifactError, DataError, cannot_write, prob
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import temporary_path, write_file
+from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def export_labels(
         >>> print(export_labels(labels, "labels.csv").read_text().splitlines()[0])
         name,label,distance,margin
     """
-    own = labels if isinstance(labels, PseudoLabels) else PseudoLabels.open(Path(labels))
+    own = labels if isinstance(labels, PseudoLabels) else PseudoLabels.open(artifact_path(str(labels), "labels"))
     goal = Path(path)
     writers = {".npy": _write_npy, ".csv": _write_csv, ".jsonl": _write_json_lines, ".parquet": _write_parquet}
     if goal.suffix not in writers and goal.suffix:

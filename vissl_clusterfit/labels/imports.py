@@ -27,6 +27,7 @@ from vissl_clusterfit.labels.files import (
 )
 from vissl_clusterfit.labels.pseudo_labels import KIND, PseudoLabels
 from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def import_labels(
         >>> np.asarray(labels.labels)
         array([0, 1, 2])
     """
-    place = Path(folder)
+    place = artifact_path(str(folder), "folder")
     wanted = data.names
     if wanted is None:
         raise ArtifactError(
