@@ -242,3 +242,55 @@ def test_an_error_gives_the_lease_back(path):
         assert path.exists()
         raise ZeroDivisionError
     assert not path.exists()
+
+
+def test_a_lease_from_before_the_machine_started_anew_holds_nothing(lease, path):
+    """The same number and ticks, by chance, of another start."""
+    rewrite(path, boot="another", token="of the dead")
+    successor = Lease(path)
+    assert successor.acquire()
+    successor.release()
+
+
+def test_a_lease_that_does_not_say_which_start_of_the_machine_is_an_older_version_s(lease, path):
+    content = json.loads(path.read_text())
+    del content["boot"]
+    path.write_text(json.dumps(content))
+    assert not Lease(path).acquire()
+
+
+def test_a_time_in_the_future_is_said_and_waited_for_no_longer_than_any(lease, path, monkeypatch, caplog):
+    """Its holder is elsewhere, where nobody sees whether it lives."""
+    rewrite(path, host="elsewhere", token="of another")
+    age(path, -10_000)
+    assert not Lease(path).acquire()
+    assert "in the future: a clock is off" in caplog.text
+    monkeypatch.setattr(leases, "STALE_AFTER_S", 0.3)
+    time.sleep(0.2)
+    age(path, -10_001)  # it is touched
+    assert not Lease(path).acquire()
+    time.sleep(0.2)
+    assert not Lease(path).acquire()
+    time.sleep(0.2)
+    successor = Lease(path)
+    assert successor.acquire()
+    assert caplog.text.count("a clock is off") == 1
+    successor.release()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{}", "null", "{", "\0", '{"pid": "x"}', '{"pid": 1e308}', '{"pid": -1}', '{"pid": [1]}'),
+        "[" * 9999,
+        '{"pid": ' + "9" * 4000 + "}",
+    ],
+)
+def test_a_lease_with_any_content_is_held_until_it_is_stale(path, content):
+    path.parent.mkdir()
+    path.write_text(content)
+    assert not Lease(path).acquire()
+    age(path, STALE_AFTER_S + 5)
+    successor = Lease(path)
+    assert successor.acquire()
+    successor.release()
