@@ -23,7 +23,7 @@ import torch
 from inputs import clustered_features, geometric_mean, machine, objective
 from sklearn.cluster import MiniBatchKMeans
 
-from vissl_clusterfit.clustering.kmeans import SPREAD, kmeans
+from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, kmeans
 from vissl_clusterfit.clustering.sources import ArraySource
 from vissl_clusterfit.search.torch_search import TorchSearch
 
@@ -34,7 +34,7 @@ TOLERANCE = 1.001
 
 
 def ours(features: np.ndarray, num_clusters: int, seed: int, num_iter: int = NUM_ITER, **options) -> np.ndarray:
-    options = {"start": SPREAD, "growing": True, **options}
+    options = {"start": KMEANS_PLUSPLUS, "growing": True, **options}
     search = functools.partial(TorchSearch, device="cpu")
     return kmeans(ArraySource(features), num_clusters, num_iter, seed, search, **options).centroids
 

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 from inputs import clustered_features, machine, objective
 
-from vissl_clusterfit.clustering.kmeans import SPREAD, kmeans
+from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, kmeans
 from vissl_clusterfit.clustering.sources import ArraySource
 from vissl_clusterfit.search.backends import TORCH, search_factory
 
@@ -27,7 +27,7 @@ def run(features: np.ndarray, num_clusters: int, num_iter: int, *, growing: bool
     """Passes and objective."""
     factory = search_factory(TORCH, "cpu")
     found = [
-        kmeans(ArraySource(features), num_clusters, num_iter, seed, factory, start=SPREAD, growing=growing)
+        kmeans(ArraySource(features), num_clusters, num_iter, seed, factory, start=KMEANS_PLUSPLUS, growing=growing)
         for seed in SEEDS
     ]
     return {

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
 from vissl_clusterfit.clustering import sources
-from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, kmeans
+from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM, kmeans
 from vissl_clusterfit.clustering.minibatches import PARTS, steps, width
 from vissl_clusterfit.clustering.preprocessing import unit_rows
 from vissl_clusterfit.clustering.protocol import ClusterSums
@@ -179,9 +179,9 @@ def test_same_seed_gives_same_bytes_and_another_does_not(cluster, digits):
     assert first.centroids.tobytes() != other.centroids.tobytes()
 
 
-@pytest.mark.parametrize("start", [RANDOM, SPREAD])
+@pytest.mark.parametrize("start", [RANDOM, KMEANS_PLUSPLUS])
 def test_the_size_of_a_chunk_does_not_matter(cluster, digits, start, monkeypatch):
-    options = {"num_iter": 8, "start": start, "growing": start == SPREAD}
+    options = {"num_iter": 8, "start": start, "growing": start == KMEANS_PLUSPLUS}
     whole = cluster(digits, 30, **options)
     monkeypatch.setattr(sources, "_CHUNK_ROWS", 300)
     parts = cluster(digits, 30, **options)
@@ -271,7 +271,7 @@ def test_centroids_are_means_of_vectors_as_they_were_last_assigned(many_digits):
     assert result.counts.tolist() == np.bincount(labels, minlength=20).tolist()
 
 
-@pytest.mark.parametrize("start", [RANDOM, SPREAD])
+@pytest.mark.parametrize("start", [RANDOM, KMEANS_PLUSPLUS])
 def test_parts_end_nearly_as_well_as_all_vectors(cluster, many_digits, start):
     in_parts, all_vectors = (
         np.mean(
@@ -299,7 +299,7 @@ def test_k_means_in_parts_settles(cluster, many_digits, caplog):
     np.testing.assert_array_equal(further.counts, result.counts)
 
 
-@pytest.mark.parametrize(("start", "num_clusters"), [(RANDOM, 4), (SPREAD, 4), (SPREAD, 200)])
+@pytest.mark.parametrize(("start", "num_clusters"), [(RANDOM, 4), (KMEANS_PLUSPLUS, 4), (KMEANS_PLUSPLUS, 200)])
 def test_going_on_in_parts_from_any_state_is_the_same_to_the_byte(cluster, many_digits, start, num_clusters):
     kept, options = KeptStates(), {"num_iter": 14, "growing": True, "start": start}
     whole = cluster(many_digits, num_clusters, on_iteration=kept.keep, **options)
@@ -326,21 +326,21 @@ def test_empty_clusters_are_repaired_in_parts(cluster, many_digits):
 def test_spread_centroids_end_better_than_random_ones(cluster, blobs):
     spread, random = (
         np.mean([cluster(blobs, 20, num_iter=30, seed=seed, start=start).objective[-1] for seed in range(8)])
-        for start in (SPREAD, RANDOM)
+        for start in (KMEANS_PLUSPLUS, RANDOM)
     )
     assert spread < random
 
 
 def test_backends_agree(digits):
     faiss_result, torch_result = (
-        kmeans(ArraySource(digits), 20, 10, 0, factory, start=SPREAD, growing=True)
+        kmeans(ArraySource(digits), 20, 10, 0, factory, start=KMEANS_PLUSPLUS, growing=True)
         for factory in (FaissSearch, TorchSearch)
     )
     np.testing.assert_allclose(torch_result.objective, faiss_result.objective, rtol=1e-5)
     np.testing.assert_allclose(torch_result.centroids, faiss_result.centroids, atol=1e-3)
 
 
-@pytest.mark.parametrize("start", [RANDOM, SPREAD])
+@pytest.mark.parametrize("start", [RANDOM, KMEANS_PLUSPLUS])
 @pytest.mark.parametrize("seed", range(4))
 def test_what_parts_leave_empty_is_filled_at_the_end(cluster, start, seed, caplog):
     """Nine distinct vectors in one part of many that are equal: each part comes once in eight iterations."""

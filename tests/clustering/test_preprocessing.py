@@ -163,8 +163,8 @@ def test_the_number_of_threads_changes_no_bit_of_a_projection(correlated):
         with threadpool_limits(threads):
             fitted.append(fit_preprocessing(ArraySource(rows), normalize=True, num_components=40, whiten=True))
     torch.set_num_threads(before)
-    assert fitted[0].same_as(fitted[1])
-    assert fitted[0].same_as(fitted[2])
+    assert fitted[0].equals(fitted[1])
+    assert fitted[0].equals(fitted[2])
 
 
 def test_an_older_codebook_projects_as_it_did(correlated, tmp_path):
@@ -177,5 +177,5 @@ def test_an_older_codebook_projects_as_it_did(correlated, tmp_path):
     newer = Preprocessing(False, mean, rounded_components(components))
     made = save_codebook(tmp_path / "newer", newer.apply(correlated[:3]), newer, input_dim=12)
     assert made.manifest["preprocessing"]["product"] == "exact"
-    assert made.preprocessing.same_as(newer)
-    assert not made.preprocessing.same_as(older)
+    assert made.preprocessing.equals(newer)
+    assert not made.preprocessing.equals(older)

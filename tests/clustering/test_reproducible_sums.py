@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vissl_clusterfit.clustering import reproducible_sums
-from vissl_clusterfit.clustering.reproducible_sums import Accumulator, Extent, Grid, SquareSum, squared_norms
+from vissl_clusterfit.clustering.reproducible_sums import Accumulator, SquareSum, SumGrid, ValueRange, squared_norms
 
 NUM_CLUSTERS = 5
 
 
 def extent_of(rows):
-    return Extent(float(np.abs(rows).max()), math.sqrt(np.square(rows, dtype=np.float64).mean()))
+    return ValueRange(float(np.abs(rows).max()), math.sqrt(np.square(rows, dtype=np.float64).mean()))
 
 
 def totals(parts, extent, num_vectors):
@@ -100,7 +100,7 @@ def test_the_usual_sum_would_depend_on_the_order():
 @pytest.mark.parametrize("typical", [1e-40, 1.0, 1e25])
 def test_parts_lie_on_grids_on_which_sums_are_exact(num_terms, ratio, typical):
     largest = typical * ratio
-    grid = Grid(Extent(largest, typical), num_terms)
+    grid = SumGrid(ValueRange(largest, typical), num_terms)
     rng = np.random.default_rng(0)
     values = torch.from_numpy(rng.uniform(-largest, largest, 1000) * 10.0 ** rng.uniform(-6, 0, 1000))
     left = values.clone()
@@ -120,7 +120,7 @@ def _trailing_zeros(value):
 
 def test_zeros_add_up_to_zero():
     rows = np.zeros((4, 3), dtype=np.float32)
-    found = totals([(rows, np.zeros(4, dtype=np.int64))], Extent(0.0, 0.0), 4)
+    found = totals([(rows, np.zeros(4, dtype=np.int64))], ValueRange(0.0, 0.0), 4)
     assert not found.sums.any()
     assert (found.counts.tolist(), found.squares) == ([4, 0, 0, 0, 0], 0)
     assert found.objective(np.zeros((NUM_CLUSTERS, 3), dtype=np.float32)) == 0

@@ -7,7 +7,7 @@ import pytest
 from kept_states import KeptStates
 
 from vissl_clusterfit.clustering import sources
-from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, kmeans
+from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM, kmeans
 from vissl_clusterfit.clustering.minibatches import steps
 from vissl_clusterfit.clustering.preprocessing import fit_preprocessing
 from vissl_clusterfit.clustering.shared_passes import share_passes
@@ -58,8 +58,8 @@ def require_same(found, expected):
     "options",
     [
         {},
-        {"start": SPREAD, "growing": True},
-        {"start": SPREAD, "growing": True, "spherical": True},
+        {"start": KMEANS_PLUSPLUS, "growing": True},
+        {"start": KMEANS_PLUSPLUS, "growing": True, "spherical": True},
     ],
 )
 def test_each_is_what_it_is_alone(rows, search_factory, options):
@@ -86,7 +86,7 @@ def test_empty_clusters_and_an_early_end(rows):
 def test_features_on_disk_with_preprocessing(rows, make_store, settings):
     store = make_store(rows, [0, 77, 2999])
     steps = fit_preprocessing(StoreSource(store), **settings)
-    options = {"start": SPREAD, "growing": True}
+    options = {"start": KMEANS_PLUSPLUS, "growing": True}
     found = kmeans_several(StoreSource(store, steps), NUMS_CLUSTERS, 14, 3, TorchSearch, **options)
     for num_clusters, result in zip(NUMS_CLUSTERS, found, strict=True):
         require_same(result, kmeans(StoreSource(store, steps), num_clusters, 14, 3, TorchSearch, **options))

@@ -27,7 +27,7 @@ def errors_and_bounds(rows, centroids, shift, scale, dtype):
     halves = np.square(exact_centroids).sum(axis=1) / 2
     true = exact_rows @ exact_centroids.T - halves
     # As the search does it: the halved squares are three more columns of the product.
-    right[:, -3:] = error_bounds.pieces(torch.from_numpy(-halves), dtype)
+    right[:, -3:] = error_bounds.split_float64(torch.from_numpy(-halves), dtype)
     scores = (left @ right.T).double().numpy()
     bound = error_bounds.score_error(prepared, of_centroids, rows.shape[1]).double().numpy()
     return np.abs(true - scores), bound, scores
@@ -104,7 +104,7 @@ def test_in_float32_the_bound_is_that_of_the_additions():
 )
 def test_what_is_certainly_lower_is(best, error, dtype):
     best = torch.tensor([best]).to(dtype)
-    limit = error_bounds.certainly_lower(best, torch.tensor([error]), dtype)
+    limit = error_bounds.score_threshold(best, torch.tensor([error]), dtype)
     assert limit.dtype == torch.float32
     # The largest score that counts as lower.
     lower = torch.nextafter(limit, torch.full_like(limit, -torch.inf)).double().item()
@@ -117,14 +117,14 @@ def test_what_is_certainly_lower_is(best, error, dtype):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("best", "error"), [(1.0, np.inf), (np.nan, 1.0), (np.inf, 1.0), (1.0, np.nan), (1e38, 3e38)])
 def test_where_nothing_is_known_nothing_is_lower(dtype, best, error):
-    limit = error_bounds.certainly_lower(torch.tensor([best], dtype=dtype), torch.tensor([error]), dtype)
+    limit = error_bounds.score_threshold(torch.tensor([best], dtype=dtype), torch.tensor([error]), dtype)
     assert limit.item() == -np.inf
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_pieces_add_up(dtype):
     values = torch.from_numpy(-np.logspace(-30, 30, 1000))
-    parts = error_bounds.pieces(values, dtype)
+    parts = error_bounds.split_float64(values, dtype)
     assert parts.dtype == dtype
     assert parts.shape == (1000, 3)
     np.testing.assert_allclose(parts.double().sum(dim=1), values, rtol=UNIT_ROUNDOFF[torch.float32])

@@ -174,7 +174,7 @@ def test_the_bound_is_what_finds_the_uncertain_rows(monkeypatch):
     rows, centroids = near_bisectors(4000, 1e-7)
     expected = brute_force(rows, centroids).argmin(axis=1)
     with monkeypatch.context() as patch:
-        patch.setattr(torch_search.rounding, "certainly_lower", lambda best, error, dtype: best)
+        patch.setattr(torch_search.error_bounds, "score_threshold", lambda best, error, dtype: best)
         assert (TorchSearch(centroids, product_type=torch.bfloat16).labels(rows) != expected).sum() > 500
 
 

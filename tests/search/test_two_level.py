@@ -27,7 +27,7 @@ def rows():
 @pytest.mark.parametrize("count", [1, 2, 5, 40])
 def test_looking_at_all_coarse_clusters_is_the_exact_search(rows, count):
     levels = two_levels(rows, 20, 15)
-    search = TwoLevelSearch(*levels, TorchSearch, num_probed=20)
+    search = TwoLevelSearch(*levels, TorchSearch, nprobe=20)
     for found, expected in zip(search.nearest(rows, count), TorchSearch(levels[0]).nearest(rows, count), strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -38,7 +38,7 @@ def test_ties_and_duplicates(decimals):
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((600, 3)).round(decimals).astype("f4")
     centroids = rng.standard_normal((90, 3)).round(decimals).astype("f4")
-    search = TwoLevelSearch(centroids, centroids[::10], np.full(9, 10), TorchSearch, num_probed=9)
+    search = TwoLevelSearch(centroids, centroids[::10], np.full(9, 10), TorchSearch, nprobe=9)
     for found, expected in zip(search.nearest(rows, 4), TorchSearch(centroids).nearest(rows, 4), strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -84,7 +84,7 @@ def test_labels_depend_neither_on_chunks_nor_on_threads(rows):
 
 def test_more_neighbours_than_the_coarse_clusters_that_are_looked_at_have(rows):
     centroids = rows[:60]
-    search = TwoLevelSearch(centroids, centroids[::6], np.full(10, 6), TorchSearch, num_probed=1)
+    search = TwoLevelSearch(centroids, centroids[::6], np.full(10, 6), TorchSearch, nprobe=1)
     labels, distances = search.nearest(rows[:50], 20)
     assert all(len(set(row)) == 20 for row in labels)
     assert labels.max() < 60
@@ -105,5 +105,5 @@ def test_no_rows(rows):
 
 def test_each_backend(rows, search_factory):
     levels = two_levels(rows, 20, 15, search_factory)
-    labels = TwoLevelSearch(*levels, search_factory, num_probed=20).labels(rows)
+    labels = TwoLevelSearch(*levels, search_factory, nprobe=20).labels(rows)
     assert (labels == TorchSearch(levels[0]).labels(rows)).mean() > 0.999

@@ -92,7 +92,7 @@ def test_no_run_is_there_twice_and_the_test_data_decide_nothing():
     assert seeds_of_tests == {"1", "2"}
     assert {name.split("seed=")[1][0] for name in names if "/validation_" in name} == {"0"}
     # 2 points x 2 seeds x 2 methods, and the untrained network at each point; 2 targets; 2 benchmarks
-    assert len(list(machine.plan.figures())) == (2 * 2 * 2 + 2) * 2 * 2
+    assert len(list(machine.plan.scores())) == (2 * 2 * 2 + 2) * 2 * 2
 
 
 def test_what_a_training_is_given():

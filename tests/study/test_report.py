@@ -12,7 +12,7 @@ from scipy import stats
 from vissl_clusterfit.report.intervals import student_interval
 from vissl_clusterfit.report.results import ResultRow
 from vissl_clusterfit.study.output import write_report
-from vissl_clusterfit.study.plan import Figure
+from vissl_clusterfit.study.plan import Score
 from vissl_clusterfit.study.report import ALL_TARGETS, Report
 from vissl_clusterfit.study.settings import StudySettings
 
@@ -26,9 +26,9 @@ VALUES = {  # by method and point: seeds 1, 2, 3 of each target
 }
 
 
-def figures():
+def scores():
     return [
-        Figure(
+        Score(
             method,
             point,
             target,
@@ -54,7 +54,7 @@ def report():
         }
     )
     information = {"teacher": {"0 %": [1.0, 1.0, 1.0], "50 %": [0.31, 0.32, 0.33]}}
-    return Report(settings, figures(), {"teacher": {"0 %": 0.1, "50 %": 0.1}}, information)
+    return Report(settings, scores(), {"teacher": {"0 %": 0.1, "50 %": 0.1}}, information)
 
 
 @pytest.mark.parametrize("num_seeds", [2, 3, 5, 10])
@@ -101,7 +101,7 @@ def test_the_tables(report):
 
 def test_every_figure_is_in_the_csv_to_the_last_digit(report):
     rows = list(csv.DictReader(io.StringIO(report.csv())))
-    assert len(rows) == len(figures()) == 28
+    assert len(rows) == len(scores()) == 28
     found = [
         float(row["value"])
         for row in rows
@@ -131,7 +131,7 @@ def test_the_legend_is_whole_however_many_methods_there_are(report, tmp_path):
         baseline=names[0],
     )
     row = ResultRow("m", "linear", "case", "test", "top-1 accuracy", 0.5, "protocol", 1)
-    scores = [Figure(name, point, "case", row) for name in names for point in ("0 %", "50 %")]
+    scores = [Score(name, point, "case", row) for name in names for point in ("0 %", "50 %")]
     write_report(tmp_path, Report(settings, scores, {}, {}))
     with Image.open(tmp_path / "study.png") as plot:
         pixels = np.asarray(plot.convert("L"))

@@ -13,7 +13,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
 
-from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, kmeans
+from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM, kmeans
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.clustering.protocol import Work
 from vissl_clusterfit.clustering.sources import ArraySource, chunk_rows
@@ -64,7 +64,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         self,
         n_clusters: int = 8,
         *,
-        init: Any = SPREAD,
+        init: Any = KMEANS_PLUSPLUS,
         max_iter: int = 50,
         metric: str = EUCLIDEAN,
         growing_sample: bool = True,
@@ -107,7 +107,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             int(seed),
             search_factory(TORCH, self.device),
             spherical=self.metric == COSINE,
-            start=SPREAD if given is not None else start,
+            start=KMEANS_PLUSPLUS if given is not None else start,
             growing=self.growing_sample,
             initial_centroids=given,
         )
@@ -147,7 +147,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
                 wrong.append(problem(name, found=repr(value), allowed="a whole number, 1 or more"))
         choices = {"metric": (EUCLIDEAN, COSINE), "device": ("cpu", "cuda")}
         if isinstance(self.init, str):
-            choices["init"] = (SPREAD, RANDOM)
+            choices["init"] = (KMEANS_PLUSPLUS, RANDOM)
         for name, values in choices.items():
             if getattr(self, name) not in values:
                 listed = " | ".join(values) + (" | an array of first centers" if name == "init" else "")

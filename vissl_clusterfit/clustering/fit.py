@@ -13,7 +13,14 @@ import numpy as np
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.checkpoints import keep_iteration, last_iteration, state_of
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
-from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD, KMeansResult, Sums, kmeans, require_enough_points
+from vissl_clusterfit.clustering.kmeans import (
+    KMEANS_PLUSPLUS,
+    RANDOM,
+    KMeansResult,
+    Sums,
+    kmeans,
+    require_enough_points,
+)
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing
 from vissl_clusterfit.clustering.shared_passes import share_passes
 from vissl_clusterfit.clustering.sources import StoreSource
@@ -120,7 +127,7 @@ def fit_codebook(
     else:
         preprocessing = distributed.on_primary(lambda: _fit_steps(raw, settings))
     # A projection that was fitted anew may differ from that of a stopped clustering in its last bits.
-    if source is None or not source.preprocessing.same_as(preprocessing):
+    if source is None or not source.preprocessing.equals(preprocessing):
         source = StoreSource(store, preprocessing, indices, _own_part())
 
     def save(state: KMeansResult, place: Path, facts: Mapping[str, Any], *, synced: bool = True) -> None:
@@ -178,7 +185,7 @@ def _fit_steps(raw: StoreSource, settings: ClusterFitConfig) -> Preprocessing:
 
 def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:
     """The centroids of the codebook that START names; None if it says how to draw them."""
-    if settings.start in (RANDOM, SPREAD):
+    if settings.start in (RANDOM, KMEANS_PLUSPLUS):
         return None
     try:
         centroids = Codebook.open(artifact_path(settings.start)).centroids
@@ -187,7 +194,7 @@ def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:
             problem(
                 "config.CLUSTERFIT.START",
                 found=repr(settings.start),
-                allowed=f"{RANDOM} | {SPREAD} | the folder of a codebook",
+                allowed=f"{RANDOM} | {KMEANS_PLUSPLUS} | the folder of a codebook",
                 remedy=str(error),
             )
         ) from None

@@ -30,7 +30,7 @@ def random_start(source: VectorSource, num_clusters: int, seed: int) -> np.ndarr
     return source.take(np.sort(chosen))
 
 
-def spread_start(
+def kmeans_plusplus(
     source: VectorSource, num_clusters: int, seed: int, search_factory: SearchFactory, share: Share = ALL
 ) -> np.ndarray:
     """K vectors far from each other, as (K, D) float32. All processes of the run call it together.

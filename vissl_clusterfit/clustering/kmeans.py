@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vissl_clusterfit.clustering.initialization import random_start, spread_start
-from vissl_clusterfit.clustering.minibatches import Step, start_share, steps, width
+from vissl_clusterfit.clustering.initialization import kmeans_plusplus, random_start
+from vissl_clusterfit.clustering.minibatches import MinibatchPlan, start_share, steps, width
 from vissl_clusterfit.clustering.preprocessing import unit_rows
 from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Share, VectorSource
 from vissl_clusterfit.errors import ConfigError, problem
@@ -17,7 +17,7 @@ from vissl_clusterfit.search.protocol import SearchFactory
 
 logger = logging.getLogger(__name__)
 
-RANDOM, SPREAD = "random", "k-means++"
+RANDOM, KMEANS_PLUSPLUS = "random", "k-means++"
 
 # After iterations that saw parts, so many passes at most fill clusters that are empty: each cluster gives one vector.
 _LAST_FILLS = 8
@@ -128,9 +128,9 @@ def kmeans(
         state, known = resume_from
         logger.info("k-means goes on after iteration %d of %d.", len(state.objective), num_iter)
     else:
-        if initial_centroids is None and start == SPREAD:
+        if initial_centroids is None and start == KMEANS_PLUSPLUS:
             sample = start_share(plan, source.num_vectors, num_clusters)
-            initial_centroids = spread_start(source, num_clusters, seed, search_factory, sample)
+            initial_centroids = kmeans_plusplus(source, num_clusters, seed, search_factory, sample)
         elif initial_centroids is None:
             initial_centroids = random_start(source, num_clusters, seed)
         state = _first(initial_centroids, source.num_vectors, spherical)
@@ -188,7 +188,7 @@ def _iterate(
     state: KMeansResult,
     known: Sums,
     search_factory: SearchFactory,
-    step: Step,
+    step: MinibatchPlan,
     spherical: bool,
 ) -> KMeansResult:
     """The state after one more iteration; what is ``known`` is brought up to date."""
@@ -218,7 +218,7 @@ def _iterate(
     )
 
 
-def _carried(known: Sums, coming: Step, *, may_repeat: bool) -> tuple[Share, ...]:
+def _carried(known: Sums, coming: MinibatchPlan, *, may_repeat: bool) -> tuple[Share, ...]:
     """What the next iteration does not find anew; all of it, if that may have nothing to do."""
     found_anew = () if may_repeat else coming
     return tuple(sorted(share for share in known if not any(_overlap(share, new) for new in found_anew)))

@@ -19,10 +19,10 @@ from vissl_clusterfit.clustering.protocol import ALL, Share
 NUM_PARTS = 8
 PARTS: tuple[Share, ...] = tuple((number / NUM_PARTS, (number + 1) / NUM_PARTS) for number in range(NUM_PARTS))
 #: The shares that one iteration sees, one after the other, with the same centroids.
-Step = tuple[Share, ...]
+MinibatchPlan = tuple[Share, ...]
 
 # The sample that grows, smallest first, and how many vectors per cluster each needs; with fewer, the end is worse.
-_SAMPLES: tuple[tuple[Step, int], ...] = ((((0.0, 1 / 16),), 96), (PARTS[:1], 96), (PARTS[:2], 24))
+_SAMPLES: tuple[tuple[MinibatchPlan, int], ...] = ((((0.0, 1 / 16),), 96), (PARTS[:1], 96), (PARTS[:2], 24))
 # Of half of what the first iteration sees, first centroids are drawn, if there are so many for each.
 _VECTORS_PER_START = 3
 # With fewer iterations or vectors than that, each iteration sees all vectors.
@@ -31,7 +31,7 @@ _FEWEST_ITERATIONS, _FEWEST_VECTORS = 12, 2048
 _EARLY = 6
 
 
-def steps(num_iter: int, num_vectors: int, num_clusters: int, *, growing: bool) -> list[Step]:
+def steps(num_iter: int, num_vectors: int, num_clusters: int, *, growing: bool) -> list[MinibatchPlan]:
     """What each iteration sees.
 
     Args:
@@ -49,13 +49,13 @@ def steps(num_iter: int, num_vectors: int, num_clusters: int, *, growing: bool) 
     return early + [(PARTS[(first + number) % NUM_PARTS],) for number in range(num_iter - len(early))]
 
 
-def start_share(plan: list[Step], num_vectors: int, num_clusters: int) -> Share:
+def start_share(plan: list[MinibatchPlan], num_vectors: int, num_clusters: int) -> Share:
     """Where the first centroids are drawn from: half of what the first iteration sees, where that is enough."""
     seen = width(plan[0]) if plan else 1.0
     enough = num_vectors * seen / 2 >= _VECTORS_PER_START * num_clusters
     return 0.0, seen / 2 if plan[:1] != [(ALL,)] and enough else seen
 
 
-def width(step: Step) -> float:
+def width(step: MinibatchPlan) -> float:
     """The share of all vectors that it sees, up to 1."""
     return math.fsum(high - low for low, high in step)

@@ -70,7 +70,7 @@ class Preprocessing:
         """Whether every vector that comes out has unit norm, or is zero."""
         return self.unit_output or (self.normalize and self.components is None)
 
-    def same_as(self, other: Preprocessing) -> bool:
+    def equals(self, other: Preprocessing) -> bool:
         """Whether the other one gives the same vectors, to the bit."""
         arrays = ((self.mean, other.mean), (self.components, other.components))
         own_steps = (self.normalize, self.unit_output, self.product)

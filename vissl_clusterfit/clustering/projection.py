@@ -16,7 +16,7 @@ import math
 import numpy as np
 import torch
 
-from vissl_clusterfit.search.threads import in_parallel, one_thread
+from vissl_clusterfit.search.threads import one_thread, parallel_map
 
 _FLOAT64_BITS, _ROW_BITS = 53, 24
 # Rows whose float64 copy stays in the processor's cache, and columns of one product of a covariance.
@@ -71,7 +71,7 @@ def add_products(squares_DD: np.ndarray, rows_nD: np.ndarray) -> None:
         high = low + _BLOCK_COLUMNS
         squares[low:high, low:].addmm_(rows[:, low:high].T, rows[:, low:])
 
-    in_parallel(add, range(0, len(squares_DD), _BLOCK_COLUMNS))
+    parallel_map(add, range(0, len(squares_DD), _BLOCK_COLUMNS))
 
 
 def eigenvectors(covariance_DD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ _BLOCK_VALUES = 1 << 17
 
 
 @dataclass(frozen=True)
-class Extent:
+class ValueRange:
     """How large the numbers of a source are.
 
     Attributes:
@@ -39,7 +39,7 @@ class Extent:
     typical: float
 
 
-class Grid:
+class SumGrid:
     """Splits numbers into parts whose sums are exact.
 
     Args:
@@ -47,7 +47,7 @@ class Grid:
         num_terms: how many are added at most.
     """
 
-    def __init__(self, extent: Extent, num_terms: int) -> None:
+    def __init__(self, extent: ValueRange, num_terms: int) -> None:
         bits = _FLOAT64_BITS - max(1, math.ceil(math.log2(max(num_terms, 2))))
         top = math.frexp(extent.largest)[1]  # no number reaches 2 ** top
         wanted = math.frexp(extent.typical)[1] - _KEPT_BITS
@@ -81,8 +81,8 @@ class Accumulator:
         num_vectors: N, of the source.
     """
 
-    def __init__(self, num_clusters: int, dim: int, extent: Extent, num_vectors: int) -> None:
-        self._grid = Grid(extent, num_vectors)
+    def __init__(self, num_clusters: int, dim: int, extent: ValueRange, num_vectors: int) -> None:
+        self._grid = SumGrid(extent, num_vectors)
         self._sums = torch.zeros(self._grid.num_bins, num_clusters, dim, dtype=torch.float64)
         self._counts = torch.zeros(num_clusters, dtype=torch.int64)
 
@@ -117,8 +117,8 @@ class SquareSum:
         num_vectors: N, of the source.
     """
 
-    def __init__(self, dim: int, extent: Extent, num_vectors: int) -> None:
-        self._grid = Grid(Extent(dim * extent.largest**2, dim * extent.typical**2), num_vectors)
+    def __init__(self, dim: int, extent: ValueRange, num_vectors: int) -> None:
+        self._grid = SumGrid(ValueRange(dim * extent.largest**2, dim * extent.typical**2), num_vectors)
         self._sums = torch.zeros(self._grid.num_bins, dtype=torch.float64)
 
     def add(self, squares: np.ndarray) -> None:

@@ -22,7 +22,7 @@ import torch
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Share, Work
-from vissl_clusterfit.clustering.reproducible_sums import Accumulator, Extent, SquareSum, squared_norms
+from vissl_clusterfit.clustering.reproducible_sums import Accumulator, SquareSum, ValueRange, squared_norms
 from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
@@ -37,8 +37,8 @@ _CHUNK_ROWS = 2048
 _CHUNK_VALUES = 1 << 22
 
 #: Which part of a source a process reads, of how many: what it sums is then added up over the processes of the run.
-Part = tuple[int, int]
-WHOLE: Part = (0, 1)
+RankShard = tuple[int, int]
+WHOLE: RankShard = (0, 1)
 
 
 def chunk_rows(dim: int) -> int:
@@ -52,7 +52,7 @@ Source = TypeVar("Source", bound="ChunkedSource")
 class ChunkedSource(ABC):
     """A source whose vectors are read, checked and prepared in chunks of fixed size."""
 
-    def __init__(self, num_vectors: int, raw_dim: int, preprocessing: Preprocessing, part: Part) -> None:
+    def __init__(self, num_vectors: int, raw_dim: int, preprocessing: Preprocessing, part: RankShard) -> None:
         self.num_vectors = num_vectors
         self._part = part
         self._make_pass: Callable[[Work, Share], None] | None = None
@@ -152,10 +152,10 @@ class ChunkedSource(ABC):
         return [value] if self._part == WHOLE else distributed.gather(value)
 
     @functools.cached_property
-    def extent(self) -> Extent:
+    def extent(self) -> ValueRange:
         """How large the numbers are; where preprocessing does not say it, all are read once."""
         if self.preprocessing.gives_unit_rows:
-            return Extent(largest=1.0 + 1e-6, typical=1 / math.sqrt(self.dim))
+            return ValueRange(largest=1.0 + 1e-6, typical=1 / math.sqrt(self.dim))
         largest, squares = np.zeros(1), np.zeros(1)
 
         def look(rows: np.ndarray) -> tuple[float, float]:
@@ -169,7 +169,7 @@ class ChunkedSource(ABC):
         if self._part != WHOLE:
             distributed.take_largest(largest)
             distributed.add_up(squares)
-        return Extent(float(largest[0]), math.sqrt(squares[0] / max(1, self.num_vectors * self.dim)))
+        return ValueRange(float(largest[0]), math.sqrt(squares[0] / max(1, self.num_vectors * self.dim)))
 
     def accumulate(self, search: Search, share: Share = ALL) -> ClusterSums:
         """Assigns every vector of a share to its nearest centroid. All processes of the run call it together."""
@@ -249,7 +249,7 @@ class ArraySource(ChunkedSource):
         preprocessing: applied to every chunk.
     """
 
-    def __init__(self, rows: np.ndarray, part: Part = WHOLE, preprocessing: Preprocessing | None = None) -> None:
+    def __init__(self, rows: np.ndarray, part: RankShard = WHOLE, preprocessing: Preprocessing | None = None) -> None:
         num_vectors, dim = rows.shape
         super().__init__(num_vectors, dim, preprocessing or Preprocessing(), part)
         self._rows = rows
@@ -278,7 +278,7 @@ class StoreSource(ChunkedSource):
         store: FeatureStore,
         preprocessing: Preprocessing | None = None,
         indices: np.ndarray | None = None,
-        part: Part = WHOLE,
+        part: RankShard = WHOLE,
     ) -> None:
         if indices is not None:
             indices = np.setdiff1d(indices, store.unreadable, assume_unique=True)

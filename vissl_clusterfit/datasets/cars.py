@@ -10,7 +10,7 @@ import numpy as np
 
 from vissl_clusterfit.datasets.archives import Sources, folder_holding
 from vissl_clusterfit.datasets.matlab import column, read_matlab
-from vissl_clusterfit.datasets.recipe import Content, Recipe, Split
+from vissl_clusterfit.datasets.recipe import Content, DatasetSplit, Recipe
 from vissl_clusterfit.errors import DataError, problem
 
 _IMAGES, _ANNOTATIONS = "car_ims.tgz", "cars_annos.mat"
@@ -27,9 +27,9 @@ def _read(sources: Sources) -> Content:
         raise DataError(problem(str(path), found=found, allowed=f"1 to {len(names)}, the names in class_names"))
     root = folder_holding(sources.folder(_IMAGES), files[0].partition("/")[0], "car_ims/000001.jpg …")
 
-    def split(chosen: np.ndarray) -> Split:
+    def split(chosen: np.ndarray) -> DatasetSplit:
         samples = np.flatnonzero(chosen)
-        return Split([root / files[sample] for sample in samples], labels[samples])
+        return DatasetSplit([root / files[sample] for sample in samples], labels[samples])
 
     return Content(trainval=split(~is_test), test=split(is_test), classes=[str(name) for name in names])
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vissl_clusterfit.datasets.archives import Sources, folder_holding
-from vissl_clusterfit.datasets.recipe import Content, Recipe, Split
+from vissl_clusterfit.datasets.recipe import Content, DatasetSplit, Recipe
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.storage.atomic import write_file
 from vissl_clusterfit.storage.untrusted import UnsafeFileError, load_plain_pickle
@@ -53,7 +53,7 @@ def _load(path: Path, *keys: str) -> dict[str, Any]:
     return found
 
 
-def _split(root: Path, name: str, rows: dict[str, Any], num_classes: int) -> Split:
+def _split(root: Path, name: str, rows: dict[str, Any], num_classes: int) -> DatasetSplit:
     data, labels = np.asarray(rows["data"]), np.asarray(rows["fine_labels"], dtype=np.int64)
     if data.dtype != np.uint8 or data.shape != (len(labels), _ROW_BYTES):
         allowed = f"bytes of shape ({len(labels)}, {_ROW_BYTES})"
@@ -66,7 +66,7 @@ def _split(root: Path, name: str, rows: dict[str, Any], num_classes: int) -> Spl
         if not path.is_file():
             picture = Image.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0))
             write_file(path, lambda file, picture=picture: picture.save(file, "PNG"), synced=False)  # type: ignore[misc]
-    return Split(images, labels)
+    return DatasetSplit(images, labels)
 
 
 CIFAR100 = Recipe(

@@ -10,7 +10,7 @@ import numpy as np
 
 from vissl_clusterfit.datasets.archives import Sources, folder_holding
 from vissl_clusterfit.datasets.matlab import read_matlab
-from vissl_clusterfit.datasets.recipe import Content, Recipe, Split
+from vissl_clusterfit.datasets.recipe import Content, DatasetSplit, Recipe
 from vissl_clusterfit.errors import DataError, problem
 
 _IMAGES, _LABELS, _SPLITS = "102flowers.tgz", "imagelabels.mat", "setid.mat"
@@ -26,9 +26,9 @@ def _read(sources: Sources) -> Content:
         allowed = f"each image in one split, numbers from 1 to {len(labels)}, as many as {_LABELS} has"
         raise DataError(problem(str(sources.archives / _SPLITS), found=found, allowed=allowed))
 
-    def split(numbers: np.ndarray) -> Split:
+    def split(numbers: np.ndarray) -> DatasetSplit:
         images = [root / "jpg" / f"image_{number:05d}.jpg" for number in numbers]
-        return Split(images, labels[numbers.astype(np.int64) - 1].astype(np.int64) - 1)
+        return DatasetSplit(images, labels[numbers.astype(np.int64) - 1].astype(np.int64) - 1)
 
     return Content(
         trainval=split(np.concatenate([train, val])),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vissl_clusterfit.datasets.archives import Sources, folder_holding
 from vissl_clusterfit.datasets.lists import read_lines
-from vissl_clusterfit.datasets.recipe import Content, Recipe, Split, class_numbers
+from vissl_clusterfit.datasets.recipe import Content, DatasetSplit, Recipe, class_numbers
 
 _ARCHIVE = "food-101.tar.gz"
 
@@ -22,10 +22,10 @@ def _read(sources: Sources) -> Content:
     return Content(trainval=trainval, test=test, classes=classes)
 
 
-def _split(root: Path, file: Path, classes: list[str]) -> Split:
+def _split(root: Path, file: Path, classes: list[str]) -> DatasetSplit:
     lines = read_lines(file)
     labels = class_numbers([line.partition("/")[0] for line in lines], classes, str(file))
-    return Split([root / "images" / f"{line}.jpg" for line in lines], labels)
+    return DatasetSplit([root / "images" / f"{line}.jpg" for line in lines], labels)
 
 
 FOOD101 = Recipe(

@@ -17,7 +17,7 @@ import numpy as np
 from vissl_clusterfit.datasets.archives import Sources, folder_holding
 from vissl_clusterfit.datasets.lists import read_lines
 from vissl_clusterfit.datasets.matlab import column, read_matlab
-from vissl_clusterfit.datasets.recipe import Content, Recipe, Split
+from vissl_clusterfit.datasets.recipe import Content, DatasetSplit, Recipe
 from vissl_clusterfit.errors import DataError
 
 _TRAIN, _VAL, _KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
@@ -43,13 +43,13 @@ def _read(sources: Sources) -> Content:
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[wnids[int(line)]] for line in truth], dtype=np.int64)
     train = sources.folder(_TRAIN, of_tars=True)
-    return Content(trainval=_of_folders(train, classes), test=Split(images, labels), classes=classes)
+    return Content(trainval=_of_folders(train, classes), test=DatasetSplit(images, labels), classes=classes)
 
 
-def _of_folders(root: Path, classes: list[str]) -> Split:
+def _of_folders(root: Path, classes: list[str]) -> DatasetSplit:
     images = [sorted(path for path in (root / name).glob("**/*") if path.is_file()) for name in classes]
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in images])
-    return Split([path for files in images for path in files], labels)
+    return DatasetSplit([path for files in images for path in files], labels)
 
 
 def _read_9k(sources: Sources) -> Content:
@@ -72,7 +72,7 @@ def _read_9k(sources: Sources) -> Content:
         count = min(_NUM_TEST, max(len(samples) // 10, 1)) if len(samples) > 1 else 0
         is_test[rng.permutation(samples)[:count]] = True
     trainval, test = (
-        Split([every.images[sample] for sample in samples.tolist()], every.labels[samples])
+        DatasetSplit([every.images[sample] for sample in samples.tolist()], every.labels[samples])
         for samples in (np.flatnonzero(~is_test), np.flatnonzero(is_test))
     )
     return Content(trainval=trainval, test=test, classes=classes)

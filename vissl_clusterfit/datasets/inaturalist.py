@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.datasets.archives import Sources, folder_holding
-from vissl_clusterfit.datasets.recipe import Content, Recipe, Split
+from vissl_clusterfit.datasets.recipe import Content, DatasetSplit, Recipe
 from vissl_clusterfit.errors import DataError
 
 #: From coarse to fine. The last one is called "name" in the files.
@@ -73,7 +73,7 @@ def _lineage(category: dict[str, Any], path: Path) -> list[str]:
     return [str(name) for name in lineage]
 
 
-def _split(root: Path, content: dict[str, Any], num_classes: int, file: str) -> Split:
+def _split(root: Path, content: dict[str, Any], num_classes: int, file: str) -> DatasetSplit:
     try:
         labels = {note["image_id"]: int(note["category_id"]) for note in content["annotations"]}
         images = [root / image["file_name"] for image in content["images"]]
@@ -84,7 +84,7 @@ def _split(root: Path, content: dict[str, Any], num_classes: int, file: str) -> 
         ) from None
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() < num_classes:
         raise DataError(f"{file}: found category {numbers.max()}; expected: 0 to {num_classes - 1}.")
-    return Split(images, numbers)
+    return DatasetSplit(images, numbers)
 
 
 INATURALIST2018 = Recipe(

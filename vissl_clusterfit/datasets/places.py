@@ -13,7 +13,7 @@ import numpy as np
 
 from vissl_clusterfit.datasets.archives import Sources, folder_holding
 from vissl_clusterfit.datasets.lists import read_numbered, require_below
-from vissl_clusterfit.datasets.recipe import Content, Recipe, Split
+from vissl_clusterfit.datasets.recipe import Content, DatasetSplit, Recipe
 
 _IMAGES205, _LISTS205 = "imagesPlaces205_resize.tar.gz", "trainvalsplit_places205.tar.gz"
 _TRAIN365, _VAL365, _LISTS365 = "train_256_places365standard.tar", "val_256.tar", "filelist_places365-standard.tar"
@@ -53,8 +53,8 @@ def _entries(path: Path) -> tuple[list[str], np.ndarray]:
     return [file.lstrip("/") for file in files], labels
 
 
-def _split(root: Path, files: list[str], labels: np.ndarray) -> Split:
-    return Split([root / file for file in files], labels)
+def _split(root: Path, files: list[str], labels: np.ndarray) -> DatasetSplit:
+    return DatasetSplit([root / file for file in files], labels)
 
 
 PLACES205 = Recipe(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.datasets.archives import Sources
-from vissl_clusterfit.datasets.recipe import Content, Recipe, Split
+from vissl_clusterfit.datasets.recipe import Content, DatasetSplit, Recipe
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.storage.artifacts import (
     has_manifest,
@@ -82,13 +82,13 @@ def prepare(name: str, recipe: Recipe, archives: Path, root: Path, *, subset: bo
     return read_manifest(folder, KIND)
 
 
-def _splits(content: Content) -> dict[str, Split]:
+def _splits(content: Content) -> dict[str, DatasetSplit]:
     trainval = content.trainval
     held_out = np.zeros(len(trainval.images), dtype=bool)
     held_out[held_out_samples(trainval.labels) if content.validation is None else content.validation] = True
     parts = {"train": np.flatnonzero(~held_out), "val": np.flatnonzero(held_out)}
     halves = {
-        split: Split([trainval.images[sample] for sample in samples.tolist()], trainval.labels[samples])
+        split: DatasetSplit([trainval.images[sample] for sample in samples.tolist()], trainval.labels[samples])
         for split, samples in parts.items()
     }
     return {"trainval": trainval, **halves, "test": content.test}
@@ -110,7 +110,7 @@ def held_out_samples(labels: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate(drawn))
 
 
-def _check(recipe: Recipe, content: Content, split: str, part: Split, *, published: bool) -> None:
+def _check(recipe: Recipe, content: Content, split: str, part: DatasetSplit, *, published: bool) -> None:
     """Refuses a split that is not what was published, that lacks files, or has a class without images."""
     where = f"{recipe.title}, split {split}"
     expected, found = recipe.num_images.get(split), len(part.images)

@@ -13,7 +13,7 @@ from vissl_clusterfit.errors import DataError
 
 
 @dataclass(frozen=True)
-class Split:
+class DatasetSplit:
     """Images of one split and their labels.
 
     Attributes:
@@ -38,8 +38,8 @@ class Content:
         taxonomy: For each class its name at every level.
     """
 
-    trainval: Split
-    test: Split
+    trainval: DatasetSplit
+    test: DatasetSplit
     classes: Sequence[str]
     validation: np.ndarray | None = None
     levels: Sequence[str] = ()

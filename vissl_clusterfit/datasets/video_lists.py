@@ -22,7 +22,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class VideoList:
+class PublishedSplit:
     """One split.
 
     Attributes:
@@ -39,7 +39,7 @@ class PublishedLists:
     """A data set: the names of its classes, whose numbers are their places, and its splits by name."""
 
     classes: list[str]
-    splits: dict[str, VideoList]
+    splits: dict[str, PublishedSplit]
 
 
 def kinetics(train: Path, test: Path, videos: Path) -> PublishedLists:
@@ -121,7 +121,7 @@ def hashtags(train: Path, vocabulary: Path, videos: Path) -> PublishedLists:
         else:
             missing.append(name if known else f"{name} (no hashtag of the vocabulary)")
     _require(bool(entries), f"none of the {len(missing)} videos of {train} lies below {videos} with a known hashtag")
-    return PublishedLists([tags[0].lstrip("#") for tags in lines], {"train": VideoList(entries, missing)})
+    return PublishedLists([tags[0].lstrip("#") for tags in lines], {"train": PublishedSplit(entries, missing)})
 
 
 def write_lists(lists: PublishedLists, folder: Path) -> None:
@@ -147,7 +147,7 @@ def _found(
         missing = [name for place, name, _ in places if place is None]
         shown = ", ".join(missing[:_SHOWN])
         _require(bool(found), f"none of the {len(entries)} videos of the {split} list lies below {videos}: {shown} …")
-        splits[split] = VideoList(found, missing)
+        splits[split] = PublishedSplit(found, missing)
     present = {number for _, numbers in splits["train"].entries for number in numbers}
     empty = [classes[number] for _, numbers in splits["test"].entries for number in numbers if number not in present]
     _require(

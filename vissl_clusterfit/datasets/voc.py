@@ -13,7 +13,7 @@ import numpy as np
 
 from vissl_clusterfit.datasets.archives import Sources, folder_holding
 from vissl_clusterfit.datasets.lists import read_lines
-from vissl_clusterfit.datasets.recipe import Content, Recipe, Split
+from vissl_clusterfit.datasets.recipe import Content, DatasetSplit, Recipe
 from vissl_clusterfit.errors import DataError
 
 _TRAINVAL, _TEST = "VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"
@@ -40,7 +40,7 @@ def _read(sources: Sources) -> Content:
     )
 
 
-def _split(root: Path, split: str, classes: list[str]) -> tuple[Split, list[str]]:
+def _split(root: Path, split: str, classes: list[str]) -> tuple[DatasetSplit, list[str]]:
     names = read_lines(root / _LISTS / f"{split}.txt")
     targets = np.zeros((len(names), len(classes)), dtype=np.int64)
     for number, name in enumerate(classes):
@@ -49,7 +49,7 @@ def _split(root: Path, split: str, classes: list[str]) -> tuple[Split, list[str]
         if entries.keys() != set(names) or not set(entries.values()) <= _TARGETS.keys():
             raise DataError(f"{path}: expected a line <image> <1, 0 or -1> for each image in {split}.txt.")
         targets[:, number] = [_TARGETS[entries[image]] for image in names]
-    return Split([root / "JPEGImages" / f"{name}.jpg" for name in names], targets), names
+    return DatasetSplit([root / "JPEGImages" / f"{name}.jpg" for name in names], targets), names
 
 
 VOC2007 = Recipe(

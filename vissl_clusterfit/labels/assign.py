@@ -82,14 +82,14 @@ def label_store(
         bounded = None
         if max_cluster_size:
             bounded = BoundedLabels(store, codebook, device, max_cluster_size, folder / _PRICES_FILE, run)
-        rules = LabelRules(codebook.num_clusters, max_distance, top_clusters, bounded)
+        rules = AssignmentOptions(codebook.num_clusters, max_distance, top_clusters, bounded)
 
         def label(start: int) -> Callable[[], None]:
             rows = store.read(start, min(start + chunk_rows(store.dim), store.num_samples))
-            found = nearest_of_rows(rows, start, store.unreadable, search, rules)
+            found = nearest_centroids(rows, start, store.unreadable, search, rules)
 
             def keep() -> None:
-                of_rows = labels_of_rows(found, rules)
+                of_rows = assign_rows(found, rules)
                 if start + len(rows) > files.num_done:
                     files.append(*of_rows)
 
@@ -157,7 +157,7 @@ UNLABELLED = -1
 
 
 @dataclass(frozen=True, eq=False)
-class LabelRules:
+class AssignmentOptions:
     """How labels are given.
 
     Attributes:
@@ -174,7 +174,7 @@ class LabelRules:
 
 
 @dataclass(frozen=True, eq=False)
-class NearestOfRows:
+class NearestCentroids:
     """The nearest clusters of those of a few samples that have features.
 
     Attributes:
@@ -192,9 +192,9 @@ class NearestOfRows:
     distances: np.ndarray
 
 
-def nearest_of_rows(
-    rows_nD: np.ndarray, start: int, unreadable: np.ndarray, search: Search, rules: LabelRules
-) -> NearestOfRows:
+def nearest_centroids(
+    rows_nD: np.ndarray, start: int, unreadable: np.ndarray, search: Search, rules: AssignmentOptions
+) -> NearestCentroids:
     """Finds the nearest clusters of a few samples; what takes the time of labelling, and depends on no other sample.
 
     Args:
@@ -212,10 +212,10 @@ def nearest_of_rows(
     readable[unreadable[low:high] - start] = False
     _require_finite(rows_nD, start)
     count = min(max(2, rules.top_clusters), rules.num_clusters)
-    return NearestOfRows(rows_nD, start, readable, *search.nearest(rows_nD[readable], count))
+    return NearestCentroids(rows_nD, start, readable, *search.nearest(rows_nD[readable], count))
 
 
-def labels_of_rows(found: NearestOfRows, rules: LabelRules) -> tuple[np.ndarray, ...]:
+def assign_rows(found: NearestCentroids, rules: AssignmentOptions) -> tuple[np.ndarray, ...]:
     """What is kept of a few samples.
 
     Returns:

@@ -11,7 +11,7 @@ from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.sources import chunk_rows
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.arrays import require_finite, require_rows
-from vissl_clusterfit.labels.assign import LabelRules, labels_of_rows, nearest_of_rows
+from vissl_clusterfit.labels.assign import AssignmentOptions, assign_rows, nearest_centroids
 from vissl_clusterfit.storage.paths import artifact_path
 
 
@@ -70,10 +70,10 @@ def label_rows(
         raise DataError(problem("rows", found=f"{rows.shape[1]} columns", allowed=f"{made.input_dim}, as the codebook"))
     if not 1 <= top_clusters <= made.num_clusters:
         raise ConfigError(problem("top_clusters", found=top_clusters, allowed=f"1 to {made.num_clusters}"))
-    search, rules = made.search(device), LabelRules(made.num_clusters, max_distance, top_clusters)
+    search, rules = made.search(device), AssignmentOptions(made.num_clusters, max_distance, top_clusters)
     nobody = np.empty(0, dtype=np.int64)
     found, size = [], chunk_rows(rows.shape[1])
     for start in range(0, len(rows), size):
         chunk = np.ascontiguousarray(rows[start : start + size], dtype=np.float32)
-        found.append(labels_of_rows(nearest_of_rows(chunk, start, nobody, search, rules), rules))
+        found.append(assign_rows(nearest_centroids(chunk, start, nobody, search, rules), rules))
     return RowLabels(*map(np.concatenate, zip(*found, strict=True)))

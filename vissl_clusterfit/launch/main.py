@@ -16,7 +16,14 @@ from collections.abc import Sequence
 
 from vissl_clusterfit import dependencies
 from vissl_clusterfit.errors import ClusterFitError
-from vissl_clusterfit.launch.processes.failures import DONE, FAILED, INTERRUPTED, USER_ERROR, RankFailed, plain
+from vissl_clusterfit.launch.processes.failures import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    USER_ERROR,
+    RankFailed,
+    strip_worker_traceback,
+)
 from vissl_clusterfit.plugin.log_bridge import without_secrets
 
 
@@ -29,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dependencies.require("torch", "vissl")
         return _run(overrides)
     except ClusterFitError as error:
-        print(f"error: {plain(error)}", file=sys.stderr)  # noqa: T201  (this is the command line)
+        print(f"error: {strip_worker_traceback(error)}", file=sys.stderr)  # noqa: T201  (this is the command line)
         return USER_ERROR
     except RankFailed as error:
         print(error, file=sys.stderr)  # noqa: T201
@@ -45,12 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(overrides: list[str]) -> int:
     from vissl_clusterfit.launch.compose.early import compose_early
     from vissl_clusterfit.launch.processes.torchrun import is_first_of_run, once_per_node, with_torchrun
-    from vissl_clusterfit.launch.runs.subprocess_runs import run_each
+    from vissl_clusterfit.launch.runs.subprocess_runs import run_all
     from vissl_clusterfit.launch.runs.sweep import sweep_runs
 
     with once_per_node():
         if runs := sweep_runs(overrides):
-            return run_each(runs)
+            return run_all(runs)
         completed = with_torchrun(overrides)
         early = compose_early(completed)
         # What takes seconds begins here: PyTorch, then VISSL, repaired, in every process.
@@ -59,7 +66,7 @@ def _run(overrides: list[str]) -> int:
         bootstrap.cover_children()
         from vissl_clusterfit.launch.compose.compose import compose
         from vissl_clusterfit.launch.runs.benchmark_suite import plan_suite
-        from vissl_clusterfit.launch.runs.execute import conclude, start
+        from vissl_clusterfit.launch.runs.execute import execute, summarize
 
         engine, node_id, config = compose(completed, early)
         # Composed before the training: a mistake in one of them is not to be known days later.
@@ -74,8 +81,8 @@ def _run(overrides: list[str]) -> int:
         submit(overrides, engine, config)
         return DONE
     is_first = is_first_of_run(node_id)
-    start(engine, node_id, config, apart=bool(suite))  # what a training leaves in memory, benchmarks may need
+    execute(engine, node_id, config, in_subprocess=bool(suite))  # what a training leaves in memory, benchmarks may need
     if not is_first:
         return DONE
-    print(conclude(engine, config))  # noqa: T201
-    return run_each(suite, "benchmark") if suite else DONE
+    print(summarize(engine, config))  # noqa: T201
+    return run_all(suite, "benchmark") if suite else DONE

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vissl_clusterfit.clustering.initialization import NUM_ROUNDS
-from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD
+from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM
 from vissl_clusterfit.clustering.sources import chunk_rows
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import FAISS
@@ -101,7 +101,7 @@ def _building(work: Workload, product_bytes: int) -> dict[str, int]:
 
 def _starting(work: Workload, product_bytes: int) -> dict[str, int]:
     centroids = 2 * _float32_centroids(work)
-    if work.start != SPREAD:
+    if work.start != KMEANS_PLUSPLUS:
         listed = work.start == RANDOM and _is_drawn_from_a_list(work.num_clusters, work.num_vectors)
         drawn = 8 * work.num_vectors if listed else 0
         raw = 4 * work.num_clusters * work.input_dim * (work.normalize + bool(work.num_components))
@@ -131,7 +131,7 @@ def _is_drawn_from_a_list(count: int, of: int) -> bool:
 
 
 def _is_given(work: Workload) -> bool:
-    return work.start not in (RANDOM, SPREAD)
+    return work.start not in (RANDOM, KMEANS_PLUSPLUS)
 
 
 def _float32_centroids(work: Workload) -> int:

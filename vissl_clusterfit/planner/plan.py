@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vissl_clusterfit.clustering.initialization import NUM_ROUNDS
-from vissl_clusterfit.clustering.kmeans import RANDOM, SPREAD
+from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM
 from vissl_clusterfit.clustering.minibatches import NUM_PARTS
 from vissl_clusterfit.planner.memory import Footprint, card_footprint, footprint
 from vissl_clusterfit.planner.workload import Workload
@@ -145,7 +145,7 @@ def _passes(work: Workload) -> tuple[dict[str, float], dict[str, float]]:
         reads["projection"] = 1.0
     if not work.has_unit_rows:
         reads["largest number"] = 1.0
-    if work.start == SPREAD and fresh_start and work.shares:
+    if work.start == KMEANS_PLUSPLUS and fresh_start and work.shares:
         # Each round but the last holds the sample against the centroids that it drew.
         rounds = max(0, min(NUM_ROUNDS, work.num_clusters) - 1)
         reads["first centroids"] = rounds * work.start_share

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vissl_clusterfit.clustering.kmeans import SPREAD
-from vissl_clusterfit.clustering.minibatches import PARTS, Step, start_share, steps, width
-from vissl_clusterfit.clustering.reproducible_sums import Extent, Grid
+from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS
+from vissl_clusterfit.clustering.minibatches import PARTS, MinibatchPlan, start_share, steps, width
+from vissl_clusterfit.clustering.reproducible_sums import SumGrid, ValueRange
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.search.backends import FAISS, TORCH
 
 # Features that are not scaled to unit norm: their largest number over a typical one is taken to be this.
-_TYPICAL_RANGE = Extent(largest=64.0, typical=1.0)
+_TYPICAL_RANGE = ValueRange(largest=64.0, typical=1.0)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Workload:
     data_limit: int = -1
     normalize: bool = True
     cosine: bool = False
-    start: str = SPREAD
+    start: str = KMEANS_PLUSPLUS
     growing: bool = True
     dtype: str = "float32"
     backend: str = TORCH
@@ -151,17 +151,17 @@ class Workload:
         return self.cosine or (self.normalize and not self.num_components)
 
     @property
-    def extent(self) -> Extent:
+    def extent(self) -> ValueRange:
         """How large the numbers are: a guess where they are not scaled to unit norm."""
-        return Extent(1.0 + 1e-6, self.dim**-0.5) if self.has_unit_rows else _TYPICAL_RANGE
+        return ValueRange(1.0 + 1e-6, self.dim**-0.5) if self.has_unit_rows else _TYPICAL_RANGE
 
     @property
     def num_bins(self) -> int:
         """How many sums are kept of each number, so that the sum of all is exact."""
-        return Grid(self.extent, self.num_vectors).num_bins
+        return SumGrid(self.extent, self.num_vectors).num_bins
 
     @property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[MinibatchPlan]:
         """What each iteration sees."""
         return steps(self.num_iter, self.num_vectors, self.num_clusters, growing=self.growing)
 

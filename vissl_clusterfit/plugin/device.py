@@ -8,14 +8,14 @@ from vissl.config import AttrDict
 from vissl_clusterfit.errors import ConfigError, problem
 
 
-def require_device(cfg: AttrDict, *, here: bool = True) -> None:
+def require_device(cfg: AttrDict, *, local: bool = True) -> None:
     """Checks ``MACHINE.DEVICE``, without touching a GPU. ``here`` is false where another machine will do the work.
 
     Raises:
         ConfigError: it is neither cpu nor gpu, or a GPU is asked for where there is none.
     """
     device = (cfg.MACHINE or {}).get("DEVICE")
-    if here and device == "gpu" and not torch.cuda.is_available():
+    if local and device == "gpu" and not torch.cuda.is_available():
         raise ConfigError(
             problem(
                 "config.MACHINE.DEVICE",

@@ -25,7 +25,7 @@ _REMEDY = (
 )
 
 
-def of_the_whole_trunk(load: Callable[..., Any]) -> Callable[..., Any]:
+def require_full_trunk(load: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps VISSL's ``init_model_from_consolidated_weights``, which logs what it does not find and goes on.
 
     A tensor of the trunk that gets no weights is refused, unless ``SKIP_LAYERS`` names it. Heads that start at random,
@@ -82,7 +82,7 @@ def _counters(names: Iterable[str]) -> set[str]:
     return {name for name in names if name.endswith("num_batches_tracked")}
 
 
-def of_labelled_samples(balanced_sub_sampling: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+def skip_unlabelled(balanced_sub_sampling: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     """VISSL's ``balanced_sub_sampling``, which takes a missing label (-1) for one more label, without those samples.
 
     The function it gives is VISSL's where every sample has a label; it raises DataError where a label has too few.

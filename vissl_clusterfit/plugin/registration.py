@@ -77,8 +77,8 @@ def register() -> None:
     from vissl_clusterfit.plugin.patches import (
         begin_to_read,
         local_on_cpu,
-        of_labelled_samples,
-        of_the_whole_trunk,
+        require_full_trunk,
+        skip_unlabelled,
         with_batches,
     )
     from vissl_clusterfit.plugin.refusals import with_collator_parameters, with_head_parameters, with_place
@@ -114,7 +114,7 @@ def register() -> None:
     register_collator("multi_label_collator")(video_labels.multi_label_collator)
     # Nor has it one for labels.
     dataset_class = ssl_dataset.GenericSSLDataset
-    dataset_class.load_labels = true_labels.fitting(video_labels.of_videos(dataset_class.load_labels))
+    dataset_class.load_labels = true_labels.fitting(video_labels.with_video_labels(dataset_class.load_labels))
     dataset_class._convert_to_numeric_ids = true_labels.numbers_of_names
     # Nor for what composes transforms.
     ssl_dataset.get_transform = transforms.named_steps(ssl_dataset.get_transform)
@@ -130,14 +130,14 @@ def register() -> None:
     # VISSL has no registry for hooks; it looks this function up each time it builds the hooks of a run.
     vissl.hooks.add_loss_hooks = hook.with_clusterfit_hook(vissl.hooks.add_loss_hooks)
     # Nor for the samples that DATA_LIMIT takes.
-    ssl_dataset.balanced_sub_sampling = of_labelled_samples(ssl_dataset.balanced_sub_sampling)
+    ssl_dataset.balanced_sub_sampling = skip_unlabelled(ssl_dataset.balanced_sub_sampling)
     # Nor for what opens files, and says what it finds.
     named_files.install()
     keep_secrets()
     loader = checkpoint.CheckpointLoader
     loader.load_and_broadcast_checkpoint = weights.told_in_one_message(loader.load_and_broadcast_checkpoint)
     # Nor for the loading of weights.
-    base_ssl_model.init_model_from_consolidated_weights = of_the_whole_trunk(
+    base_ssl_model.init_model_from_consolidated_weights = require_full_trunk(
         base_ssl_model.init_model_from_consolidated_weights
     )
     train_task.build_model = network_errors(train_task.build_model)
@@ -166,10 +166,10 @@ def pair_data_sources() -> None:
     """Registers ``clusterfit_<source>`` for every data source that is there, a user's own, too; safe to call again."""
     import vissl.data
 
-    from vissl_clusterfit.plugin.data.labelled_source import PseudoLabelledSource, is_paired, paired_source
+    from vissl_clusterfit.plugin.data.labelled_source import PseudoLabelledSource, is_paired, labelled_source_name
 
     for source in [name for name in vissl.data.DATASET_SOURCE_MAP if not is_paired(name)]:
-        paired = paired_source(source)
+        paired = labelled_source_name(source)
         vissl.data.DATASET_SOURCE_MAP[paired] = PseudoLabelledSource
         if source in vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT:
             vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(paired)

@@ -34,7 +34,7 @@ LONGEST_ROW = 2.0**40
 
 
 @dataclass(frozen=True)
-class Shifted:
+class RoundedOperand:
     """How long vectors less the common shift are, and what they lost when they were rounded to the product type.
 
     Attributes:
@@ -46,7 +46,7 @@ class Shifted:
     residuals: torch.Tensor
 
 
-def shifted(rows: torch.Tensor, shift: torch.Tensor, scale: float, operand: torch.Tensor) -> Shifted:
+def shifted(rows: torch.Tensor, shift: torch.Tensor, scale: float, operand: torch.Tensor) -> RoundedOperand:
     """Rows (n, D) float32 less a shift (D,) float32, times a power of two, rounded into an operand (n, D)."""
     exact = rows - shift
     if scale != 1.0:
@@ -54,15 +54,15 @@ def shifted(rows: torch.Tensor, shift: torch.Tensor, scale: float, operand: torc
     operand.copy_(exact)
     norms = _norms(exact)
     if operand.dtype == torch.float32:
-        return Shifted(norms, norms * (2 * _U) + _VANISHED)
-    return Shifted(norms, _norms(exact.sub_(operand)) + norms * (2 * _U))
+        return RoundedOperand(norms, norms * (2 * _U) + _VANISHED)
+    return RoundedOperand(norms, _norms(exact.sub_(operand)) + norms * (2 * _U))
 
 
 def _norms(rows: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(rows, dim=1) * _ENLARGED + _VANISHED
 
 
-def score_error(rows: Shifted, centroids: Shifted, dim: int) -> torch.Tensor:
+def score_error(rows: RoundedOperand, centroids: RoundedOperand, dim: int) -> torch.Tensor:
     """The bound without the rounding of the result, (n,) float32."""
     longest, lost = float(centroids.norms.max()), float(centroids.residuals.max())
     norms = rows.norms + rows.residuals
@@ -71,7 +71,7 @@ def score_error(rows: Shifted, centroids: Shifted, dim: int) -> torch.Tensor:
     return (products + additions * (4 * _U * (dim + 3)) + norms * (4 * _U * longest)) * _ENLARGED
 
 
-def certainly_lower(best: torch.Tensor, error: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def score_threshold(best: torch.Tensor, error: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Computed scores below this are certainly less than that of the best, whose computed score is ``best``.
 
     Args:
@@ -85,10 +85,10 @@ def certainly_lower(best: torch.Tensor, error: torch.Tensor, dtype: torch.dtype)
     best = best.float()
     # The 4u are for the rounding of these lines themselves.
     least = best - best.abs() * (_roundoff(dtype) + 4 * _U) - error
-    return certainly_below(least, error, dtype)
+    return threshold_for(least, error, dtype)
 
 
-def certainly_below(least: torch.Tensor, error: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def threshold_for(least: torch.Tensor, error: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Computed scores below this are certainly those of less than ``least`` in truth.
 
     Args:
@@ -121,7 +121,7 @@ def certainly_farther(least: torch.Tensor, dim: int) -> torch.Tensor:
     return least * (1 + 4 * _U * (dim + 4)) + _VANISHED_SQUARE
 
 
-def pieces(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def split_float64(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Numbers (n,) float64 as sums of three of the product type, (n, 3)."""
     parts = []
     for _ in range(3):

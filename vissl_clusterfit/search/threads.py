@@ -27,7 +27,7 @@ _KEPT_BYTES = 32 << 20
 _THREADS_PER_ARENA = 8
 
 
-def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+def parallel_map(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """``work`` of every item, in order, on as many threads as PyTorch has been given."""
     num_threads = torch.get_num_threads()
     if num_threads == 1:

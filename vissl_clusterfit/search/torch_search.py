@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map
 
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.search import error_bounds
-from vissl_clusterfit.search.threads import in_parallel, one_thread
+from vissl_clusterfit.search.threads import one_thread, parallel_map
 
 Result = TypeVar("Result")
 
@@ -104,7 +104,7 @@ class TorchSearch:
         with full_precision():
             if self._device.type == "cpu":
                 size = max(least, min(size, -(-len(rows) // torch.get_num_threads())))
-                return in_parallel(work, rows.split(size))
+                return parallel_map(work, rows.split(size))
             found = [work(block.to(self._device)) for block in rows.split(size)]
             return [tree_map(torch.Tensor.cpu, result) for result in found]
 
@@ -130,7 +130,7 @@ class _Tile:
         )
         own = self._operand[: self.num_clusters]
         self._prepared = error_bounds.shifted(centroids, self._shift, self._scale, own[:, : self._dim])
-        own[:, self._dim : self._dim + 3] = error_bounds.pieces(squares * (-(self._scale**2) / 2), dtype)
+        own[:, self._dim : self._dim + 3] = error_bounds.split_float64(squares * (-(self._scale**2) / 2), dtype)
         self._operand[self.num_clusters :, self._dim] = torch.finfo(dtype).min
         self._ones = torch.zeros(self._width - self._dim, dtype=dtype, device=centroids.device)
         self._ones[:3] = 1
@@ -195,7 +195,7 @@ class _Tile:
         maxima = scores.amax(dim=1)
         enough = len(maxima) >= count
         best = maxima.topk(count, dim=0).values[-1] if enough and count > 1 else maxima.amax(dim=0)
-        limit = error_bounds.certainly_lower(
+        limit = error_bounds.score_threshold(
             best, error_bounds.score_error(prepared, self._prepared, self._dim), self._dtype
         )
         anything = ~(prepared.norms < error_bounds.LONGEST_ROW)

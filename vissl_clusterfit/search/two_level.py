@@ -28,7 +28,7 @@ class TwoLevelSearch:
         coarse_centroids: (C, D) float32.
         fine_counts: (C,) int64, how many fine centroids each coarse cluster has, K in all.
         search_factory: makes a search of centroids.
-        num_probed: P. With P = C the result is that of a search of all centroids.
+        nprobe: P. With P = C the result is that of a search of all centroids.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class TwoLevelSearch:
         coarse_centroids: np.ndarray,
         fine_counts: np.ndarray,
         search_factory: SearchFactory,
-        num_probed: int = NUM_PROBED,
+        nprobe: int = NUM_PROBED,
     ) -> None:
         self.num_clusters = len(centroids)
         filled = fine_counts > 0
         counts = fine_counts[filled]
         self._centroids = centroids
-        self._num_probed = num_probed
+        self._num_probed = nprobe
         self._starts = np.cumsum(counts) - counts
         # How many fine centroids any one, two, ... coarse clusters have at least.
         self._least = np.cumsum(np.sort(counts))
@@ -64,21 +64,21 @@ class TwoLevelSearch:
             Centroids (n, count) int64 and squared L2 distances to them (n, count) float32.
         """
         enough = int(np.searchsorted(self._least, count)) + 1
-        num_probed = min(max(self._num_probed, enough), len(self._fine))
-        probed = self._coarse.nearest(rows_nD, num_probed)[0]
-        labels = np.full((len(rows_nD), num_probed, count), self.num_clusters, dtype=np.int64)
+        nprobe = min(max(self._num_probed, enough), len(self._fine))
+        probed = self._coarse.nearest(rows_nD, nprobe)[0]
+        labels = np.full((len(rows_nD), nprobe, count), self.num_clusters, dtype=np.int64)
         distances = np.full(labels.shape, np.inf, dtype=np.float32)
         # All vectors that look at a coarse cluster, together: so products stay products of matrices.
         order = np.argsort(probed, axis=None, kind="stable")
         looks = np.split(order, np.cumsum(np.bincount(probed.ravel(), minlength=len(self._fine)))[:-1])
         for search, start, look in zip(self._fine, self._starts, looks, strict=True):
             if len(look):
-                row, slot = np.divmod(look, num_probed)
+                row, slot = np.divmod(look, nprobe)
                 width = min(count, search.num_clusters)
                 found, near = search.nearest(rows_nD[row], width)
                 labels[row, slot, :width] = start + found
                 distances[row, slot, :width] = near
-        flat = (len(rows_nD), num_probed * count)
+        flat = (len(rows_nD), nprobe * count)
         return self._merged(rows_nD, labels.reshape(flat), distances.reshape(flat), count)
 
     def _merged(

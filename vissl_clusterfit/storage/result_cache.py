@@ -18,7 +18,7 @@ def array_hash(array: np.ndarray) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-class KeptResults:
+class ResultCache:
     """What is done already, each with the hash of what it was made from.
 
     Args:

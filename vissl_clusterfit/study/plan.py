@@ -32,7 +32,7 @@ class StudyRun:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Score:
     """One number of the study, with its place in it."""
 
     method: str
@@ -90,7 +90,7 @@ class StudyPlan:
         StudyPlan(self._settings, self._folder, self._num_epochs, is_finished=done, rows=lambda _: [row]).ready()
         return len(folders)
 
-    def figures(self) -> Iterator[Figure]:
+    def scores(self) -> Iterator[Score]:
         """The figures on test of every method that is shown; complete when nothing is ready any more."""
         for name, method in self._settings.methods.items():
             if not method.shown:
@@ -98,7 +98,7 @@ class StudyPlan:
             for point in self._settings.named_points:
                 for seed in self._seeds(name):
                     for target, rows in (self._figures(name, point, seed) or {}).items():
-                        yield from (Figure(name, point, target, row) for row in rows)
+                        yield from (Score(name, point, target, row) for row in rows)
 
     def trainings(self) -> Iterator[tuple[str, str, int, Path]]:
         """Method, point, seed and folder of each training with the chosen value, when nothing is ready any more."""

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from vissl_clusterfit.report.intervals import Interval, student_interval
-from vissl_clusterfit.study.plan import Figure
+from vissl_clusterfit.study.plan import Score
 from vissl_clusterfit.study.settings import StudySettings
 
 logger = logging.getLogger(__name__)
@@ -32,21 +32,21 @@ class Report:
     def __init__(
         self,
         settings: StudySettings,
-        figures: Sequence[Figure],
+        scores: Sequence[Score],
         choices: Mapping[str, Mapping[str, object]],
         information: Mapping[str, Mapping[str, Sequence[float]]],
     ) -> None:
         self.settings = settings
         self.choices = choices
         self.information = information
-        self.benchmarks = list(dict.fromkeys(figure.row.benchmark for figure in figures))
-        self.methods = list(dict.fromkeys(figure.method for figure in figures))
+        self.benchmarks = list(dict.fromkeys(score.row.benchmark for score in scores))
+        self.methods = list(dict.fromkeys(score.method for score in scores))
         self.targets = [ALL_TARGETS, *settings.targets] if len(settings.targets) > 1 else list(settings.targets)
-        self._figures = figures
+        self._figures = scores
         self._values: dict[tuple[str, str, str, str], dict[int, float]] = {}
-        for figure in figures:
-            key = (figure.row.benchmark, figure.target, figure.method, figure.point)
-            self._values.setdefault(key, {})[figure.row.seed] = figure.row.value
+        for score in scores:
+            key = (score.row.benchmark, score.target, score.method, score.point)
+            self._values.setdefault(key, {})[score.row.seed] = score.row.value
 
     def values(self, benchmark: str, target: str, method: str, point: str) -> dict[int, float]:
         """Accuracy by seed, as fractions."""
@@ -120,9 +120,9 @@ class Report:
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
         lines.writerow(["method", "point", "seed", "benchmark", "target", "metric", "value"])
-        for figure in self._figures:
-            row = figure.row
-            place = [figure.method, figure.point, row.seed, row.benchmark, figure.target]
+        for score in self._figures:
+            row = score.row
+            place = [score.method, score.point, row.seed, row.benchmark, score.target]
             lines.writerow([*place, row.metric, repr(row.value)])
         return text.getvalue()
 

@@ -24,7 +24,7 @@ def check_features(first: Any, first_name: str, second: Any, second_name: str) -
         raise DataError(problem(second_name, found=found, allowed=f"{first.shape[1]}, as in {first_name}"))
 
 
-def checked_labels(labels: Any, count: int, name: str) -> np.ndarray:
+def validate_labels(labels: Any, count: int, name: str) -> np.ndarray:
     """Labels, a NumPy array or a tensor, as int64 of shape ``(count,)``.
 
     Raises:

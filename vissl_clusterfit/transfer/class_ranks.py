@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.transfer.checks import checked_labels
+from vissl_clusterfit.transfer.checks import validate_labels
 from vissl_clusterfit.transfer.neighbors import nearest_neighbors
 from vissl_clusterfit.transfer.rows import Rows
 
@@ -60,8 +60,8 @@ def true_class_ranks(
     """
     if not 0 < temperature < float("inf"):
         raise ConfigError(problem("temperature", found=temperature, allowed="numbers above 0"))
-    labels = torch.from_numpy(checked_labels(gallery_labels, len(gallery), "gallery_labels"))
-    expected = torch.from_numpy(checked_labels(query_labels, len(queries), "query_labels"))
+    labels = torch.from_numpy(validate_labels(gallery_labels, len(gallery), "gallery_labels"))
+    expected = torch.from_numpy(validate_labels(query_labels, len(queries), "query_labels"))
     num_classes = int(labels.max()) + 1
     ranks, start = [], 0
     for similarities, indices in nearest_neighbors(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.transfer.checks import checked_labels
+from vissl_clusterfit.transfer.checks import validate_labels
 from vissl_clusterfit.transfer.neighbors import nearest_neighbors
 from vissl_clusterfit.transfer.rows import Rows
 
@@ -101,7 +101,7 @@ def knn_predict(
         ConfigError: ``num_neighbors`` is larger than the gallery, or a GPU is asked for where there is none.
         DataError: features or labels that cannot be used.
     """
-    labels = torch.from_numpy(checked_labels(gallery_labels, len(gallery), "gallery_labels"))
+    labels = torch.from_numpy(validate_labels(gallery_labels, len(gallery), "gallery_labels"))
     chunks = nearest_neighbors(
         queries,
         gallery,
@@ -136,7 +136,7 @@ def knn_accuracy(
         ConfigError: as :func:`knn_predict`.
         DataError: as :func:`knn_predict`.
     """
-    expected = checked_labels(query_labels, len(queries), "query_labels")
+    expected = validate_labels(query_labels, len(queries), "query_labels")
     predicted = knn_predict(queries, gallery, gallery_labels, settings, device=device)
     return float(np.mean(predicted == expected))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.report.intervals import Interval, student_interval
-from vissl_clusterfit.transfer.checks import check_features, checked_labels
+from vissl_clusterfit.transfer.checks import check_features, validate_labels
 from vissl_clusterfit.transfer.linear import LinearProbeSettings, finite_rows, fit_classifier
 from vissl_clusterfit.transfer.low_shot_svm import draw_samples
 from vissl_clusterfit.transfer.validation import hold_out
@@ -107,8 +107,8 @@ def low_shot_probe(
     """
     check_features(train_features, "train_features", test_features, "test_features")
     train_x, test_x = finite_rows(train_features, "train_features"), finite_rows(test_features, "test_features")
-    train_y = checked_labels(train_labels, len(train_x), "train_labels")
-    test_y = checked_labels(test_labels, len(test_x), "test_labels")
+    train_y = validate_labels(train_labels, len(train_x), "train_labels")
+    test_y = validate_labels(test_labels, len(test_x), "test_labels")
     fit, validation = hold_out(train_y, settings.validation_share, settings.seed)
     models, accuracies = [], []
     for draw in range(settings.draws):

@@ -123,10 +123,10 @@ def score_draw(
     return found.mean(axis=0)
 
 
-def summarize_draws(figures: np.ndarray, settings: SvmSettings) -> LowShotResult:
+def summarize_draws(scores: np.ndarray, settings: SvmSettings) -> LowShotResult:
     """From ``(num_draws, num_costs)`` to what is reported, as VISSL's ``aggregate_stats`` does."""
-    best = int(np.argmax(figures.mean(axis=0)))
-    draws = figures[:, best]
+    best = int(np.argmax(scores.mean(axis=0)))
+    draws = scores[:, best]
     return LowShotResult(
         cost=settings.costs[best],
         mean=float(draws.mean()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vissl_clusterfit.errors import DataError, problem
-from vissl_clusterfit.transfer.checks import checked_labels
+from vissl_clusterfit.transfer.checks import validate_labels
 
 
 def clip_and_video_accuracy(
@@ -30,7 +30,7 @@ def clip_and_video_accuracy(
     """
     # One column at least; the rest of a row may be -1.
     labels = labels[:, None] if labels.ndim == 1 else labels
-    checked_labels(labels.max(axis=1), len(scores), "labels")
+    validate_labels(labels.max(axis=1), len(scores), "labels")
     _, first, video_of_clip, counts = np.unique(videos, return_index=True, return_inverse=True, return_counts=True)
     differing = np.flatnonzero((labels != labels[first][video_of_clip]).any(axis=1))
     if len(differing):

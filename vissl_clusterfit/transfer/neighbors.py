@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.search.error_bounds import Shifted, certainly_below, certainly_lower, score_error, shifted
-from vissl_clusterfit.search.threads import in_parallel, keep_freed_memory
+from vissl_clusterfit.search.error_bounds import RoundedOperand, score_error, score_threshold, shifted, threshold_for
+from vissl_clusterfit.search.threads import keep_freed_memory, parallel_map
 from vissl_clusterfit.search.torch_search import fast_product_type, full_precision
 from vissl_clusterfit.transfer.checks import check_features
 from vissl_clusterfit.transfer.rows import (
@@ -114,7 +114,7 @@ def nearest_neighbors(
             block = _Block(rows_GD, factors[start : start + gallery_chunk], start, dtype)
             look = functools.partial(_Search.take_block, block=block)
             with full_precision():
-                _ = [look(search) for search in searches] if on_card else in_parallel(look, searches)
+                _ = [look(search) for search in searches] if on_card else parallel_map(look, searches)
         similarities_QK, indices_QK = map(torch.cat, zip(*(search.found() for search in searches), strict=True))
         if similarity == "dot":
             norms_Q = read_rows(queries, query_start, query_start + query_chunk, device).double().norm(dim=1)
@@ -137,13 +137,15 @@ class _Block:
         self.shift_D = self._scaled(slice(None, None, -(-num_rows // _ROWS_OF_A_MEAN))).mean(dim=0)
         self.operand_GD = torch.empty(-(-num_rows // _GROUP) * _GROUP, dim, dtype=dtype, device=rows_GD.device)
         self.operand_GD[num_rows:] = 0
-        prepared = in_parallel(self._prepare, parts_of(rows_GD))
-        self.prepared = Shifted(*(torch.cat([getattr(of, name) for of in prepared]) for name in ("norms", "residuals")))
+        prepared = parallel_map(self._prepare, parts_of(rows_GD))
+        self.prepared = RoundedOperand(
+            *(torch.cat([getattr(of, name) for of in prepared]) for name in ("norms", "residuals"))
+        )
 
     def __len__(self) -> int:
         return len(self.rows_GD)
 
-    def _prepare(self, part: slice) -> Shifted:
+    def _prepare(self, part: slice) -> RoundedOperand:
         return shifted(self._scaled(part), self.shift_D, 1.0, self.operand_GD[part])
 
     def _scaled(self, part: slice) -> Tensor:
@@ -213,18 +215,18 @@ class _Search:
         error_Q = score_error(self._prepared, block.prepared, len(shift_D)) + _ROUNDED
         # Scores are of rows less the shift.
         least_Q = (self._least_Q() - self._queries_QD @ shift_D).float()
-        limit_Q = certainly_below(least_Q, error_Q, dtype)
+        limit_Q = threshold_for(least_Q, error_Q, dtype)
         # Scores of a group lie far apart, those of a place's queries side by side: so maxima are quick to find.
         groups = scores_GQ.view(-1, _GROUP, scores_GQ.shape[1])
         maxima_QM = groups.amax(dim=1).T.float()
         if self._best_QK.shape[1] < self._num_neighbors <= len(block) // (2 * _GROUP):
             # So many groups have one that is as good; the last group may not be whole.
             last_Q = maxima_QM[:, : len(block) // _GROUP].topk(self._num_neighbors, dim=1).values[:, -1]
-            limit_Q = torch.maximum(limit_Q, certainly_lower(last_Q, error_Q, dtype))
+            limit_Q = torch.maximum(limit_Q, score_threshold(last_Q, error_Q, dtype))
         query_H, group_H = (maxima_QM >= limit_Q[:, None]).nonzero().unbind(1)
         if len(query_H) > _MANY_GROUPS * self._num_neighbors * len(limit_Q) and self._num_neighbors <= len(block):
             last_Q = scores_GQ[: len(block)].T.float().topk(self._num_neighbors, dim=1).values[:, -1]
-            limit_Q = torch.maximum(limit_Q, certainly_lower(last_Q, error_Q, dtype))
+            limit_Q = torch.maximum(limit_Q, score_threshold(last_Q, error_Q, dtype))
         hit_P, member_P = (groups[group_H, :, query_H].float() >= limit_Q[query_H, None]).nonzero().unbind(1)
         place_P = group_H[hit_P] * _GROUP + member_P
         real = place_P < len(block)

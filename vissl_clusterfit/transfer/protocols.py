@@ -13,7 +13,7 @@ from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.layers import LayerRows
 from vissl_clusterfit.report.results import OVER_DRAWS
 from vissl_clusterfit.storage.paths import artifact_path
-from vissl_clusterfit.storage.result_cache import KeptResults, array_hash
+from vissl_clusterfit.storage.result_cache import ResultCache, array_hash
 from vissl_clusterfit.transfer import svm
 from vissl_clusterfit.transfer.knn import knn_accuracy
 from vissl_clusterfit.transfer.linear import linear_probe
@@ -27,7 +27,7 @@ ACCURACY, MEAN_AP = "top-1 accuracy", "mAP"
 
 
 @dataclass(frozen=True)
-class Split:
+class LabelledRows:
     """Features of the samples that could be read, and their labels: one class each, (N,), or targets, (N, C)."""
 
     features: LayerRows
@@ -42,7 +42,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Score:
     """What comes into the results."""
 
     benchmark: str
@@ -78,8 +78,13 @@ def check_labels(settings: TransferSettings, train: np.ndarray, test: np.ndarray
 
 
 def run_protocol(
-    name: str, train: Split, test: Split, settings: TransferSettings, kept: KeptResults, device: torch.device
-) -> list[Figure]:
+    name: str,
+    train: LabelledRows,
+    test: LabelledRows,
+    settings: TransferSettings,
+    kept: ResultCache,
+    device: torch.device,
+) -> list[Score]:
     """The figures of one protocol on one layer; what was computed before from the same is not computed again.
 
     Args:
@@ -99,47 +104,49 @@ def run_protocol(
     if name == "taxonomy_knn":
         inputs["taxonomy"] = asdict(_taxonomy(settings)) | {"levels": settings.taxonomy.levels}
 
-    def figures() -> list[Figure]:
+    def figures() -> list[Score]:
         if name == "svm":
             return _svm(train, test, settings, kept, inputs)
         return _PROTOCOLS[name](train, test, settings, device)
 
-    found = kept.get(name, inputs, lambda: [asdict(figure) for figure in figures()])
-    return [Figure(**figure) for figure in found]
+    found = kept.get(name, inputs, lambda: [asdict(score) for score in figures()])
+    return [Score(**score) for score in found]
 
 
-def _linear(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
+def _linear(train: LabelledRows, test: LabelledRows, settings: TransferSettings, device: torch.device) -> list[Score]:
     probe = linear_probe(train.features[:], train.labels, test.features[:], test.labels, settings.linear)
     protocol = settings.linear.protocol()
-    figures = [Figure("linear", test.accuracy, probe.accuracy, protocol)]
+    figures = [Score("linear", test.accuracy, probe.accuracy, protocol)]
     if test.videos is not None:
         scores = np.zeros((len(test.labels), int(probe.classes.max()) + 1))
         scores[:, probe.classes] = probe.probabilities
         name = f"video {ACCURACY}"
         of_videos = clip_and_video_accuracy(scores, test.labels, test.videos)[name]
-        figures.append(Figure("linear", name, of_videos, f"{protocol}; probabilities averaged over clips"))
+        figures.append(Score("linear", name, of_videos, f"{protocol}; probabilities averaged over clips"))
     return figures
 
 
-def _knn(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
+def _knn(train: LabelledRows, test: LabelledRows, settings: TransferSettings, device: torch.device) -> list[Score]:
     _require_neighbors(train, settings)
     accuracy = knn_accuracy(test.features, test.labels, train.features, train.labels, settings.knn, device=device)
-    return [Figure("knn", test.accuracy, accuracy, settings.knn.protocol())]
+    return [Score("knn", test.accuracy, accuracy, settings.knn.protocol())]
 
 
-def _taxonomy_knn(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
+def _taxonomy_knn(
+    train: LabelledRows, test: LabelledRows, settings: TransferSettings, device: torch.device
+) -> list[Score]:
     _require_neighbors(train, settings)
     taxonomy = _taxonomy(settings)
     levels = settings.taxonomy.levels or list(taxonomy.levels)
     data = (test.features, test.labels, train.features, train.labels)
     found = taxonomy_knn_accuracies(*data, taxonomy, levels, settings.knn, device=device)
     return [
-        Figure(f"knn, {level}", ACCURACY, value, f"{settings.knn.protocol()}; classes are those of the level {level}")
+        Score(f"knn, {level}", ACCURACY, value, f"{settings.knn.protocol()}; classes are those of the level {level}")
         for level, value in found.items()
     ]
 
 
-def _require_neighbors(train: Split, settings: TransferSettings) -> None:
+def _require_neighbors(train: LabelledRows, settings: TransferSettings) -> None:
     if settings.knn.num_neighbors > len(train.labels):
         allowed = f"1 to {len(train.labels)}, the training samples that could be read"
         raise ConfigError(
@@ -147,26 +154,30 @@ def _require_neighbors(train: Split, settings: TransferSettings) -> None:
         )
 
 
-def _retrieval(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
+def _retrieval(
+    train: LabelledRows, test: LabelledRows, settings: TransferSettings, device: torch.device
+) -> list[Score]:
     who = settings.retrieval.gallery
     gallery = (train.features, train.labels) if who == "train" else (None, None)
     found = category_retrieval(test.features, test.labels, *gallery, device=device)
     protocol = retrieval_protocol(who, found.num_without_match)
-    return [Figure("retrieval", MEAN_AP, found.mean_average_precision, protocol)]
+    return [Score("retrieval", MEAN_AP, found.mean_average_precision, protocol)]
 
 
-def _low_shot(train: Split, test: Split, settings: TransferSettings, device: torch.device) -> list[Figure]:
+def _low_shot(train: LabelledRows, test: LabelledRows, settings: TransferSettings, device: torch.device) -> list[Score]:
     data = (train.features[:], train.labels, test.features[:], test.labels)
     figures = []
     for k in settings.low_shot.shots:
         found = low_shot_probe(*data, k, settings.low_shot)
         benchmark, protocol = f"low-shot, k = {k}", settings.low_shot.protocol(k)
-        figures.append(Figure(benchmark, ACCURACY, found.interval.mean, protocol))
-        figures.append(Figure(benchmark, ACCURACY + OVER_DRAWS, found.interval.half_width, protocol))
+        figures.append(Score(benchmark, ACCURACY, found.interval.mean, protocol))
+        figures.append(Score(benchmark, ACCURACY + OVER_DRAWS, found.interval.half_width, protocol))
     return figures
 
 
-def _svm(train: Split, test: Split, settings: TransferSettings, kept: KeptResults, inputs: dict) -> list[Figure]:
+def _svm(
+    train: LabelledRows, test: LabelledRows, settings: TransferSettings, kept: ResultCache, inputs: dict
+) -> list[Score]:
     """One SVM per class; each class is kept when it is done."""
     data = [(split.features[:], split.labels) for split in (train, test)]
     classes = range(train.labels.shape[1])
@@ -182,7 +193,7 @@ def _svm(train: Split, test: Split, settings: TransferSettings, kept: KeptResult
 
     work = [functools.partial(score, number) for number in classes]
     found = list(svm.in_threads(work, max(1, torch.get_num_threads())))
-    return [Figure("svm", MEAN_AP, float(np.mean(found)), settings.svm.protocol())]
+    return [Score("svm", MEAN_AP, float(np.mean(found)), settings.svm.protocol())]
 
 
 def _taxonomy(settings: TransferSettings) -> Taxonomy:
@@ -191,7 +202,7 @@ def _taxonomy(settings: TransferSettings) -> Taxonomy:
     return taxonomy
 
 
-_PROTOCOLS: dict[str, Callable[[Split, Split, TransferSettings, torch.device], list[Figure]]] = {
+_PROTOCOLS: dict[str, Callable[[LabelledRows, LabelledRows, TransferSettings, torch.device], list[Score]]] = {
     "linear": _linear,
     "knn": _knn,
     "taxonomy_knn": _taxonomy_knn,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vissl_clusterfit.errors import DataError, problem
-from vissl_clusterfit.search.threads import in_parallel, keep_freed_memory
-from vissl_clusterfit.transfer.checks import check_features, checked_labels
+from vissl_clusterfit.search.threads import keep_freed_memory, parallel_map
+from vissl_clusterfit.transfer.checks import check_features, validate_labels
 from vissl_clusterfit.transfer.neighbors import COSINE_GRID
 from vissl_clusterfit.transfer.rows import LEAST_NORM, Rows, parts_of, read_rows, require_device, row_norms, unit_rows
 
@@ -90,8 +90,8 @@ def category_retrieval(
     candidates: Rows = queries if gallery is None else gallery
     check_features(candidates, "gallery", queries, "queries")
     require_device(device)
-    wanted = torch.from_numpy(checked_labels(query_labels, len(queries), "query_labels"))
-    present = wanted if same else torch.from_numpy(checked_labels(gallery_labels, len(candidates), "gallery_labels"))
+    wanted = torch.from_numpy(validate_labels(query_labels, len(queries), "query_labels"))
+    present = wanted if same else torch.from_numpy(validate_labels(gallery_labels, len(candidates), "gallery_labels"))
 
     keep_freed_memory()
     norms_G = row_norms(candidates, gallery_chunk, device, "gallery")
@@ -150,7 +150,7 @@ def _keys(queries_QD: Tensor, gallery: Rows, factors_G: Tensor, chunk: int) -> T
         as_they_came_GD = read_rows(gallery, start, start + chunk, device)
         rows_GD = rows[: len(as_they_came_GD)]
         copy = functools.partial(_copy_part, as_they_came_GD, rows_GD)
-        in_parallel(copy, parts_of(rows_GD))
+        parallel_map(copy, parts_of(rows_GD))
         grid_QG = products[: num_queries * len(rows_GD)].view(num_queries, len(rows_GD))
         torch.mm(queries_QD, rows_GD.T, out=grid_QG)
         into_QG = keys_QG[:, start : start + len(rows_GD)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
-from vissl_clusterfit.search.threads import in_parallel
+from vissl_clusterfit.search.threads import parallel_map
 
 #: Values that are computed at a time: on a processor they stay in its cache.
 PART_VALUES = {"cpu": 1 << 17, "cuda": 1 << 26}
@@ -70,7 +70,7 @@ def row_norms(features: Rows, chunk: int, device: str | torch.device, name: str)
     norms = []
     for start in range(0, len(features), chunk):
         rows = read_rows(features, start, start + chunk, device)
-        norms.append(torch.cat(in_parallel(_norms, [rows[part] for part in parts_of(rows)])))
+        norms.append(torch.cat(parallel_map(_norms, [rows[part] for part in parts_of(rows)])))
         _require_finite(norms[-1].isfinite(), start, name)
     return torch.cat(norms)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
-from vissl_clusterfit.transfer.checks import checked_labels
+from vissl_clusterfit.transfer.checks import validate_labels
 from vissl_clusterfit.transfer.knn import KnnSettings, vote
 from vissl_clusterfit.transfer.neighbors import nearest_neighbors
 from vissl_clusterfit.transfer.rows import Rows
@@ -122,7 +122,7 @@ def taxonomy_knn_accuracies(
 
 
 def _known(labels: np.ndarray | Tensor, count: int, name: str, taxonomy: Taxonomy) -> Tensor:
-    checked = checked_labels(labels, count, name)
+    checked = validate_labels(labels, count, name)
     if checked.max() >= len(taxonomy.classes):
         found = f"label {checked.max()}, and a taxonomy of {len(taxonomy.classes)} classes"
         raise DataError(problem(name, found=found, allowed="a taxonomy with an entry for every class"))

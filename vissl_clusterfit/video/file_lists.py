@@ -20,7 +20,7 @@ EXTENSIONS = (
 
 
 @dataclass(frozen=True)
-class VideoList:
+class VideoFiles:
     """Videos in their fixed order.
 
     Attributes:
@@ -40,7 +40,7 @@ class VideoList:
         return os.fsdecode(path) if isinstance(path, bytes) else str(path)
 
 
-def videos_in(folder: str) -> VideoList:
+def videos_in(folder: str) -> VideoFiles:
     """Video files in class folders, labelled by the order of these; or right in the folder, then all of label 0.
 
     Files are known by their endings (``EXTENSIONS``), and sorted by name; class folders may hold folders.
@@ -64,10 +64,10 @@ def videos_in(folder: str) -> VideoList:
             raise DataError(problem("config.DATA: DATA_PATHS", found=f"no video in {inside}", allowed=allowed))
         paths += map(os.fsencode, found)
         labels += [label] * len(found)
-    return VideoList(np.array(paths), np.array(labels, dtype=np.int64))
+    return VideoFiles(np.array(paths), np.array(labels, dtype=np.int64))
 
 
-def read_list(path: str, open_file: Callable[[str], BinaryIO]) -> VideoList:
+def read_list(path: str, open_file: Callable[[str], BinaryIO]) -> VideoFiles:
     """A list of videos: an ``.npy`` array of paths, or a text with one video per line.
 
     A line of the text is a path, or a path, a tab or a space, and a label or several with commas between them::
@@ -94,7 +94,7 @@ def read_list(path: str, open_file: Callable[[str], BinaryIO]) -> VideoList:
             if paths.ndim != 1 or paths.dtype.kind not in "US":
                 found = f"an array of {paths.dtype} of shape {paths.shape}"
                 raise DataError(problem(path, found=found, allowed="an array of paths, of text and shape (N,)"))
-            return VideoList(paths, None)
+            return VideoFiles(paths, None)
         lines = [line.rstrip(b"\r\n") for line in file]
     rows = [_path_and_labels(line) for line in lines if line.strip()]
     labelled = [row for row in rows if row[1] is not None]
@@ -102,7 +102,7 @@ def read_list(path: str, open_file: Callable[[str], BinaryIO]) -> VideoList:
         without = os.fsdecode(next(name for name, found in rows if found is None))
         found = f"labels for {len(labelled)} of {len(rows)} videos; {without!r} has none"
         raise DataError(problem(path, found=found, allowed="labels for all videos or for none"))
-    return VideoList(np.array([name for name, _ in rows]), _as_array([found for _, found in labelled if found]))
+    return VideoFiles(np.array([name for name, _ in rows]), _as_array([found for _, found in labelled if found]))
 
 
 def _path_and_labels(line: bytes) -> tuple[bytes, list[int] | None]:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec, write_digits
-from vissl_clusterfit.datasets.synthetic.scans import PICTURE_PX, place, scraps
+from vissl_clusterfit.datasets.synthetic.scans import PICTURE_PX, distractors, paste
 from vissl_clusterfit.errors import ArtifactError, DataError
 
 SMALL = DigitsSpec(num_scans=60, num_test_scans=20, train_drawings=2, test_drawings=1)
@@ -55,7 +55,7 @@ def test_drawings_of_one_scan_differ(digits):
 def test_a_scan_of_its_own_size_is_copied_to_its_place_and_turned(quarter_turns):
     scan = np.random.default_rng(0).random((1, 8, 8))
     angle = np.array([quarter_turns * np.pi / 2])
-    ink = place(scan, side=np.array([8.0]), centre=np.array([[10.0, 20.0]]), angle=angle)
+    ink = paste(scan, side=np.array([8.0]), centre=np.array([[10.0, 20.0]]), angle=angle)
     expected = np.zeros((1, PICTURE_PX, PICTURE_PX))
     expected[0, 6:14, 16:24] = np.rot90(scan[0], quarter_turns)
     np.testing.assert_allclose(ink, expected, atol=1e-12)
@@ -63,13 +63,13 @@ def test_a_scan_of_its_own_size_is_copied_to_its_place_and_turned(quarter_turns)
 
 def test_a_larger_scan_has_as_many_times_the_ink():
     scan = np.random.default_rng(0).random((1, 8, 8))
-    ink = place(scan, side=np.array([24.0]), centre=np.full((1, 2), PICTURE_PX / 2), angle=np.zeros(1))
+    ink = paste(scan, side=np.array([24.0]), centre=np.full((1, 2), PICTURE_PX / 2), angle=np.zeros(1))
     assert ink.sum() == pytest.approx(9 * scan.sum(), rel=1e-6)
 
 
 def test_a_scrap_is_one_square_of_one_scan():
     scans = np.arange(1, 3 * 64 + 1).reshape(3, 8, 8).astype(float)
-    for scrap in scraps(scans, np.random.default_rng(0)):
+    for scrap in distractors(scans, np.random.default_rng(0)):
         rows, columns = np.nonzero(scrap)
         assert (np.ptp(rows), np.ptp(columns), len(rows)) == (3, 3, 16)
         assert any((scrap == scan)[rows, columns].all() for scan in scans)

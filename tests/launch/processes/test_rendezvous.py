@@ -12,8 +12,8 @@ from processes import context, running
 
 from vissl_clusterfit.errors import ClusterFitError, ConfigError
 from vissl_clusterfit.launch.processes.failures import KILLED, LOST, Failure, of_exception, of_exit_code, root_cause
-from vissl_clusterfit.launch.processes.heartbeat import LIMIT_VARIABLE, Member
-from vissl_clusterfit.launch.processes.rendezvous import Failed, Meeting
+from vissl_clusterfit.launch.processes.heartbeat import LIMIT_VARIABLE, Participant
+from vissl_clusterfit.launch.processes.rendezvous import Failed, Rendezvous
 
 PLACE = {"node": 1, "host": "b", "rank": 3, "nodes": 2}
 
@@ -29,10 +29,10 @@ def of_all(work, count=3, numbers=None):
 
     def take_part(position_and_number):
         position, number = position_and_number
-        member = Member(number, count, number, count)
+        participant = Participant(number, count, number, count)
         try:
-            with Meeting(member, "127.0.0.1", port, has_store=position == 0) as meeting:
-                return work(meeting)
+            with Rendezvous(participant, "127.0.0.1", port, has_store=position == 0) as rendezvous:
+                return work(rendezvous)
         except (ConfigError, Failed) as error:
             return error
 
@@ -42,9 +42,9 @@ def of_all(work, count=3, numbers=None):
 
 
 def test_the_first_decides_and_all_finish():
-    def work(meeting):
-        found = meeting.agree("start", lambda: [meeting.member.number, "checkpoint"])
-        meeting.finish()
+    def work(rendezvous):
+        found = rendezvous.broadcast_from_first("start", lambda: [rendezvous.participant.number, "checkpoint"])
+        rendezvous.finish()
         return found
 
     assert of_all(work) == [[0, "checkpoint"]] * 3
@@ -52,7 +52,7 @@ def test_the_first_decides_and_all_finish():
 
 def test_the_same_node_twice(monkeypatch):
     monkeypatch.setenv(LIMIT_VARIABLE, "0.5")
-    first, second = sorted(of_all(lambda meeting: None, count=2, numbers=[0, 0]), key=str)
+    first, second = sorted(of_all(lambda rendezvous: None, count=2, numbers=[0, 0]), key=str)
     assert "and of these 1 did not come within 2 s" in str(first)
     assert "node_id: found 0 here, and " in str(second)
     assert "allowed: another one of 0 to 1 on each node" in str(second)
@@ -61,27 +61,27 @@ def test_the_same_node_twice(monkeypatch):
 def test_nobody_at_the_meeting_point(monkeypatch):
     monkeypatch.setenv(LIMIT_VARIABLE, "0.2")
     with pytest.raises(ConfigError, match=r"RUN_ID: found 127\.0\.0\.1:.*, where nobody has answered for 1 s"):
-        Meeting(Member(1, 2, 1, 2), "127.0.0.1", free_port(), has_store=False)
+        Rendezvous(Participant(1, 2, 1, 2), "127.0.0.1", free_port(), has_store=False)
 
 
 def test_a_port_that_is_taken():
     refused = pytest.raises(ConfigError, match=r"RUN_ID: found .* which this node, number 0, cannot open")
     with socket.create_server(("", 0)) as other, refused:
-        Meeting(Member(0, 1, 0, 1), "127.0.0.1", other.getsockname()[1], has_store=True)
+        Rendezvous(Participant(0, 1, 0, 1), "127.0.0.1", other.getsockname()[1], has_store=True)
 
 
 def test_all_learn_the_cause_and_not_its_echoes():
     """The echo is told first, as where a process was killed and its launcher has not seen it yet."""
     echo = RuntimeError("[gloo/transport/tcp/pair.cc:535] Connection closed by peer [127.0.0.1]:23456")
 
-    def work(meeting):
-        if meeting.member.number == 2:
+    def work(rendezvous):
+        if rendezvous.participant.number == 2:
             try:
                 while True:
-                    meeting.check()
+                    rendezvous.check()
             except Failed:
-                return fail_after(meeting, ValueError("the cause"))
-        return fail_after(meeting, echo)
+                return fail_after(rendezvous, ValueError("the cause"))
+        return fail_after(rendezvous, echo)
 
     causes = of_all(work)
     assert causes[0] == causes[1] == causes[2]
@@ -131,4 +131,4 @@ def test_what_an_exit_code_says():
 def test_a_patience_that_is_none(monkeypatch, text):
     monkeypatch.setenv(LIMIT_VARIABLE, text)
     with pytest.raises(ConfigError, match=f"{LIMIT_VARIABLE}: found '{text}'; allowed: a number of seconds above 0"):
-        Meeting(Member(0, 1, 0, 1), "127.0.0.1", 0, has_store=True)
+        Rendezvous(Participant(0, 1, 0, 1), "127.0.0.1", 0, has_store=True)

@@ -18,10 +18,10 @@ from vissl.models import build_model
 from vissl_clusterfit import dependencies
 from vissl_clusterfit.errors import ArtifactError, ClusterFitError, DataError
 from vissl_clusterfit.launch.compose.compose import compose
-from vissl_clusterfit.launch.runs.execute import start
+from vissl_clusterfit.launch.runs.execute import execute
 from vissl_clusterfit.launch.runs.tune.settings import TuneSettings
 from vissl_clusterfit.launch.runs.tune.split import ValidationSplit
-from vissl_clusterfit.launch.runs.tune.trainings import Setting, grid, on_validation, with_setting
+from vissl_clusterfit.launch.runs.tune.trainings import Trial, grid, on_validation, with_setting
 from vissl_clusterfit.report.results import read_results
 from vissl_clusterfit.storage.artifacts import write_array, write_manifest
 
@@ -233,9 +233,9 @@ def test_without_scaling_a_rate_is_the_greatest_of_the_schedule(composed):
         f"config.OPTIMIZER.param_schedulers.lr={schedule}",
     )
     [own] = grid(config, TuneSettings.from_config(config))
-    assert own == Setting(0.2, 0.0001)
+    assert own == Trial(0.2, 0.0001)
     assert with_setting(config, own, Path("x")).OPTIMIZER == config.OPTIMIZER
-    first, second = with_setting(config, Setting(0.4, 0.0), Path("x")).OPTIMIZER.param_schedulers.lr["schedulers"]
+    first, second = with_setting(config, Trial(0.4, 0.0), Path("x")).OPTIMIZER.param_schedulers.lr["schedulers"]
     assert (first["start_value"], first["end_value"]) == (0.02, 0.4)
     assert (second["start_value"], second["end_value"]) == (0.4, 0.004)
 
@@ -244,7 +244,7 @@ def test_train_is_split_by_class_into_lists_of_its_files(composed, tmp_path):
     config = composed(*LINEAR, "config.DATA.TEST.DROP_LAST=true")
     split = ValidationSplit(config, TuneSettings.from_config(config), np.arange(NUM_TRAIN) // 8)
     split.write(tmp_path)
-    made = on_validation(config, Setting(0.01, 0.0), tmp_path / "x", tmp_path)
+    made = on_validation(config, Trial(0.01, 0.0), tmp_path / "x", tmp_path)
     parts = {}
     for name in ("TRAIN", "TEST"):
         data = made.DATA[name]
@@ -332,7 +332,7 @@ def test_a_mistake_is_told_before_anything_is_written(overrides, message, data, 
     command = [*FINE_TUNING, *data, weights, f"config.CHECKPOINT.DIR={run}"]
     _, _, config = compose([*(each for each in command if each.split("=")[0] not in keys), *overrides])
     with pytest.raises(ClusterFitError, match=message):
-        start("clusterfit_tune", 0, config)
+        execute("clusterfit_tune", 0, config)
     assert not (run / "tune").exists()
 
 
@@ -348,7 +348,7 @@ def test_a_class_with_one_training_sample_is_refused_where_something_is_chosen(d
     weights, place = f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={teacher}", f"config.CHECKPOINT.DIR={tmp_path / 'run'}"
     _, _, config = compose([*FINE_TUNING, *data[3:], *lists, weights, place, TWO_RATES])
     with pytest.raises(DataError, match=r"TRAIN\. train_labels: found one sample each of 1 of 3 classes \(2\)"):
-        start("clusterfit_tune", 0, config)
+        execute("clusterfit_tune", 0, config)
 
 
 def test_what_was_made_of_other_settings_is_not_taken_for_this(composed, tmp_path):
@@ -356,7 +356,7 @@ def test_what_was_made_of_other_settings_is_not_taken_for_this(composed, tmp_pat
     run.mkdir(parents=True)
     (run / "inputs.json").write_text(json.dumps({"optimizer": {"momentum": 0.5}}))
     with pytest.raises(ArtifactError, match=r"optimizer\.momentum: it was made with 0\.5, this run has 0\.9"):
-        start("clusterfit_tune", 0, composed(*FINE_TUNING))
+        execute("clusterfit_tune", 0, composed(*FINE_TUNING))
 
 
 def test_after_the_test_nothing_more_is_tried(composed, tmp_path):
@@ -364,4 +364,4 @@ def test_after_the_test_nothing_more_is_tried(composed, tmp_path):
     run.mkdir(parents=True)
     (run / "finished.json").write_text(json.dumps({"grid": ["lr=0.01,wd=0.0001"]}))
     with pytest.raises(ArtifactError, match=r"has scored the test split for what was chosen of lr=0\.01,wd=0\.0001;"):
-        start("clusterfit_tune", 0, composed(*FINE_TUNING, TWO_RATES))
+        execute("clusterfit_tune", 0, composed(*FINE_TUNING, TWO_RATES))

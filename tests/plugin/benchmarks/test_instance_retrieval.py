@@ -41,7 +41,7 @@ def retrieval(run_command, data, teacher, tmp_path):
     return run
 
 
-def figures(folder) -> dict[str, float]:
+def scores(folder) -> dict[str, float]:
     return {row["metric"]: row["value"] for row in json.loads((folder / "run/results.json").read_text())}
 
 
@@ -51,7 +51,7 @@ def test_revisited(retrieval, tmp_path, config):
     result = retrieval(config)
     assert result.returncode == 0, result.stderr
     assert "becomes 'clusterfit_retrieval'" in result.stdout
-    found = figures(tmp_path)
+    found = scores(tmp_path)
     ranking = np.array(json.loads((tmp_path / "run/rankings.json").read_text()))
     assert ranking.shape == (4, 16)
     for level, wanted, ignored in (("easy", (0, 1), (2, 3)), ("medium", (0, 1, 2), (3,)), ("hard", (2,), (0, 1, 3))):
@@ -78,14 +78,14 @@ def test_copydays(retrieval, tmp_path):
     ranks = [order.index(5 + number % 5) for number, order in enumerate(ranking)]
     precisions = [((0 if rank else 1) + 1 / (rank + 1)) / 2 for rank in ranks]
     expected = {"mAP, jpegqual_3": np.mean(precisions[5:]), "mAP, crops_10": np.mean(precisions[:5])}
-    assert figures(tmp_path) == pytest.approx(expected)
+    assert scores(tmp_path) == pytest.approx(expected)
 
 
 def test_gem_pooling_without_whitening(retrieval, tmp_path):
     overrides = ("config.IMG_RETRIEVAL.FEATS_PROCESSING_TYPE=gem", "config.IMG_RETRIEVAL.TRAIN_PCA_WHITENING=false")
     result = retrieval("eval_resnet_1gpu_roxford", *overrides, "config.IMG_RETRIEVAL.IMG_SCALINGS=[1,0.5]")
     assert result.returncode == 0, result.stderr
-    assert len(figures(tmp_path)) == 12
+    assert len(scores(tmp_path)) == 12
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from vissl_clusterfit.datasets.synthetic.generated_folder import write_drawn_set
-from vissl_clusterfit.datasets.synthetic.scans import PICTURE_PX, load_scans, place, scraps
+from vissl_clusterfit.datasets.synthetic.scans import PICTURE_PX, distractors, load_scans, paste
 
 _KIND = "handwritten digits"
 
@@ -141,10 +141,10 @@ def _draw(scans: np.ndarray, rng: np.random.Generator, num_scraps: int = _NUM_SC
     # The centre moves as far as leaves the scan inside the picture, and one pixel more.
     reach = ((PICTURE_PX - side) / 2 + 1)[:, None]
     centre = PICTURE_PX / 2 + rng.uniform(-1, 1, (num, 2)) * reach
-    ink = place(scans, side, centre, np.deg2rad(rng.uniform(-_SLANT_DEG, _SLANT_DEG, num)))
+    ink = paste(scans, side, centre, np.deg2rad(rng.uniform(-_SLANT_DEG, _SLANT_DEG, num)))
     for _ in range(num_scraps):
-        others = scraps(scans, rng)
-        scrap_ink = place(
+        others = distractors(scans, rng)
+        scrap_ink = paste(
             others,
             side=rng.uniform(*_SIDE_PX, num),
             centre=rng.uniform(0, PICTURE_PX, (num, 2)),

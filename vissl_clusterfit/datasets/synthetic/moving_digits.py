@@ -16,7 +16,7 @@ import numpy as np
 
 from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec
 from vissl_clusterfit.datasets.synthetic.generated_folder import write_drawn_set
-from vissl_clusterfit.datasets.synthetic.scans import PICTURE_PX, load_scans, place, scraps
+from vissl_clusterfit.datasets.synthetic.scans import PICTURE_PX, distractors, load_scans, paste
 
 _KIND = "clips of moving digits"
 #: Verbs that are true of each motion.
@@ -105,7 +105,7 @@ def draw_clips(scans: np.ndarray, motions: np.ndarray, rng: np.random.Generator)
     step = rng.uniform(*_SPEED_PX, (num, 1)) * np.stack([-np.sin(course), np.cos(course)], axis=1) * flies
     turn = np.deg2rad(rng.uniform(*_TURN_DEG, num)) * np.select([motions == 8, motions == 9], [1, -1], 0)
     scrap = _SCRAP_INK * _place_round(
-        scraps(scans, rng), side, rng.uniform(0, PICTURE_PX, (num, 2)), rng.uniform(0, 2 * np.pi, num)
+        distractors(scans, rng), side, rng.uniform(0, PICTURE_PX, (num, 2)), rng.uniform(0, 2 * np.pi, num)
     )
     contrast = rng.uniform(*_CONTRAST, num)[:, None, None]
     paper = rng.uniform(0, 1, num)[:, None, None] * (1 - contrast)
@@ -120,14 +120,14 @@ def draw_clips(scans: np.ndarray, motions: np.ndarray, rng: np.random.Generator)
 
 def _place_round(scans: np.ndarray, side: np.ndarray, centre: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """``place`` in pictures whose opposite edges meet."""
-    ink = place(scans, side, centre, angle)
+    ink = paste(scans, side, centre, angle)
     reach = (side * np.sqrt(0.5) + 1)[:, None]
     for down in (-PICTURE_PX, 0, PICTURE_PX):
         for right in (-PICTURE_PX, 0, PICTURE_PX):
             moved = centre + np.array([down, right])
             near = ((moved > -reach) & (moved < PICTURE_PX + reach)).all(axis=1)
             if (down or right) and near.any():
-                again = place(scans[near], side[near], moved[near], angle[near])
+                again = paste(scans[near], side[near], moved[near], angle[near])
                 ink[near] = np.maximum(ink[near], again)
     return ink
 

@@ -33,7 +33,7 @@ def load_scans(split: str, num_scans: int, num_test_scans: int) -> tuple[np.ndar
     return data.images[part] / 16.0, data.target[part], part.start
 
 
-def scraps(scans: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def distractors(scans: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A square cut from a random scan for each of the scans (N, 8, 8), the rest of it blank."""
     num = len(scans)
     others = scans[rng.integers(num, size=num)]
@@ -44,7 +44,7 @@ def scraps(scans: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return others * (rows[:, :, None] & columns[:, None, :])
 
 
-def place(scans: np.ndarray, side: np.ndarray, centre: np.ndarray, angle: np.ndarray) -> np.ndarray:
+def paste(scans: np.ndarray, side: np.ndarray, centre: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """Scans (N, 8, 8) drawn into pictures (N, P, P): ``side`` pixels wide, turned by ``angle`` radians; bilinear."""
     pixel = np.arange(PICTURE_PX) + 0.5
     down = pixel[None, :, None] - centre[:, 0, None, None]

@@ -12,7 +12,7 @@ from vissl.config import AttrDict
 from vissl.utils.hydra_config import convert_to_attrdict
 
 from vissl_clusterfit.errors import ConfigError, cannot_write
-from vissl_clusterfit.launch.compose.derived import complete_config
+from vissl_clusterfit.launch.compose.derived import fill_derived
 from vissl_clusterfit.launch.compose.early import compose_early
 from vissl_clusterfit.launch.compose.from_record import complete_from_record
 from vissl_clusterfit.launch.compose.schedules import require_schedules
@@ -31,8 +31,8 @@ def compose(overrides: Sequence[str], early: tuple[dict[str, Any], list[str]] | 
             schedule that does not fit, or what VISSL refuses.
     """
     plain, changes = early or compose_early(overrides)
-    require_device(AttrDict(plain["config"]), here=not plain["config"]["SLURM"]["USE_SLURM"])
-    changes = [*changes, *complete_from_record(overrides, plain), *complete_config(plain["config"])]
+    require_device(AttrDict(plain["config"]), local=not plain["config"]["SLURM"]["USE_SLURM"])
+    changes = [*changes, *complete_from_record(overrides, plain), *fill_derived(plain["config"])]
     try:
         args, config = convert_to_attrdict(OmegaConf.create(plain))
     except OSError as error:  # VISSL writes the config into the folder of checkpoints

@@ -15,7 +15,7 @@ from vissl.config import AttrDict
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
-from vissl_clusterfit.plugin.data.labelled_source import paired_paths, paired_source, unused_label_paths
+from vissl_clusterfit.plugin.data.labelled_source import labelled_source_name, paired_paths, unused_label_paths
 from vissl_clusterfit.plugin.models.head import trunk_width
 from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
 from vissl_clusterfit.plugin.training.meter import METER
@@ -28,7 +28,7 @@ _VISSLS_METER = "accuracy_list_meter"
 _LAB = "ImgPil2LabTensor"
 
 
-def complete_config(config: dict[str, Any]) -> list[str]:
+def fill_derived(config: dict[str, Any]) -> list[str]:
     """Fills in what follows from the rest of ``config``, in place.
 
     Args:
@@ -116,7 +116,7 @@ def _drop_what_has_no_part(config: dict[str, Any], changes: list[str]) -> None:
 def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> None:
     for split in settings.splits:
         data, name = config["DATA"][split], f"config.DATA.{split}"
-        paired = [paired_source(source) for source in data["DATA_SOURCES"]]
+        paired = [labelled_source_name(source) for source in data["DATA_SOURCES"]]
         _set(data, "DATA_SOURCES", paired, f"{name}.DATA_SOURCES", "paired with the pseudo-labels", changes)
         sources = [_ASK_THE_DATA_SOURCE] * len(paired)
         _set(data, "LABEL_SOURCES", sources, f"{name}.LABEL_SOURCES", "which asks the paired source", changes)

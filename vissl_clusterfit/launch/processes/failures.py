@@ -20,9 +20,9 @@ from vissl_clusterfit.plugin.log_bridge import without_secrets
 #: Exit codes of the command.
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 #: A user's mistake; any other exception; a process that a signal ended; Ctrl-C.
-MISTAKE, ERROR, KILLED, INTERRUPT = "mistake", "error", "killed", "interrupt"
+USER_MISTAKE, ERROR, KILLED, INTERRUPT = "mistake", "error", "killed", "interrupt"
 #: A node that gives no sign of life, and what others notice of one that failed. In this order the better causes.
-LOST, ECHO = "lost", "echo"
+LOST, SECONDARY = "lost", "echo"
 
 # What gloo, NCCL and the store say when the other end has gone.
 _GONE = re.compile(
@@ -61,7 +61,7 @@ class Failure:
 
     def exception(self) -> BaseException:
         """What the command ends with, so that this is the last thing on the screen."""
-        if self.kind == MISTAKE:
+        if self.kind == USER_MISTAKE:
             return ClusterFitError(f"{self.text} (This was found by {self.place}.)" if self.nodes > 1 else self.text)
         place = self.place[0].upper() + self.place[1:]
         return RankFailed(f"{place} failed:\n{self.text}" if "\n" in self.text else f"{place}: {self.text}")
@@ -81,9 +81,9 @@ def of_exception(error: BaseException, **place: Any) -> Failure:
     if isinstance(error, KeyboardInterrupt):
         return Failure(INTERRUPT, "ended by Ctrl-C.", **place)
     if isinstance(error, ClusterFitError):
-        return Failure(MISTAKE, plain(error), **place)
+        return Failure(USER_MISTAKE, strip_worker_traceback(error), **place)
     text = without_secrets("".join(traceback.format_exception(error))).rstrip()
-    return Failure(ECHO if _is_echo(error) else ERROR, text, **place)
+    return Failure(SECONDARY if _is_echo(error) else ERROR, text, **place)
 
 
 def _is_echo(error: BaseException) -> bool:
@@ -98,14 +98,14 @@ def of_exit_code(code: int, **place: Any) -> Failure:
         return Failure(ERROR, f"it ended with exit code {code}, without a word.", **place)
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
     # NCCL's guard aborts a process whose peer has gone.
-    kind = ECHO if -code == signal.SIGABRT else KILLED
+    kind = SECONDARY if -code == signal.SIGABRT else KILLED
     hint = " Is its memory enough? The log of the system says who killed it." if -code == signal.SIGKILL else ""
     return Failure(kind, f"it was ended by {name}.{hint}", **place)
 
 
 def root_cause(failures: Sequence[Failure]) -> Failure:
     """The first failure that is no echo of another; ``failures`` are in the order in which they happened."""
-    order = {LOST: 1, ECHO: 2}
+    order = {LOST: 1, SECONDARY: 2}
     return min(failures, key=lambda failure: order.get(failure.kind, 0))
 
 
@@ -113,7 +113,7 @@ class RankFailed(RuntimeError):
     """A process of the run failed; the text, with its traceback, is all that there is to say."""
 
 
-def plain(error: BaseException) -> str:
+def strip_worker_traceback(error: BaseException) -> str:
     """The text of an error, without secrets and the traceback that a data worker puts around it."""
     wrapped = re.fullmatch(r"Caught (\w+) in .*\n[\w.]*\1: (.*)", str(error), flags=re.DOTALL)
     return without_secrets((wrapped.group(2) if wrapped else str(error)).strip())

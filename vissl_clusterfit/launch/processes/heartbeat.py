@@ -36,7 +36,7 @@ def limit_s() -> float:
 
 
 @dataclass(frozen=True)
-class Member:
+class Participant:
     """Who takes part: its number among ``count``, its node among ``nodes``, its rank if it is a process of the run."""
 
     number: int
@@ -66,11 +66,11 @@ def posted_failures(store: dist.Store) -> list[Failure]:
     return [Failure.from_json(store.get(f"failure/{number + 1}")) for number in range(store.add("failures", 0))]
 
 
-class Watch:
+class Heartbeat:
     """Gives a sign of life now and then, and looks for those of others, beside the work of this process."""
 
-    def __init__(self, store: dist.Store, member: Member, host: str, limit: float) -> None:
-        self._store, self._member, self._host, self._limit_s = store, member, host, limit
+    def __init__(self, store: dist.Store, participant: Participant, host: str, limit: float) -> None:
+        self._store, self._member, self._host, self._limit_s = store, participant, host, limit
         self.period_s = min(2.0, limit / 5)
         self._stopped = threading.Event()
         self._seen: Failure | None = None

@@ -18,16 +18,16 @@ from vissl.utils.slurm import get_node_id
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.launch.processes import failures, torchrun
 from vissl_clusterfit.launch.processes.failures import FAILED, USER_ERROR, Failure
-from vissl_clusterfit.launch.processes.heartbeat import Member
-from vissl_clusterfit.launch.processes.network import choose_interface, meeting_point
-from vissl_clusterfit.launch.processes.rendezvous import Failed, Meeting
+from vissl_clusterfit.launch.processes.heartbeat import Participant
+from vissl_clusterfit.launch.processes.network import choose_interface, rendezvous_endpoint
+from vissl_clusterfit.launch.processes.rendezvous import Failed, Rendezvous
 from vissl_clusterfit.launch.processes.shared_folders import folders_to_share, require_shared
-from vissl_clusterfit.launch.processes.spawn import run_children
-from vissl_clusterfit.launch.processes.worker import prepare_job
+from vissl_clusterfit.launch.processes.spawn import spawn_workers
+from vissl_clusterfit.launch.processes.worker import prepare_worker
 from vissl_clusterfit.plugin.data.local_copies import local_copies
 
 
-def launch(engine: str, node_id: int, config: Any, *, apart: bool = False) -> None:
+def launch(engine: str, node_id: int, config: Any, *, in_subprocess: bool = False) -> None:
     """Runs an engine in all processes of this node, and returns when the last of the run has finished.
 
     Args:
@@ -45,35 +45,35 @@ def launch(engine: str, node_id: int, config: Any, *, apart: bool = False) -> No
     by_torchrun = torchrun.take_over()
     node_id = node_id if by_torchrun else get_node_id(node_id)
     _require_sense(config, node_id, by_torchrun=by_torchrun)
-    if run.NUM_NODES * run.NUM_PROC_PER_NODE == 1 and not apart:
+    if run.NUM_NODES * run.NUM_PROC_PER_NODE == 1 and not in_subprocess:
         with contextlib.ExitStack() as hold:
-            work = prepare_job(engine, config, 0, get_dist_run_id(config, 1), lambda _name, decide: decide(), hold)
+            work = prepare_worker(engine, config, 0, get_dist_run_id(config, 1), lambda _name, decide: decide(), hold)
             if work:
                 with local_copies(config):
                     work(0)
         return
-    host, port = meeting_point(run)
+    host, port = rendezvous_endpoint(run)
     if run.NUM_NODES > 1:
         choose_interface(host, port)
     if by_torchrun:
         rank = int(os.environ["RANK"])
-        member = Member(rank, run.NUM_NODES * run.NUM_PROC_PER_NODE, node_id, run.NUM_NODES, rank)
+        participant = Participant(rank, run.NUM_NODES * run.NUM_PROC_PER_NODE, node_id, run.NUM_NODES, rank)
         has_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     else:
-        member = Member(node_id, run.NUM_NODES, node_id, run.NUM_NODES)
+        participant = Participant(node_id, run.NUM_NODES, node_id, run.NUM_NODES)
         has_store = node_id == 0
-    with contextlib.ExitStack() as hold, Meeting(member, host, port, has_store=has_store) as meeting:
+    with contextlib.ExitStack() as hold, Rendezvous(participant, host, port, has_store=has_store) as rendezvous:
         try:
-            _run_together(engine, config, meeting, hold)
-            meeting.finish()
+            _run_together(engine, config, rendezvous, hold)
+            rendezvous.finish()
             return
         except Failed as failed:
-            cause = meeting.fail(failed.failure, posted=failed.posted)
+            cause = rendezvous.fail(failed.failure, posted=failed.posted)
         except BaseException as error:
-            cause = meeting.fail(failures.of_exception(error, **member.place()))
+            cause = rendezvous.fail(failures.of_exception(error, **participant.place()))
             if isinstance(error, KeyboardInterrupt | SystemExit):  # the latter where a job is to be queued again
                 raise
-    _end_with(cause, member)
+    _end_with(cause, participant)
 
 
 def _require_sense(config: Any, node_id: int, *, by_torchrun: bool) -> None:
@@ -98,32 +98,34 @@ def _require_sense(config: Any, node_id: int, *, by_torchrun: bool) -> None:
             )
 
 
-def _run_together(engine: str, config: Any, meeting: Meeting, hold: contextlib.ExitStack) -> None:
+def _run_together(engine: str, config: Any, rendezvous: Rendezvous, hold: contextlib.ExitStack) -> None:
     """This node's part of the run, or under ``torchrun`` this process's."""
-    member = meeting.member
-    _require_same_run([engine, config.DISTRIBUTED.NUM_NODES, config.DISTRIBUTED.NUM_PROC_PER_NODE], meeting)
-    work = prepare_job(engine, config, member.node, f"{meeting.host}:{meeting.port}", meeting.agree, hold)
+    participant = rendezvous.participant
+    _require_same_run([engine, config.DISTRIBUTED.NUM_NODES, config.DISTRIBUTED.NUM_PROC_PER_NODE], rendezvous)
+    work = prepare_worker(
+        engine, config, participant.node, f"{rendezvous.host}:{rendezvous.port}", rendezvous.broadcast_from_first, hold
+    )
     if not work:
         return
-    if member.nodes > 1:
-        require_shared(meeting, folders_to_share(engine, config))
-    if member.rank is None:
+    if participant.nodes > 1:
+        require_shared(rendezvous, folders_to_share(engine, config))
+    if participant.rank is None:
         with local_copies(config):
-            run_children(work, config.DISTRIBUTED.NUM_PROC_PER_NODE, meeting)
+            spawn_workers(work, config.DISTRIBUTED.NUM_PROC_PER_NODE, rendezvous)
         return
 
     def end(failure: Failure) -> None:
         """The main thread may be in a call that never returns."""
-        if member.local_rank == 0:
+        if participant.local_rank == 0:
             print(failure.exception(), file=sys.stderr, flush=True)  # noqa: T201
         os._exit(FAILED)
 
-    with meeting.when_lost(end):
-        work(member.local_rank)
+    with rendezvous.when_lost(end):
+        work(participant.local_rank)
 
 
-def _require_same_run(mine: list, meeting: Meeting) -> None:
-    theirs = meeting.agree("run", lambda: mine)
+def _require_same_run(mine: list, rendezvous: Rendezvous) -> None:
+    theirs = rendezvous.broadcast_from_first("run", lambda: mine)
     names = ("engine_name", "config.DISTRIBUTED.NUM_NODES", "config.DISTRIBUTED.NUM_PROC_PER_NODE")
     wrong = [
         problem(name, found=f"{here} here and {there} on node 0", allowed="the same on every node")
@@ -134,16 +136,16 @@ def _require_same_run(mine: list, meeting: Meeting) -> None:
         raise ConfigError("\n".join(wrong))
 
 
-def _end_with(cause: Failure, member: Member) -> None:
+def _end_with(cause: Failure, participant: Participant) -> None:
     """Ends this process as the cause demands; that is said once on each node."""
-    if cause.kind == failures.INTERRUPT and cause.node == member.node:
+    if cause.kind == failures.INTERRUPT and cause.node == participant.node:
         raise KeyboardInterrupt
-    if member.rank is None or cause.rank == member.rank:
+    if participant.rank is None or cause.rank == participant.rank:
         error = cause.exception()
-        if member.rank is not None:
+        if participant.rank is not None:
             torchrun.record(error)
         raise error from None
-    if cause.node != member.node and member.local_rank == 0:
+    if cause.node != participant.node and participant.local_rank == 0:
         raise cause.exception() from None
     time.sleep(2)  # torchrun ends the others as soon as one has ended: the one that says why goes first
-    raise SystemExit(USER_ERROR if cause.kind == failures.MISTAKE else FAILED)
+    raise SystemExit(USER_ERROR if cause.kind == failures.USER_MISTAKE else FAILED)

@@ -17,7 +17,7 @@ _IFNAME = "GLOO_SOCKET_IFNAME"
 _SIOCGIFADDR = 0x8915
 
 
-def meeting_point(run: Any) -> tuple[str, int]:
+def rendezvous_endpoint(run: Any) -> tuple[str, int]:
     """Host and port where the processes of a run meet; port 0 where any free one will do.
 
     Args:

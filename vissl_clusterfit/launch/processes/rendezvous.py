@@ -1,7 +1,7 @@
 """Where those who start the processes of a run meet: they agree, watch one another, and tell what went wrong.
 
 Members are the nodes' launchers, or under ``torchrun``, which has no launcher of ours, the processes themselves.
-Member 0 decides what must be decided once. All is said through a store of ``torch.distributed``; the processes of
+Participant 0 decides what must be decided once. All is said through a store of ``torch.distributed``; the processes of
 the run use the same one to find each other.
 """
 
@@ -24,7 +24,7 @@ import torch.distributed as dist
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.launch.processes import failures
 from vissl_clusterfit.launch.processes.failures import Failure
-from vissl_clusterfit.launch.processes.heartbeat import Member, Watch, limit_s, post, posted_failures
+from vissl_clusterfit.launch.processes.heartbeat import Heartbeat, Participant, limit_s, post, posted_failures
 from vissl_clusterfit.launch.processes.network import wait_for
 
 # People start nodes by hand, one after the other.
@@ -42,7 +42,7 @@ class Failed(Exception):
         self.failure, self.posted = failure, posted
 
 
-class Meeting:
+class Rendezvous:
     """One member's view. Use it in a ``with`` block; leaving it waits for the others.
 
     Args:
@@ -51,8 +51,8 @@ class Meeting:
         has_store: Whether this member is the one that has the store.
     """
 
-    def __init__(self, member: Member, host: str, port: int, *, has_store: bool) -> None:
-        self.member, self.host, self.port = member, host, port
+    def __init__(self, participant: Participant, host: str, port: int, *, has_store: bool) -> None:
+        self.participant, self.host, self.port = participant, host, port
         self._limit_s = limit_s()
         self._arrival_s = _ARRIVAL * self._limit_s
         self._server = _serve(host, port) if has_store else None
@@ -63,10 +63,10 @@ class Meeting:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._prefix = f"vissl_clusterfit/{attempt}"
         self._store = self._connect()
-        self._watch = Watch(self._connect(), member, host, self._limit_s)
+        self._watch = Heartbeat(self._connect(), participant, host, self._limit_s)
 
     def _say_waiting(self) -> None:
-        if self.member.rank is None:
+        if self.participant.rank is None:
             text = f"Node {self.member.node} of {self.member.nodes} waits for the others at {self.host}:{self.port}."
             print(text, flush=True)  # noqa: T201  (VISSL sets up its log later, in the processes)
 
@@ -75,8 +75,8 @@ class Meeting:
         store = dist.TCPStore(self.host, self.port, None, False, timeout, wait_for_workers=False)
         return dist.PrefixStore(self._prefix, store)
 
-    def __enter__(self) -> Meeting:
-        number, mine = self.member.number, f"{socket.gethostname()}, process {os.getpid()}\n{uuid.uuid4()}"
+    def __enter__(self) -> Rendezvous:
+        number, mine = self.participant.number, f"{socket.gethostname()}, process {os.getpid()}\n{uuid.uuid4()}"
         there = self._store.compare_set(f"here/{number}", "", mine).decode()
         if there != mine:
             raise ConfigError(
@@ -95,7 +95,7 @@ class Meeting:
 
     def _wait_for_all(self, what: str, time_s: float | None = None) -> None:
         begin, said = time.monotonic(), False
-        missing = list(range(self.member.count))
+        missing = list(range(self.participant.count))
         while missing := [number for number in missing if not self._store.check([f"{what}/{number}"])]:
             passed = time.monotonic() - begin
             if time_s is not None and passed > time_s:
@@ -118,14 +118,14 @@ class Meeting:
         if failure := self._watch.failure:
             raise Failed(failure, posted=True)
 
-    def wait_for_all(self, what: str) -> None:
+    def barrier(self, what: str) -> None:
         """Returns when all members have called this with the same word."""
         self._store.set(f"{what}/{self.member.number}", "")
         self._wait_for_all(what)
 
-    def agree(self, name: str, decide: Callable[[], Any]) -> Any:
+    def broadcast_from_first(self, name: str, decide: Callable[[], Any]) -> Any:
         """What ``decide`` gives on member 0, which JSON must be able to hold, on all."""
-        if self.member.number == 0:
+        if self.participant.number == 0:
             value = decide()
             self._store.set(name, json.dumps(value))
             return value
@@ -153,7 +153,7 @@ class Meeting:
 
     def finish(self) -> None:
         """Waits until all have finished; so none says that the run is done before it is."""
-        self.wait_for_all("ended")
+        self.barrier("ended")
         self._leave()
 
     def fail(self, failure: Failure, *, posted: bool = False) -> Failure:
@@ -165,11 +165,14 @@ class Meeting:
             end = time.monotonic() + _GRACE_S
             while time.monotonic() < end:
                 found = posted_failures(self._store) or found
-                if failures.root_cause(found).kind not in (failures.LOST, failures.ECHO) or self.member.count == 1:
+                if (
+                    failures.root_cause(found).kind not in (failures.LOST, failures.SECONDARY)
+                    or self.participant.count == 1
+                ):
                     break
                 time.sleep(_POLL_S)
             else:
-                if failures.root_cause(found).kind == failures.ECHO:
+                if failures.root_cause(found).kind == failures.SECONDARY:
                     found += self._silent()
             self._leave()
         if self._watch.failure:
@@ -188,7 +191,7 @@ class Meeting:
         self._store.set(f"left/{self.member.number}", "")
         end = time.monotonic() + _GRACE_S
         while self._server and time.monotonic() < end:
-            if self._store.check([f"left/{number}" for number in range(self.member.count)]):
+            if self._store.check([f"left/{number}" for number in range(self.participant.count)]):
                 break
             time.sleep(_POLL_S)
 

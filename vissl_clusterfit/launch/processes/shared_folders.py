@@ -11,7 +11,7 @@ from typing import Any
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.launch.processes.rendezvous import Meeting
+from vissl_clusterfit.launch.processes.rendezvous import Rendezvous
 from vissl_clusterfit.storage.atomic import temporary_path
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.remote import as_remote
@@ -37,7 +37,7 @@ def folders_to_share(engine: str, config: Any) -> dict[str, Path]:
     return {}
 
 
-def require_shared(meeting: Meeting, folders: dict[str, Path]) -> None:
+def require_shared(rendezvous: Rendezvous, folders: dict[str, Path]) -> None:
     """Member 0 writes a file into each folder, and all others have to see it.
 
     Folders on other file systems (``s3://…``) are the same everywhere, and one that cannot be written is left to the
@@ -48,7 +48,9 @@ def require_shared(meeting: Meeting, folders: dict[str, Path]) -> None:
     """
     files: list[str | None] = []
     try:
-        written = meeting.agree("files", lambda: [_write(folder, files) for folder in folders.values()])
+        written = rendezvous.broadcast_from_first(
+            "files", lambda: [_write(folder, files) for folder in folders.values()]
+        )
         for (setting, folder), name in zip(folders.items(), written, strict=True):
             if name and not _appears(folder / name):
                 raise ConfigError(
@@ -59,7 +61,7 @@ def require_shared(meeting: Meeting, folders: dict[str, Path]) -> None:
                         remedy="Put it on a file system that they all mount at that place.",
                     )
                 )
-        meeting.wait_for_all("seen")
+        rendezvous.barrier("seen")
     finally:
         for folder, name in zip(folders.values(), files, strict=False):
             if name:

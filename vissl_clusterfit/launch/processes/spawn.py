@@ -17,7 +17,7 @@ import torch
 
 from vissl_clusterfit.launch.processes import failures
 from vissl_clusterfit.launch.processes.failures import FAILED, Failure
-from vissl_clusterfit.launch.processes.rendezvous import Failed, Meeting
+from vissl_clusterfit.launch.processes.rendezvous import Failed, Rendezvous
 
 _POLL_S = 0.2
 # Others fail a moment after the first, and one that was killed is seen to be dead a moment after that.
@@ -25,7 +25,7 @@ _GRACE_S = 2.0
 _END_S = 5.0
 
 
-def run_children(work: Callable[[int], None], num_processes: int, meeting: Meeting) -> None:
+def spawn_workers(work: Callable[[int], None], num_processes: int, rendezvous: Rendezvous) -> None:
     """Runs ``work(local_rank)`` in new processes; ``work`` must pickle. None is left when this returns.
 
     They find each other through the store of the meeting.
@@ -33,12 +33,12 @@ def run_children(work: Callable[[int], None], num_processes: int, meeting: Meeti
     Raises:
         Failed: one of them failed, or another member of the meeting.
     """
-    first = meeting.member.node * num_processes
-    places = [meeting.member.place(first + local_rank) for local_rank in range(num_processes)]
+    first = rendezvous.participant.node * num_processes
+    places = [rendezvous.participant.place(first + local_rank) for local_rank in range(num_processes)]
     with tempfile.TemporaryDirectory() as folder:
         context = torch.multiprocessing.start_processes(
-            _child,
-            args=(work, folder, places, meeting.host, meeting.port),
+            _worker_main,
+            args=(work, folder, places, rendezvous.host, rendezvous.port),
             nprocs=num_processes,
             join=False,
             start_method="spawn",
@@ -47,7 +47,7 @@ def run_children(work: Callable[[int], None], num_processes: int, meeting: Meeti
             while running := [process for process in context.processes if process.exitcode is None]:
                 if any(process.exitcode for process in context.processes):
                     break
-                meeting.check()
+                rendezvous.check()
                 wait([process.sentinel for process in running], _POLL_S)
             if not any(process.exitcode for process in context.processes):
                 return
@@ -58,7 +58,7 @@ def run_children(work: Callable[[int], None], num_processes: int, meeting: Meeti
         raise Failed(_cause(Path(folder), codes, places, context.error_files))
 
 
-def _child(
+def _worker_main(
     local_rank: int, work: Callable[[int], None], folder: str, places: Sequence[dict[str, Any]], host: str, port: int
 ) -> None:
     # As torchrun does: the store is there, and nobody has to open one.

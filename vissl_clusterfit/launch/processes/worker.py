@@ -25,11 +25,16 @@ from vissl_clusterfit.storage.paths import artifact_path
 _MISFIT = "Update classy state from checkpoint failed"
 
 #: Gives every node what ``decide`` gives on one of them: ``agree(name, decide)``.
-Agree = Callable[[str, Callable[[], Any]], Any]
+Broadcast = Callable[[str, Callable[[], Any]], Any]
 
 
-def prepare_job(
-    engine: str, config: Any, node_id: int, run_id: str, agree: Agree, hold: contextlib.ExitStack
+def prepare_worker(
+    engine: str,
+    config: Any,
+    node_id: int,
+    run_id: str,
+    broadcast: Broadcast,
+    hold: contextlib.ExitStack,
 ) -> Callable[[int], None] | None:
     """What a process does, as a function of its number on this node that pickles; None if all is done already.
 
@@ -52,7 +57,7 @@ def prepare_job(
         _require_transforms(config)
     # One node decides: others may have a folder of checkpoints of their own, with nothing in it.
     begin = functools.partial(begin_training, config, folder, hold)
-    finished, checkpoint = agree("start", begin) if engine == "train" else (False, None)
+    finished, checkpoint = broadcast("start", begin) if engine == "train" else (False, None)
     if finished:
         return None
     require_gpus_and_weights(config, resuming=checkpoint is not None)

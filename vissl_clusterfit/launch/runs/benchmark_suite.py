@@ -22,7 +22,7 @@ from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.override_text import as_override
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.launch.compose.compose import compose
-from vissl_clusterfit.launch.runs.subprocess_runs import SeparateRun
+from vissl_clusterfit.launch.runs.subprocess_runs import SubprocessRun
 from vissl_clusterfit.launch.runs.sweep import safe_name
 from vissl_clusterfit.plugin.training.progress import run_folder
 from vissl_clusterfit.report.results import RESULTS_NAME, append_results, read_results
@@ -34,7 +34,7 @@ _STARTED_NAME = "benchmark_started.json"
 
 
 @dataclass(frozen=True)
-class SuiteRun(SeparateRun):
+class SuiteRun(SubprocessRun):
     """One benchmark of one checkpoint."""
 
     benchmark: Benchmark = dataclasses.field(default_factory=Benchmark, compare=False)

@@ -20,7 +20,7 @@ from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
 
 
-def conclude(engine: str, config: AttrDict) -> str:
+def summarize(engine: str, config: AttrDict) -> str:
     """Ends a run that is finished: a benchmark that VISSL has trained gets its rows.
 
     Returns:
@@ -57,9 +57,9 @@ def _is_there(place: Path | str | None) -> bool:
     return path.is_file() or artifacts.has_manifest(path)
 
 
-def start(engine: str, node_id: int, config: Any, *, apart: bool = False) -> None:
+def execute(engine: str, node_id: int, config: Any, *, in_subprocess: bool = False) -> None:
     """Runs an engine on this node; arguments and errors are those of ``launch.processes.launcher.launch``."""
     if engine == TUNE:
         run_tuning(config)
     else:
-        launch(engine, node_id, config, apart=apart)
+        launch(engine, node_id, config, in_subprocess=in_subprocess)

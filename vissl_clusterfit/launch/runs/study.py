@@ -129,9 +129,9 @@ class _Study:
 
     def report(self) -> str:
         """Writes rows and report, and returns what the user may look for."""
-        figures = list(self._plan.figures())
-        append_results(self._folder, [figure.row for figure in figures])
-        report = Report(self._settings, figures, self._plan.choices(), self._information())
+        scores = list(self._plan.scores())
+        append_results(self._folder, [score.row for score in scores])
+        report = Report(self._settings, scores, self._plan.choices(), self._information())
         files = [self._folder / RESULTS_NAME, *write_report(self._folder, report)]
         return "\n".join([report.markdown(), "This study is finished.", *(f"  {file}" for file in files)])
 

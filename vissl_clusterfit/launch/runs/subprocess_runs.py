@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from vissl_clusterfit.errors import ClusterFitError
-from vissl_clusterfit.launch.processes.failures import DONE, FAILED, INTERRUPTED, USER_ERROR, plain
+from vissl_clusterfit.launch.processes.failures import DONE, FAILED, INTERRUPTED, USER_ERROR, strip_worker_traceback
 from vissl_clusterfit.launch.processes.torchrun import without_torchrun
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
@@ -29,7 +29,7 @@ _MAIN = "vissl_clusterfit.launch.supervised"
 
 
 @dataclass(frozen=True)
-class SeparateRun:
+class SubprocessRun:
     """One run of the command."""
 
     #: What tells it from the others.
@@ -60,14 +60,14 @@ class SeparateRun:
         return {"overrides": list(self.overrides)}
 
 
-def run_each(runs: Sequence[SeparateRun], kind: str = "run") -> int:
+def run_all(runs: Sequence[SubprocessRun], kind: str = "run") -> int:
     """Does the runs that are not done, says what became of each, failures last, and returns the exit code of the whole.
 
     Args:
         runs: in order.
         kind: what one of them is, for people.
     """
-    outcomes: dict[SeparateRun, str] = dict.fromkeys(runs, "not started")
+    outcomes: dict[SubprocessRun, str] = dict.fromkeys(runs, "not started")
     codes = []
     try:
         with stopped_as_interrupted():
@@ -81,7 +81,7 @@ def run_each(runs: Sequence[SeparateRun], kind: str = "run") -> int:
                     print(f"{kind.capitalize()} {number} of {len(runs)}: {run.name}", flush=True)  # noqa: T201
                     code = _run(run)
                 except ClusterFitError as error:
-                    print(f"error: {plain(error)}", file=sys.stderr, flush=True)  # noqa: T201
+                    print(f"error: {strip_worker_traceback(error)}", file=sys.stderr, flush=True)  # noqa: T201
                     code = USER_ERROR
                 if code == INTERRUPTED:
                     raise KeyboardInterrupt
@@ -96,7 +96,7 @@ def run_each(runs: Sequence[SeparateRun], kind: str = "run") -> int:
     return DONE if not failed else USER_ERROR if failed == {USER_ERROR} else FAILED
 
 
-def _run(run: SeparateRun) -> int:
+def _run(run: SubprocessRun) -> int:
     """One run to its end; stopped with all that it started when this process is."""
     # In a group of its own: the terminal's Ctrl-C comes to it once, from here, and whatever it leaves can be ended.
     # Modules are looked for where they are here; ``-c`` would have it look in the working directory first.

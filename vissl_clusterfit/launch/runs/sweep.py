@@ -16,13 +16,13 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.launch.compose.overrides import compose_overrides
 from vissl_clusterfit.launch.compose.parsed_overrides import parse_overrides
 from vissl_clusterfit.launch.processes.torchrun import is_torchrun
-from vissl_clusterfit.launch.runs.subprocess_runs import SeparateRun
+from vissl_clusterfit.launch.runs.subprocess_runs import SubprocessRun
 
 _FOLDER = "config.CHECKPOINT.DIR"
 _LONGEST_NAME = 100
 
 
-def sweep_runs(overrides: Sequence[str]) -> list[SeparateRun]:
+def sweep_runs(overrides: Sequence[str]) -> list[SubprocessRun]:
     """The runs of a sweep; none where nothing is swept, which is a single run.
 
     Raises:
@@ -51,7 +51,7 @@ def sweep_runs(overrides: Sequence[str]) -> list[SeparateRun]:
         config = compose_overrides(lines)["config"]
         folder = f"{config['CHECKPOINT']['DIR']}/{safe_name(name)}"
         folder = folder if "://" in folder else os.path.abspath(folder)
-        runs.append(SeparateRun(name, (*lines, as_override(_FOLDER, folder)), folder, config["SLURM"]["USE_SLURM"]))
+        runs.append(SubprocessRun(name, (*lines, as_override(_FOLDER, folder)), folder, config["SLURM"]["USE_SLURM"]))
     return runs
 
 

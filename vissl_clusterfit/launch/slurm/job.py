@@ -20,7 +20,7 @@ from vissl_clusterfit.config.slurm import VISSLS_PORT
 from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.launch.processes.failures import DONE, FAILED, USER_ERROR, RankFailed
 from vissl_clusterfit.launch.runs.benchmark_suite import SuiteRun
-from vissl_clusterfit.launch.runs.execute import conclude, start
+from vissl_clusterfit.launch.runs.execute import execute, summarize
 from vissl_clusterfit.plugin.device import require_device
 
 logger = logging.getLogger(__name__)
@@ -89,9 +89,9 @@ class Job:
                 require_device(config)
                 if benchmark and is_first:
                     benchmark.begin()
-                start(stage.engine, environment.node, config, apart=True)
+                execute(stage.engine, environment.node, config, in_subprocess=True)
                 if is_first:
-                    print(conclude(stage.engine, config), flush=True)  # noqa: T201
+                    print(summarize(stage.engine, config), flush=True)  # noqa: T201
             if benchmark and is_first:
                 benchmark.finish()
             return DONE

@@ -90,7 +90,7 @@ def _refuse_inside_a_job() -> None:
 def _plan(overrides: Sequence[str], engine: str, config: AttrDict, settings: SlurmSettings) -> list[_Plan]:
     chain = ClusterFitConfig.from_config(config.CLUSTERFIT).slurm
     if not chain.stages:
-        require_device(config, here=False)
+        require_device(config, local=False)
         return [_Plan([StageRun(engine, engine, config)], settings)]
     if engine != "train":
         raise ConfigError(

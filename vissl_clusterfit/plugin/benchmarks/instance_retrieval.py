@@ -72,12 +72,12 @@ def _evaluate(run: BenchmarkRun) -> None:
     scores = eval_set.score(likeness, None)
     if block.SAVE_RETRIEVAL_RANKINGS_SCORES:
         artifacts.write_json(run.folder / "rankings.json", np.argsort(-likeness, axis=1).tolist())
-    figures = _revisited(scores) if evaluated in _REVISITED else _copydays(scores)
+    scores = _revisited(scores) if evaluated in _REVISITED else _copydays(scores)
     rows = []
-    for metric, value in figures.items():
+    for metric, value in scores.items():
         if np.isfinite(value):
             benchmark = f"instance retrieval, {run.layers[0]}"
-            protocol = run.what_is_evaluated(run.layers[0]) + _protocol(block)
+            protocol = run.describe_features(run.layers[0]) + _protocol(block)
             rows.append({"benchmark": benchmark, "metric": metric, "value": float(value), "protocol": protocol})
         else:
             logger.warning("No query of %s has a match for: %s. There is no such figure.", evaluated, metric)
@@ -140,11 +140,11 @@ def _any_device(script: Any, device: torch.device) -> Iterator[None]:
 
 
 def _revisited(scores: dict[str, Any]) -> dict[str, float]:
-    figures = {f"mAP, {name}": scores["mAP"][key] for key, name in _DIFFICULTIES.items()}
+    scores = {f"mAP, {name}": scores["mAP"][key] for key, name in _DIFFICULTIES.items()}
     for key, name in _DIFFICULTIES.items():
         for k, value in zip(scores["mp@k"]["k"], scores["mp@k"][key], strict=True):
-            figures[f"mP@{k}, {name}"] = value
-    return figures
+            scores[f"mP@{k}, {name}"] = value
+    return scores
 
 
 def _copydays(scores: dict[str, Any]) -> dict[str, float]:

@@ -74,7 +74,7 @@ def _score(run: BenchmarkRun, layer: str, train: LayerRows, test: LayerRows, lab
             hits += [(ranks == 0).sum(), (ranks < 5).sum()]
     distributed.add_up(hits)
     similarity = "cosine similarity" if knn.L2_NORM_FEATS else "dot product of the features as they are"
-    protocol = run.what_is_evaluated(layer, train, test) + (
+    protocol = run.describe_features(layer, train, test) + (
         f"exact kNN; the {knn.TOPK} samples of the training split with the greatest {similarity} s, of equal ones the "
         f"first; each votes for its class with exp(s / {knn.SIGMA:g}) (Wu et al., CVPR 2018, section 3.4); of classes "
         "with equal votes the smallest number first, and none without a vote"

@@ -165,7 +165,7 @@ class BenchmarkRun:
                 "%s of %s on %s: %s %.2f %%.", row.benchmark, row.model, row.dataset, row.metric, 100 * row.value
             )
 
-    def what_is_evaluated(self, layer: str, train: LayerRows | None = None, test: LayerRows | None = None) -> str:
+    def describe_features(self, layer: str, train: LayerRows | None = None, test: LayerRows | None = None) -> str:
         """The beginning of a protocol: where the features come from, and how many samples could be read."""
         if layer == HEAD_LAYER:
             where = "output of the head"

@@ -24,7 +24,7 @@ from vissl_clusterfit.features.layers import LayerRows
 from vissl_clusterfit.plugin.benchmarks.run import SETTINGS_NAMES, BenchmarkRun
 from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.report.results import OVER_DRAWS
-from vissl_clusterfit.storage.result_cache import KeptResults, array_hash
+from vissl_clusterfit.storage.result_cache import ResultCache, array_hash
 from vissl_clusterfit.transfer import low_shot_svm, svm
 from vissl_clusterfit.transfer.svm import SvmSettings
 
@@ -171,7 +171,7 @@ def _score_layer(
             "config.SVM.max_iter = %d was too few for the SVMs of %d classes.", settings.max_iter, unconverged
         )
     value = float(np.mean([result["average_precision"] for result in results]))
-    protocol = run.what_is_evaluated(layer, features["TRAIN"], features["TEST"]) + settings.protocol()
+    protocol = run.describe_features(layer, features["TRAIN"], features["TEST"]) + settings.protocol()
     if len(classes) < targets["TRAIN"].shape[1]:
         protocol += f" {classes}"
     row = {"benchmark": f"SVM, {layer}", "metric": "mAP", "value": value, "protocol": protocol}
@@ -204,11 +204,11 @@ def _score_draws(
         return np.array(done.get(f"draw_{draw}_k{k}", hashes, make)["figures"])
 
     pairs = [(k, draw) for k in numbers for draw in draws]
-    figures = dict(zip(pairs, _by_all_processes([functools.partial(score, *pair) for pair in pairs]), strict=True))
-    where = run.what_is_evaluated(layer, features["TRAIN"], features["TEST"])
+    scores = dict(zip(pairs, _by_all_processes([functools.partial(score, *pair) for pair in pairs]), strict=True))
+    where = run.describe_features(layer, features["TRAIN"], features["TEST"])
     report = []
     for k in numbers:
-        result = low_shot_svm.summarize_draws(np.stack([figures[k, draw] for draw in draws]), settings)
+        result = low_shot_svm.summarize_draws(np.stack([scores[k, draw] for draw in draws]), settings)
         protocol = where + low_shot_svm.low_shot_protocol(settings, k, len(draws), taken)
         mean = "mAP, mean of the draws"
         for metric, value in (
@@ -236,9 +236,9 @@ def _by_all_processes(work: list[Callable[[], Any]]) -> list:
     return [shares[place % processes][place // processes] for place in range(len(work))]
 
 
-def _kept(run: BenchmarkRun, layer: str, features: Mapping[str, LayerRows], settings: SvmSettings) -> KeptResults:
+def _kept(run: BenchmarkRun, layer: str, features: Mapping[str, LayerRows], settings: SvmSettings) -> ResultCache:
     stores = {split: rows.store.content_hash for split, rows in features.items()}
-    return KeptResults(run.folder / "svm" / layer, {"features": stores, "settings": dataclasses.asdict(settings)})
+    return ResultCache(run.folder / "svm" / layer, {"features": stores, "settings": dataclasses.asdict(settings)})
 
 
 class SomeImages:

@@ -52,7 +52,7 @@ def add_trained_rows(config: AttrDict, folder: str) -> None:
     kind = _kind(config)
     rows = [
         ResultRow(**common, benchmark=f"{kind}, {layer}", metric=metric, value=value, protocol=protocol)
-        for metric, layer, value in figures(line)
+        for metric, layer, value in scores(line)
     ]
     append_results(artifact_path(folder), rows)
 
@@ -69,7 +69,7 @@ def last_test(folder: str) -> Mapping[str, Any]:
     return tested[-1]
 
 
-def figures(line: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+def scores(line: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
     """Metric, layer and value, as a fraction. VISSL's meters give percent, one or several for each name."""
     for name, of_metric in line.items():
         if not name.startswith("test_"):

@@ -26,7 +26,7 @@ _PREFIX = "clusterfit_"
 _NEEDS_NO_PATH = "synthetic"
 
 
-def paired_source(name: str) -> str:
+def labelled_source_name(name: str) -> str:
     """The registered data source that pairs a VISSL data source with pseudo-labels."""
     return f"{_PREFIX}{base_source(name)}"
 

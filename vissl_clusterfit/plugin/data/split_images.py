@@ -24,8 +24,8 @@ from vissl_clusterfit.plugin.data.image_files import in_8_bits
 from vissl_clusterfit.plugin.data.labelled_source import (
     base_source,
     data_errors,
+    labelled_source_name,
     paired_paths,
-    paired_source,
     unused_label_paths,
 )
 from vissl_clusterfit.plugin.data.transforms import TransformFailed, require_fixed
@@ -73,17 +73,17 @@ class SplitImages(Dataset):
     ) -> None:
         self._keep_names = keep_names
         self._setting, data = setting, copy.deepcopy(cfg.DATA)
-        self._kinds = [base_source(name) for name in data[split].DATA_SOURCES]
-        self.clips = extracted_clips(data, split, self._kinds, num_clips, clips)
+        self._source_names = [base_source(name) for name in data[split].DATA_SOURCES]
+        self.clips = extracted_clips(data, split, self._source_names, num_clips, clips)
         if self.clips is not None:
             data[split].CLIPS = AttrDict(self.clips)
             transforms = [{"name": ClipsToViews.__name__}, *transforms]
         require_fixed(transforms, setting, of_clips=self.clips is not None)
         data[split].update(
-            DATA_SOURCES=[paired_source(kind) for kind in self._kinds],
-            DATA_PATHS=paired_paths(self._kinds, data[split].DATA_PATHS),
+            DATA_SOURCES=[labelled_source_name(kind) for kind in self._source_names],
+            DATA_PATHS=paired_paths(self._source_names, data[split].DATA_PATHS),
             LABEL_SOURCES=[],
-            LABEL_PATHS=unused_label_paths(self._kinds),
+            LABEL_PATHS=unused_label_paths(self._source_names),
             LABEL_TYPE="sample_index",
             TRANSFORMS=[AttrDict(transform) for transform in transforms],
             DATA_LIMIT=-1,
@@ -172,7 +172,9 @@ class SplitImages(Dataset):
         names = of_each[0] if len(of_each) == 1 else map("\0".join, zip(*of_each, strict=True))
         if not self._keep_names:
             return hash_samples(names), None
-        kept = NameList(with_sizes=len(of_each) == 1 and self._kinds[0] in _WITH_SIZES and self._clips_of_each(0) == 1)
+        kept = NameList(
+            with_sizes=len(of_each) == 1 and self._source_names[0] in _WITH_SIZES and self._clips_of_each(0) == 1
+        )
         return hash_samples(kept.passing(names)), kept
 
     def inputs(self) -> dict[str, Any]:
@@ -201,7 +203,7 @@ class SplitImages(Dataset):
         return 1 if self.clips is None else self._sources[number].clips.samples_per_video
 
     def _sample_names(self, number: int) -> Iterator[str]:
-        kind, path, files = self._kinds[number], self._dataset.data_paths[number], self._files[number]
+        kind, path, files = self._source_names[number], self._dataset.data_paths[number], self._files[number]
         clips = self._clips_of_each(number)
         if clips > 1:
             videos = list(files)[::clips]

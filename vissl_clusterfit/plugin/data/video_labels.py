@@ -16,7 +16,7 @@ from vissl_clusterfit.plugin.data.video_source import SOURCES, VideoSource
 _ASK_THE_DATA_SOURCE = "torchvision_dataset"
 
 
-def of_videos(load_labels: Callable[[Any], None]) -> Callable[[Any], None]:
+def with_video_labels(load_labels: Callable[[Any], None]) -> Callable[[Any], None]:
     """VISSL's loading of labels, knowing our sources by name; a file has a row for each video, not for each clip."""
 
     @functools.wraps(load_labels)

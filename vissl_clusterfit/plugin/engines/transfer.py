@@ -28,8 +28,8 @@ from vissl_clusterfit.plugin.models.encoder import OF_WEIGHTS_INIT, build_encode
 from vissl_clusterfit.plugin.models.layers import SETTING, layer_maps, rows_by_layer, side_by_side
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
 from vissl_clusterfit.storage.paths import artifact_path
-from vissl_clusterfit.storage.result_cache import KeptResults
-from vissl_clusterfit.transfer.protocols import Split, check_labels, run_protocol
+from vissl_clusterfit.storage.result_cache import ResultCache
+from vissl_clusterfit.transfer.protocols import LabelledRows, check_labels, run_protocol
 from vissl_clusterfit.transfer.settings import TransferSettings
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def _checked_labels(cfg: AttrDict, settings: TransferSettings) -> dict[str, np.n
     return labels
 
 
-def _split(cfg: AttrDict, split: str, labels: np.ndarray, settings: TransferSettings) -> dict[str, Split]:
+def _split(cfg: AttrDict, split: str, labels: np.ndarray, settings: TransferSettings) -> dict[str, LabelledRows]:
     """What each layer has of a split; "" is the name of the only one that FEATURES.LAYER_NAME names."""
     encoding = settings.features
     images = SplitImages(
@@ -107,19 +107,19 @@ def _split(cfg: AttrDict, split: str, labels: np.ndarray, settings: TransferSett
     layers = rows_by_layer(store, [layer for layer, _ in operations] or [""], maps, images)
     readable = next(iter(layers.values())).samples
     videos = readable // images.clips["NUM_CLIPS"] if of_clips else None
-    return {layer: Split(rows, labels[readable], videos) for layer, rows in layers.items()}
+    return {layer: LabelledRows(rows, labels[readable], videos) for layer, rows in layers.items()}
 
 
 def _score(
-    train: Mapping[str, Split],
-    test: Mapping[str, Split],
+    train: Mapping[str, LabelledRows],
+    test: Mapping[str, LabelledRows],
     settings: TransferSettings,
     folder: Path,
     cfg: AttrDict,
 ) -> None:
     operations = dict(cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP)
     for layer in train:
-        kept = KeptResults(folder / "figures" / (layer or "features"), {"layer": layer})
+        kept = ResultCache(folder / "figures" / (layer or "features"), {"layer": layer})
         where = f"layer {settings.features.layer_name or 'trunk output'}, {settings.features.pooling} pooling; "
         if layer:
             name, arguments = operations[layer]
@@ -129,15 +129,15 @@ def _score(
             rows = [
                 ResultRow(
                     model=model_in_rows(cfg, settings.model_name),
-                    benchmark=f"{figure.benchmark}, {layer}" if layer else figure.benchmark,
+                    benchmark=f"{score.benchmark}, {layer}" if layer else score.benchmark,
                     dataset=settings.dataset_name,
                     split="test",
-                    metric=figure.metric,
-                    value=figure.value,
-                    protocol=where + figure.protocol,
+                    metric=score.metric,
+                    value=score.value,
+                    protocol=where + score.protocol,
                     seed=cfg.SEED_VALUE,
                 )
-                for figure in run_protocol(protocol, train[layer], test[layer], settings, kept, run_device(cfg))
+                for score in run_protocol(protocol, train[layer], test[layer], settings, kept, run_device(cfg))
             ]
             append_results(folder, rows)
             for row in rows:

@@ -19,7 +19,7 @@ from vissl_clusterfit.storage.result_cache import array_hash
 _SPLITS = ("TRAIN", "TEST")
 
 
-def checked_labels(cfg: AttrDict) -> np.ndarray:
+def check_tuning_labels(cfg: AttrDict) -> np.ndarray:
     """The labels of TRAIN; those of both splits are looked at, so that nothing is wrong with them at the end.
 
     Raises:

@@ -19,10 +19,10 @@ from vissl_clusterfit.launch.processes.launcher import launch
 from vissl_clusterfit.launch.processes.torchrun import is_torchrun
 from vissl_clusterfit.launch.processes.worker import require_gpus_and_weights
 from vissl_clusterfit.launch.runs.tune.heads import head_names, write_network
-from vissl_clusterfit.launch.runs.tune.inputs import checked_labels, inputs_of
+from vissl_clusterfit.launch.runs.tune.inputs import check_tuning_labels, inputs_of
 from vissl_clusterfit.launch.runs.tune.settings import TuneSettings, chosen_by
 from vissl_clusterfit.launch.runs.tune.split import ValidationSplit
-from vissl_clusterfit.launch.runs.tune.trainings import Setting, grid, of_test, on_validation, with_setting
+from vissl_clusterfit.launch.runs.tune.trainings import Trial, grid, of_test, on_validation, with_setting
 from vissl_clusterfit.plugin.benchmarks.rows import model_in_rows
 from vissl_clusterfit.plugin.benchmarks.trained import describe_training, figures, last_test, test_views
 from vissl_clusterfit.plugin.data.prepared import require_prepared
@@ -75,7 +75,7 @@ class _Tuning:
         self._place, self._folder = place, place / _FOLDER_NAME
         require_prepared(cfg)
         require_gpus_and_weights(cfg, resuming=False)
-        labels = checked_labels(cfg)
+        labels = check_tuning_labels(cfg)
         self._num_samples = len(labels)
         self._split = ValidationSplit(cfg, self._settings, labels) if len(self._grid) > 1 else None
         self._inputs = inputs_of(cfg, self._settings, labels, is_split=self._split is not None)
@@ -112,16 +112,16 @@ class _Tuning:
         test = self._folder / "test"
         if not read_metrics(str(test)):
             _say("Test: TEST is scored, once.")
-            launch("train", 0, of_test(self._cfg, network, test), apart=True)
+            launch("train", 0, of_test(self._cfg, network, test), in_subprocess=True)
         artifacts.write_json(self._folder / _FINISHED_NAME, {"grid": self._names})
 
-    def _choose(self) -> dict[str, Setting]:
+    def _choose(self) -> dict[str, Trial]:
         """The setting of each head; what was tried goes to a file before anything is trained on all of TRAIN."""
         if self._split is None:
             return dict.fromkeys(self._heads, self._grid[0])
         lists = self._folder / "split"
         self._split.write(lists)
-        scores: dict[Setting, dict[str, float] | None] = {}
+        scores: dict[Trial, dict[str, float] | None] = {}
         for number, setting in enumerate(self._grid, 1):
             _say(f"Training {number} of {len(self._grid)} without the validation split: {setting}")
             scores[setting] = self._score(on_validation(self._cfg, setting, self._folder / str(setting), lists))
@@ -183,7 +183,7 @@ class _Tuning:
             _say(f"{row.benchmark} of {row.model} on {row.dataset}: {100 * value:.1f} % {metric}")
         append_results(self._place, rows)
 
-    def _protocol(self, chosen: Setting) -> str:
+    def _protocol(self, chosen: Trial) -> str:
         if self._split is None:
             choice = f"one setting, {chosen}: nothing was chosen"
         else:
@@ -202,7 +202,7 @@ class _Tuning:
 
 def _train(cfg: AttrDict) -> None:
     """A training to its end; of its checkpoints the last one stays."""
-    launch("train", 0, cfg, apart=True)
+    launch("train", 0, cfg, in_subprocess=True)
     _remove(Path(cfg.CHECKPOINT.DIR), "model_phase*.torch", "model_iteration*.torch")
 
 

@@ -30,7 +30,7 @@ _RATES = {
 
 
 @dataclass(frozen=True)
-class Setting:
+class Trial:
     """One point of the grid."""
 
     learning_rate: float
@@ -40,7 +40,7 @@ class Setting:
         return f"lr={self.learning_rate:g},wd={self.weight_decay:g}"
 
 
-def grid(cfg: AttrDict, settings: TuneSettings) -> list[Setting]:
+def grid(cfg: AttrDict, settings: TuneSettings) -> list[Trial]:
     """The settings that are tried, in the order of the config.
 
     Raises:
@@ -51,7 +51,7 @@ def grid(cfg: AttrDict, settings: TuneSettings) -> list[Setting]:
     if settings.weight_decays and cfg.OPTIMIZER.param_schedulers.get("weight_decay"):
         allowed = "[] with OPTIMIZER.param_schedulers.weight_decay, which takes its place"
         raise ConfigError(problem("config.TUNE.WEIGHT_DECAYS", found=settings.weight_decays, allowed=allowed))
-    found = [Setting(float(rate), float(decay)) for rate, decay in itertools.product(rates, decays)]
+    found = [Trial(float(rate), float(decay)) for rate, decay in itertools.product(rates, decays)]
     if len({str(setting) for setting in found}) < len(found):
         allowed = "values that differ in their first six digits"
         raise ConfigError(problem("config.TUNE", found=f"{rates} and {decays}", allowed=allowed))
@@ -93,7 +93,7 @@ def _scaled(schedule: AttrDict, factor: float) -> AttrDict:
     return scaled
 
 
-def with_setting(cfg: AttrDict, setting: Setting, folder: Path) -> AttrDict:
+def with_setting(cfg: AttrDict, setting: Trial, folder: Path) -> AttrDict:
     """The config of a training on TRAIN with one setting of the grid, in a folder of its own, without any test."""
     made = _in_folder(cfg, folder)
     optimizer = made.OPTIMIZER
@@ -109,7 +109,7 @@ def with_setting(cfg: AttrDict, setting: Setting, folder: Path) -> AttrDict:
     return made
 
 
-def on_validation(cfg: AttrDict, setting: Setting, folder: Path, lists: Path) -> AttrDict:
+def on_validation(cfg: AttrDict, setting: Trial, folder: Path, lists: Path) -> AttrDict:
     """The same on TRAIN minus the validation split, which takes the place of TEST."""
     made = with_setting(cfg, setting, folder)
     for split, part in (("TEST", "validation"), ("TRAIN", "fit")):  # TRAIN last: the other asks where it lies
