@@ -61,13 +61,6 @@ def rewrite_manifest(folder: Path, **changes: object) -> None:
     artifacts.write_manifest(folder, kind, inputs, facts)
 
 
-def rewrite_rows(store: FeatureStore, name: str, rows: np.ndarray) -> FeatureStore:
-    """Other rows in a shard of a store, which is whole: what only a faulty program writes."""
-    digest = artifacts.write_array(store.folder / name, rows)
-    rewrite_manifest(store.folder, sha256={**store.manifest["sha256"], name: digest})
-    return FeatureStore.open(store.folder)
-
-
 def edit_manifest(folder: Path, **changes: object) -> None:
     """A manifest that was changed by hand."""
     path = folder / artifacts.MANIFEST_NAME

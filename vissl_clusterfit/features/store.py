@@ -22,19 +22,6 @@ from vissl_clusterfit.features.sample_list import SAMPLES_FILE
 from vissl_clusterfit.features.sample_names import copy_names, names_of
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in
-from vissl_clusterfit.storage.manifest_values import (
-    HASHES,
-    SHA256,
-    TEXT,
-    UNREADABLE,
-    YES_OR_NO,
-    Value,
-    mapping_of,
-    one_of,
-    require_file_of,
-    require_values,
-    whole,
-)
 from vissl_clusterfit.storage.remote import as_remote
 
 KIND = "feature_store"
@@ -77,51 +64,6 @@ def split_into_shards(num_samples: int, shard_size: int, shard_rows: Sequence[in
     return [Shard(start, min(start + shard_size, num_samples)) for start in range(0, num_samples, shard_size)]
 
 
-_VALUES: dict[str, Value] = {
-    "num_samples": whole(),
-    "shard_size": whole(1),
-    "dtype": one_of("float16", "float32"),
-    "complete": YES_OR_NO,
-}
-_VALUES_WHEN_COMPLETE: dict[str, Value] = {
-    "dim": whole(1),
-    "sha256": HASHES,
-    "num_unreadable": whole(),
-    "unreadable": UNREADABLE,
-    "content_hash": SHA256,
-}
-
-
-def require_store_values(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Checks types and ranges of what the manifest of a store says.
-
-    Raises:
-        ArtifactError: naming what is not allowed.
-    """
-    needed = _VALUES | (_VALUES_WHEN_COMPLETE if manifest.get("complete") else {})
-    require_values(folder, manifest, needed, _VALUES_WHEN_COMPLETE, _REMEDY)
-
-
-def require_done_values(path: Path, done: Mapping[str, Any]) -> None:
-    """The same of what the file says that is written once a shard is done."""
-    needed = {"sha256": SHA256, "dim": whole(1), "inputs": SHA256, "unreadable": mapping_of(TEXT)}
-    require_values(path, done, needed, {}, _SHARD_REMEDY)
-    if not all(index.isdecimal() and len(index) < 16 for index in done["unreadable"]):
-        raise ArtifactError(f"{path} is damaged: an unreadable sample is no number. {_SHARD_REMEDY}")
-
-
-def _require_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Holds what a manifest says against the sizes and the number of files, before anything is made of it."""
-    # Shards are counted before there is a list of them.
-    num_named = sum(name.startswith("rows-") for name in manifest["sha256"])
-    if num_named != -(-manifest["num_samples"] // manifest["shard_size"]):
-        raise ArtifactError(
-            f"{folder}: the shards that its manifest names do not cover its {manifest['num_samples']} samples once. "
-            f"{_REMEDY}"
-        )
-    require_file_of(folder / SAMPLES_FILE, manifest["num_samples"], 8, _REMEDY)
-
-
 class FeatureStore:
     """Features of one split, complete, read by data-set index.
 
@@ -144,16 +86,9 @@ class FeatureStore:
         self.manifest = manifest
         with with_remedy(_REMEDY):
             self.unreadable = artifacts.read_array(folder / UNREADABLE_FILE)
-            artifacts.require_unchanged(folder / UNREADABLE_FILE, manifest["sha256"].get(UNREADABLE_FILE))
         self.content_hash: str = manifest["content_hash"]
-<<<<<<< HEAD
         self._shards = split_into_shards(self.num_samples, manifest["shard_size"], manifest.get("shard_rows"))
         self._starts = np.array([shard.start for shard in self._shards], dtype=np.int64)
-=======
-        self._shards = split_into_shards(self.num_samples, manifest["shard_size"])
-        self._shard_size: int = manifest["shard_size"]
-        self._unchanged: set[Shard] = set()
->>>>>>> df5b5cb (What is read is held against its hash, and values of manifests against types, ranges and files; the check proves bounds, orders, distances and means)
         self._copies = LocalCopies() if as_remote(folder) else None
         self._elsewhere = {
             name: OpenRows(RowsFile.from_json(entry, manifest["sha256"][name]))
@@ -176,8 +111,6 @@ class FeatureStore:
                 f"{folder} is incomplete: its extraction has not finished. Run the extraction again "
                 "(config.CLUSTERFIT.FEATURES.EXTRACT=true); it goes on where it stopped."
             )
-        require_store_values(folder, manifest)
-        _require_sizes(folder, manifest)
         try:
             store = cls(folder, manifest)
             store._check()
@@ -232,7 +165,6 @@ class FeatureStore:
                 raise ArtifactError(f"{path} must hold {expected} of {self.dtype}, found {found}.")
         return rows
 
-<<<<<<< HEAD
     @property
     def samples(self) -> np.ndarray:
         """The ordered sample list, uint64 (N,), memory-mapped."""
@@ -250,16 +182,6 @@ class FeatureStore:
     def write_names(self, folder: Path) -> bool:
         """Writes the names into the folder of another artefact of the same samples; whether there are any."""
         return copy_names(self.folder, folder)
-=======
-    def _checked_rows(self, shard: Shard) -> np.ndarray:
-        """The rows of a shard, whose file is held against its hash when it is read for the first time."""
-        if shard not in self._unchanged:
-            path = self.folder / shard.rows_file
-            with with_remedy(_SHARD_REMEDY):
-                artifacts.require_unchanged(path, self.manifest["sha256"][shard.rows_file])
-            self._unchanged.add(shard)
-        return self._rows(shard)
->>>>>>> df5b5cb (What is read is held against its hash, and values of manifests against types, ranges and files; the check proves bounds, orders, distances and means)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows ``[start, stop)`` as a new float32 array of shape (stop - start, dim)."""
@@ -269,7 +191,7 @@ class FeatureStore:
         first, last = np.searchsorted(self._starts, start, side="right") - 1, np.searchsorted(self._starts, stop)
         for shard in self._shards[max(0, int(first)) : int(last)]:
             low, high = max(start, shard.start), min(stop, shard.stop)
-            out[low - start : high - start] = self._checked_rows(shard)[low - shard.start : high - shard.start]
+            out[low - start : high - start] = self._rows(shard)[low - shard.start : high - shard.start]
         return out
 
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -283,7 +205,7 @@ class FeatureStore:
         stops = np.cumsum(counts)
         for number, low, high in zip(numbers, stops - counts, stops, strict=True):
             shard = self._shards[number]
-            rows, wanted = self._checked_rows(shard), indices[low:high] - shard.start
+            rows, wanted = self._rows(shard), indices[low:high] - shard.start
             if rows.dtype == out.dtype:
                 np.take(rows, wanted, axis=0, out=out[low:high], mode="clip")  # without a copy between
             else:

@@ -94,13 +94,14 @@ class Lease:
         # One process at a time removes leases: or the second of two would remove the lease that the first then took.
         guard = self.path.with_name(f"{self.path.name}.takeover")
         if _is_abandoned(guard):
-            _remove(guard)
+            guard.unlink(missing_ok=True)
         if not _create(guard, self._token):
             return False
         try:
             if not _is_abandoned(self.path):
                 return False
-            return _remove(self.path)
+            self.path.unlink()
+            return True
         finally:
             guard.unlink(missing_ok=True)
 
@@ -160,13 +161,8 @@ def _create(path: Path, token: str) -> bool:
 
 def _holder(path: Path) -> dict[str, Any]:
     try:
-<<<<<<< HEAD
         return _parsed(path.read_bytes())
     except OSError:
-=======
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
->>>>>>> df5b5cb (What is read is held against its hash, and values of manifests against types, ranges and files; the check proves bounds, orders, distances and means)
         return {}
 
 
@@ -180,71 +176,17 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 def _is_abandoned(path: Path) -> bool:
     try:
-<<<<<<< HEAD
         return _is_damaged(path) or has_died(_holder(path)) or _age(path) > STALE_AFTER_S
-=======
-        return has_died(_holder(path)) or _age(path) > STALE_AFTER_S or _is_still_in_future(path)
->>>>>>> df5b5cb (What is read is held against its hash, and values of manifests against types, ranges and files; the check proves bounds, orders, distances and means)
     except FileNotFoundError:
         return False
 
 
-<<<<<<< HEAD
 def _is_damaged(path: Path) -> bool:
     """Whether a lease says nothing. It came to its place whole, so the host of its holder has gone down since."""
     try:
         return not _parsed(path.read_bytes())
     except OSError:
         return False
-=======
-def _is_still_in_future(path: Path) -> bool:
-    """Whether a lease whose time lies ahead was not touched for long, by this process's own clock.
-
-    The clock of who touched it was off, or that of its file system: its age would be below 0 for as long.
-    """
-    touched, now = path.stat().st_mtime_ns, time.monotonic()
-    ahead = -_age(path)
-    if ahead < _TOUCHED_EVERY_S:
-        _in_future.pop(str(path), None)
-        return False
-    known, since = _in_future.get(str(path), (None, now))
-    if known != touched:
-        if known is None:
-            logger.warning(
-                "%s was touched %.0f s in the future: a clock is off, of this host, of its holder's, or of the file "
-                "system. It is taken over unless it is touched within %.0f s.",
-                path,
-                ahead,
-                STALE_AFTER_S,
-            )
-        _in_future[str(path)] = touched, now
-        return False
-    return now - since > STALE_AFTER_S
-
-
-#: Leases whose time lies ahead: the time, and since when this process knows it.
-_in_future: dict[str, tuple[int, float]] = {}
-
-
-def _remove(path: Path) -> bool:
-    """Removes the file of a lease that was seen to be abandoned; whether it was still that one.
-
-    It is moved away first, which one process alone can: another that saw the same would remove the lease after it.
-    """
-    token, away = _holder(path).get("token"), temporary_path(path)
-    try:
-        os.rename(path, away)
-    except FileNotFoundError:
-        return False
-    try:
-        if _holder(away).get("token") == token:
-            return True
-        move_if_new(away, path)
-        return False
-    finally:
-        with contextlib.suppress(OSError):
-            away.unlink(missing_ok=True)
->>>>>>> df5b5cb (What is read is held against its hash, and values of manifests against types, ranges and files; the check proves bounds, orders, distances and means)
 
 
 def _age(path: Path) -> float:
