@@ -14,6 +14,7 @@ from tiny_store import contents, edit_manifest
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, DataError
+from vissl_clusterfit.features import imports
 from vissl_clusterfit.features.arrays import ArrayFeatures
 from vissl_clusterfit.features.imports import import_features
 from vissl_clusterfit.features.sample_list import hash_samples
@@ -127,6 +128,24 @@ def test_with_the_folder_of_the_images_sizes_are_part_of_the_sample_list(tmp_pat
     assert store.names == names
     np.testing.assert_array_equal(store.samples, hash_samples(f"{name} {int(name[:2])}" for name in names))
     assert verify_artifact(store.folder) == []
+    (tmp_path / "images/07.jpg").unlink()
+    with pytest.raises(DataError, match=r"images: found 1 names of no file in .*images, the first is '07\.jpg'"):
+        import_features(ROWS, tmp_path / "other", names=names, images=tmp_path / "images")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_file_that_changes_while_it_is_imported_is_refused(tmp_path, monkeypatch):
+    path = save(tmp_path / "features.npy")
+
+    def hash_then_change(file):
+        digest = artifacts.file_sha256(file)
+        np.lib.format.open_memmap(path, mode="r+")[0] = 7
+        os.utime(path)
+        return digest
+
+    monkeypatch.setattr(imports, "file_sha256", hash_then_change)
+    with pytest.raises(ArtifactError, match="was changed since its features were imported"):
+        import_features(path, tmp_path / "store")
 
 
 def test_the_same_features_are_opened_again_and_others_refused(tmp_path):

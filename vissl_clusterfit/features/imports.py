@@ -21,6 +21,7 @@ from vissl_clusterfit.features.sample_list import dataset_inputs, names_and_size
 from vissl_clusterfit.features.store import KIND, FeatureStore
 from vissl_clusterfit.features.writer import FeatureStoreWriter
 from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.remote import as_remote
@@ -91,11 +92,17 @@ def import_features(
     if images is not None:
         if given is None:
             raise DataError(problem("images", found="a folder without names", allowed="names that are paths in it"))
-        given = names_and_sizes([str(Path(images) / name) for name in given], str(images))
+        given = list(names_and_sizes([str(Path(images) / name) for name in given], str(images)))
+        missing = [name.rpartition(" ")[0] for name in given if name.endswith(" -1")]
+        if missing:
+            found = f"{len(missing)} names of no file in {images}, the first is {missing[0]!r}"
+            raise DataError(problem("images", found=found, allowed="a folder that holds every image by its name"))
     samples, kept = named_samples(given, num_rows, what, with_sizes=images is not None)
+    # What is changed while it is read is of a later time than this.
+    before = [file.stat() for file in files]
     # The hash needs one core, the look at the values another.
     with ThreadPoolExecutor(1) as hashing:
-        digests = hashing.submit(lambda: [artifacts.file_sha256(file) for file in files])
+        digests = hashing.submit(lambda: [file_sha256(file) for file in files])
         require_finite(parts)
     inputs: dict[str, Any] = {"dataset": dataset_inputs(samples), "key": key}
     inputs["files"] = digests.result() if files else [_array_hash(parts[0][1])]
@@ -119,7 +126,7 @@ def import_features(
     writer.begin()
     for number, shard in enumerate(writer.shards()):
         if refer:
-            writer.refer(shard, RowsFile.of(files[number], key, inputs["files"][number]), dim)
+            writer.refer(shard, RowsFile.of(files[number], key, before[number], inputs["files"][number]), dim)
         else:
             writer.write(shard, _rows(parts, shard.start, shard.stop), {})
     store = writer.finish()

@@ -141,9 +141,8 @@ class RowsFile:
     sha256: str
 
     @classmethod
-    def of(cls, path: Path, key: str, sha256: str) -> RowsFile:
-        """A file as it is now."""
-        found = path.stat()
+    def of(cls, path: Path, key: str, found: os.stat_result, sha256: str) -> RowsFile:
+        """A file as it was found, before it was hashed."""
         return cls(Path(os.path.realpath(path)), key, found.st_size, found.st_mtime_ns, sha256)
 
     @classmethod
