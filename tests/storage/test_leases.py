@@ -107,13 +107,16 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(path):
     successor.release()
 
 
-def test_the_lease_of_a_stopped_process_is_its_own_until_it_is_stale(path):
+def test_a_stopped_process_of_this_host_keeps_its_lease_until_it_dies(path):
     held = context.Event()
     with running(lease_work.hold, path, held) as process:
         assert held.wait(60)
         os.kill(process.pid, signal.SIGSTOP)
         assert not Lease(path).acquire()
         age(path, STALE_AFTER_S + 5)
+        assert not Lease(path).acquire()
+        os.kill(process.pid, signal.SIGKILL)
+        exit_code(process)
         successor = Lease(path)
         assert successor.acquire()
         successor.release()

@@ -1,7 +1,7 @@
 """Leases: who does which piece of work, among processes that share nothing but a folder.
 
-A lease is a small file beside the work. Its holder touches it now and then; a lease whose holder has died, or has not
-touched it for long, is taken over. Leases only keep two processes from doing the same work twice: whatever is done
+A lease is a small file beside the work. Its holder touches it now and then; a lease is taken over when its holder has
+died, or, on another host, has not touched it for long. Leases only keep two processes from doing the same work twice: whatever is done
 twice gives the same bytes and is moved into place whole, so a lease that is lost or taken wrongly costs time and
 nothing else. That is why plain files are enough, on any file system, without locks; and why there are none on another
 file system (``storage/remote.py``), where a file cannot be made by one process alone: there all leases are free.
@@ -22,14 +22,14 @@ from typing import Any
 
 from vissl_clusterfit.errors import cannot_write
 from vissl_clusterfit.storage.atomic import move_if_new, remove_leftovers, temporary_path
-from vissl_clusterfit.storage.process_ids import has_died, this_process
+from vissl_clusterfit.storage.process_ids import has_died, is_alive, this_process
 from vissl_clusterfit.storage.remote import as_remote
 
 logger = logging.getLogger(__name__)
 
 _TOUCHED_EVERY_S = 5.0
-#: A lease that was not touched for so long is free. Long, as a holder may be stopped or its file system slow; the death
-#: of a holder on the same host is seen at once.
+#: A lease of another host or container that was not touched for so long is free. Long, as its holder may be stopped or
+#: its file system slow. On the same host a holder's death is seen at once, and a living one holds on, even if stopped.
 STALE_AFTER_S = 120.0
 
 
@@ -176,7 +176,8 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 def _is_abandoned(path: Path) -> bool:
     try:
-        return _is_damaged(path) or has_died(_holder(path)) or _age(path) > STALE_AFTER_S
+        holder = _holder(path)
+        return _is_damaged(path) or has_died(holder) or (not is_alive(holder) and _age(path) > STALE_AFTER_S)
     except FileNotFoundError:
         return False
 

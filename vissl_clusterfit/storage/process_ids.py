@@ -16,10 +16,18 @@ def this_process() -> dict[str, str | int]:
 
 def has_died(process: Mapping[str, object]) -> bool:
     """Whether a process, as :func:`this_process` described it, has died. False where that can't be seen from here."""
-    here = (process.get("host"), process.get("pids")) == (socket.gethostname(), _namespace())
     pid = process.get("pid")
     # A number is given again to another process, which then was born later.
-    return here and isinstance(pid, int) and _born(pid) != process.get("born")
+    return _is_of_this_host(process) and isinstance(pid, int) and _born(pid) != process.get("born")
+
+
+def is_alive(process: Mapping[str, object]) -> bool:
+    """Whether a process is seen to live, stopped ones included. False where that can't be seen from here."""
+    return bool(process.get("born")) and _is_of_this_host(process) and not has_died(process)
+
+
+def _is_of_this_host(process: Mapping[str, object]) -> bool:
+    return (process.get("host"), process.get("pids")) == (socket.gethostname(), _namespace())
 
 
 def process_name() -> str:
