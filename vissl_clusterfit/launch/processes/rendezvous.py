@@ -67,7 +67,8 @@ class Rendezvous:
 
     def _say_waiting(self) -> None:
         if self.participant.rank is None:
-            text = f"Node {self.member.node} of {self.member.nodes} waits for the others at {self.host}:{self.port}."
+            node = f"Node {self.participant.node} of {self.participant.nodes}"
+            text = f"{node} waits for the others at {self.host}:{self.port}."
             print(text, flush=True)  # noqa: T201  (VISSL sets up its log later, in the processes)
 
     def _connect(self) -> dist.Store:
@@ -82,8 +83,8 @@ class Rendezvous:
             raise ConfigError(
                 problem(
                     "node_id",
-                    found=f"{self.member.node} here, and {there.splitlines()[0]} has it already",
-                    allowed=f"another one of 0 to {self.member.nodes - 1} on each node",
+                    found=f"{self.participant.node} here, and {there.splitlines()[0]} has it already",
+                    allowed=f"another one of 0 to {self.participant.nodes - 1} on each node",
                 )
             )
         self._wait_for_all("here", self._arrival_s)
@@ -103,7 +104,7 @@ class Rendezvous:
                 raise ConfigError(
                     problem(
                         "config.DISTRIBUTED.NUM_NODES",
-                        found=f"{self.member.count}, and of these {names} did not come within {time_s:.0f} s",
+                        found=f"{self.participant.count}, and of these {names} did not come within {time_s:.0f} s",
                         allowed="as many as are started, with a node_id each from 0 on",
                     )
                 )
@@ -120,7 +121,7 @@ class Rendezvous:
 
     def barrier(self, what: str) -> None:
         """Returns when all members have called this with the same word."""
-        self._store.set(f"{what}/{self.member.number}", "")
+        self._store.set(f"{what}/{self.participant.number}", "")
         self._wait_for_all(what)
 
     def broadcast_from_first(self, name: str, decide: Callable[[], Any]) -> Any:
@@ -188,7 +189,7 @@ class Rendezvous:
 
     def _leave(self) -> None:
         """The store ends with the member that has it, so that one goes last."""
-        self._store.set(f"left/{self.member.number}", "")
+        self._store.set(f"left/{self.participant.number}", "")
         end = time.monotonic() + _GRACE_S
         while self._server and time.monotonic() < end:
             if self._store.check([f"left/{number}" for number in range(self.participant.count)]):

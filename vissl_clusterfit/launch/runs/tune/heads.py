@@ -15,7 +15,7 @@ from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint
 
 
 def head_names(cfg: AttrDict) -> list[str]:
-    """What the rows of ``benchmarks.trained.figures`` call each head, in their order."""
+    """What the rows of ``benchmarks.trained.scores`` call each head, in their order."""
     if not is_feature_extractor_model(cfg.MODEL):
         return ["output 0"]
     layers = [name for name, _ in cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP]

@@ -24,7 +24,7 @@ from vissl_clusterfit.launch.runs.tune.settings import TuneSettings, chosen_by
 from vissl_clusterfit.launch.runs.tune.split import ValidationSplit
 from vissl_clusterfit.launch.runs.tune.trainings import Trial, grid, of_test, on_validation, with_setting
 from vissl_clusterfit.plugin.benchmarks.rows import model_in_rows
-from vissl_clusterfit.plugin.benchmarks.trained import describe_training, figures, last_test, test_views
+from vissl_clusterfit.plugin.benchmarks.trained import describe_training, last_test, scores, test_views
 from vissl_clusterfit.plugin.data.prepared import require_prepared
 from vissl_clusterfit.plugin.engines.tune import NETWORK_NAME, VALIDATION_NAME
 from vissl_clusterfit.plugin.training.divergence import DIVERGED
@@ -155,19 +155,19 @@ class _Tuning:
         if diverged.is_file():
             _say("The loss became no number: this setting is out.")
             return None
-        scored = {head: value for metric, head, value in figures(last_test(str(folder))) if metric == self._metric}
+        scored = {head: value for metric, head, value in scores(last_test(str(folder))) if metric == self._metric}
         _say(", ".join(f"{head}: {100 * value:.1f} %" for head, value in scored.items()) + f" {self._metric}")
         return scored
 
     def report(self) -> None:
-        """Puts the figures of the test into ``results.json``."""
+        """Puts the scores of the test into ``results.json``."""
         chosen = dict.fromkeys(self._heads, self._grid[0])
         if self._split is not None:
             names = artifacts.read_json(self._place / VALIDATION_NAME)["chosen"]
             by_name = dict(zip(self._names, self._grid, strict=True))
             chosen = {head: by_name[name] for head, name in names.items()}
         rows = []
-        for metric, head, value in figures(last_test(str(self._folder / "test"))):
+        for metric, head, value in scores(last_test(str(self._folder / "test"))):
             layer = head.removeprefix("layer ") if head.startswith("layer ") else ""
             row = ResultRow(
                 model=model_in_rows(self._cfg, self._settings.model_name),
