@@ -106,7 +106,7 @@ class SplitImages(Dataset):
             raise ConfigError(
                 problem(
                     f"config.DATA.{self._split}.DATA_SOURCES",
-                    found=f"{self._kinds} with {lengths} samples",
+                    found=f"{self._source_names} with {lengths} samples",
                     allowed="one data source, or several of the same length: image i of each is a view of sample i",
                 )
             )
