@@ -8,7 +8,7 @@ import time
 import pytest
 
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.report.results import ResultRow, append_results, read_results, read_runs
+from vissl_clusterfit.report.results import ResultRow, append_results, read_results, read_runs, record_scores
 
 ROW = ResultRow(
     model="student",
@@ -40,6 +40,13 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     rows = [ROW, dataclasses.replace(ROW, model='Lehrer ü "quoted"', value=0.1 + 0.2, seed=2**40)]
     append_results(tmp_path / "run" / "deep", rows)
     assert read_results(tmp_path / "run" / "deep") == rows
+
+
+def test_recorded_scores_are_reported_too(tmp_path):
+    said = []
+    record_scores(tmp_path, iter([ROW]), said.append)
+    assert read_results(tmp_path) == [ROW]
+    assert said == ["linear of student on digits: 91.50 % top-1 accuracy."]
 
 
 def test_the_file_is_a_list_of_objects_with_the_agreed_keys(tmp_path):

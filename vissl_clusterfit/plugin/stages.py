@@ -24,7 +24,6 @@ from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.fit import fit_codebooks
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
-from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_list import require_same_samples
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.assign import label_store
@@ -32,6 +31,7 @@ from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
 from vissl_clusterfit.planner.announce import announce_clustering
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.device import run_device
+from vissl_clusterfit.plugin.extraction import extract_split, feature_provenance
 from vissl_clusterfit.plugin.models.encoder import build_encoder, teacher_spec
 from vissl_clusterfit.search.backends import require_backend
 from vissl_clusterfit.storage import artifacts
@@ -63,16 +63,11 @@ class Stages:
     @functools.cache  # noqa: B019
     def feature_inputs(self, split: str) -> dict[str, Any]:
         """What the features of a split are made from: data, teacher, layer, pooling, transforms, dtype."""
-        return distributed.on_primary(
-            lambda: {
-                "dataset": self._images(split).inputs(),
-                "teacher": self._teacher().inputs(),
-                "transforms": self.settings.features.transforms,
-                "dtype": self.settings.features.dtype,
-                "batch_size": self.settings.features.batch_size,
-                **self._images(split).clip_inputs(),
-            }
-        )
+        return feature_provenance(self._images(split), self._teacher_inputs, self.settings.features)
+
+    @functools.cache  # noqa: B019
+    def _teacher_inputs(self) -> dict[str, Any]:
+        return {"teacher": self._teacher().inputs()}
 
     def _dataset_inputs(self, split: str) -> dict[str, Any]:
         return distributed.on_primary(lambda: self._images(split).inputs())
@@ -82,18 +77,17 @@ class Stages:
 
     def features(self, split: str) -> FeatureStore:
         """The features of one split. Called by all processes together."""
-        folder, inputs = self.settings.paths.features(split), self.feature_inputs(split)
+        folder = self.settings.paths.features(split)
         if not self.settings.features.extract:
-            return FeatureStore.open(folder, inputs)
+            return FeatureStore.open(folder, self.feature_inputs(split))
         self._require_enough_samples()
-        return extract_features(
+        return extract_split(
+            self._cfg,
             self._images(split),
+            self._teacher_inputs,
             lambda: build_encoder(self._teacher(), self._device),
-            folder,
-            inputs,
             self.settings.features,
-            num_workers=self._cfg.DATA.NUM_DATALOADER_WORKERS,
-            names=self._images(split).name_list,
+            folder,
         )
 
     def _require_enough_samples(self) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,18 @@ def append_results(folder: Path, rows: Iterable[ResultRow]) -> None:
         by_identity.update((row.identity, row) for row in rows)
         content = [dataclasses.asdict(row) for row in by_identity.values()]
         write_json(path, content)
+
+
+def record_scores(folder: Path, rows: Iterable[ResultRow], say: Callable[[str], object] = logger.info) -> None:
+    """Adds the rows of one evaluation to ``folder/results.json`` and reports each of them, with ``say``.
+
+    Raises:
+        ArtifactError: as :func:`append_results`.
+    """
+    rows = list(rows)
+    append_results(folder, rows)
+    for row in rows:
+        say(f"{row.benchmark} of {row.model} on {row.dataset}: {100 * row.value:.2f} % {row.metric}.")
 
 
 def read_results(folder: Path) -> list[ResultRow]:

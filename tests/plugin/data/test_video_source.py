@@ -151,7 +151,7 @@ def test_videos_that_cannot_be_read_are_listed_with_the_reason(tmp_path, videos)
 
 def rows_of(tmp_path, videos, name, clips, num_clips=0, batch_size=3):
     images = SplitImages(config(tmp_path, videos, clips=clips), "TRAIN", SMALL, num_clips=num_clips)
-    inputs = {"dataset": images.inputs(), **images.clip_inputs()}
+    inputs = {"dataset": images.inputs(), "clips": images.clips}
     settings = EncodingSettings(batch_size=batch_size, shard_size=4, max_unreadable=1.0)
     return extract_features(images, lambda: encode, tmp_path / name, inputs, settings)
 
@@ -184,7 +184,7 @@ def test_names_of_clips_differ_and_images_stay_as_they_were(tmp_path, videos):
     clips = {"NUM_FRAMES": 2, "NUM_CLIPS": 3, "PER": "clip"}
     images = SplitImages(config(tmp_path, videos, clips=clips), "TRAIN", SMALL)
     assert len(set(images.samples.tolist())) == 18
-    assert images.clip_inputs()["clips"]["SAMPLING"] == "uniform"
+    assert images.clips["SAMPLING"] == "uniform"
     whole = SplitImages(config(tmp_path, videos), "TRAIN", SMALL)
     assert not set(whole.samples.tolist()) & set(images.samples.tolist())
 

@@ -17,14 +17,13 @@ from vissl.models.model_helpers import get_trunk_output_feature_names
 from vissl_clusterfit import distributed
 from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.features.extract import ImageSource, extract_features
 from vissl_clusterfit.features.layers import LayerRows, readable_share
-from vissl_clusterfit.features.sample_list import dataset_inputs
 from vissl_clusterfit.plugin.benchmarks.rows import BenchmarkSettings, common_fields
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.data.true_labels import labels_of_both
 from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.engines.base import FEATURES_BLOCK, OUTPUT_FOLDERS
+from vissl_clusterfit.plugin.extraction import SplitSource, extract_split
 from vissl_clusterfit.plugin.models.encoder import (
     HEAD_LAYER,
     OF_WEIGHTS_INIT,
@@ -32,7 +31,7 @@ from vissl_clusterfit.plugin.models.encoder import (
     evaluated_spec,
 )
 from vissl_clusterfit.plugin.models.layers import SETTING, layer_maps, rows_by_layer, side_by_side
-from vissl_clusterfit.report.results import ResultRow, append_results
+from vissl_clusterfit.report.results import ResultRow, record_scores
 from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
@@ -102,39 +101,27 @@ class BenchmarkRun:
     def _transforms(self, split: str) -> list:
         return [AttrDict(transform).to_dict() for transform in self.cfg.DATA[split].TRANSFORMS]
 
-    def features(self, split: str, images: SplitImages, *, name: str = "", of: ImageSource | None = None) -> dict:
-        """The features of all samples of a split, layer by layer: a mapping from layers to :class:`LayerRows`.
+    def features(self, split: str, images: SplitSource, *, name: str = "") -> dict[str, LayerRows]:
+        """The features of a split, layer by layer.
 
         Args:
             split: TRAIN or TEST.
-            images: the whole split.
+            images: the whole split, or some of it.
             name: of the store, that of the split if empty.
-            of: some of the images, all if None.
         """
-        source: ImageSource = images if of is None else of
-        transforms = self._transforms(split)
         encoding = EncodingSettings(
             path=str(self.folder / "features"),
-            transforms=transforms,
+            transforms=self._transforms(split),
             batch_size=self.cfg.DATA[split].BATCHSIZE_PER_REPLICA,
             shard_size=self.settings.shard_size,
             max_unreadable=self.settings.max_unreadable,
         )
-        inputs = distributed.on_primary(
-            lambda: {
-                "dataset": dataset_inputs(source.samples),
-                "encoder": {**self.spec.inputs(), "layers": self._layer_operations()},
-                "transforms": transforms,
-                "dtype": encoding.dtype,
-                "batch_size": encoding.batch_size,
-                **images.clip_inputs(),
-            }
-        )
         folder = self.folder / "features" / (name or split.lower())
-        store = extract_features(
-            source, self._encoder, folder, inputs, encoding, num_workers=self.cfg.DATA.NUM_DATALOADER_WORKERS
-        )
-        return rows_by_layer(store, self.layers, self.layer_maps, source)
+        store = extract_split(self.cfg, images, self._encoder_inputs, self._encoder, encoding, folder)
+        return rows_by_layer(store, self.layers, self.layer_maps, images)
+
+    def _encoder_inputs(self) -> dict[str, Any]:
+        return {"encoder": {**self.spec.inputs(), "layers": self._layer_operations()}}
 
     def _layer_operations(self) -> list:
         if self.layers in ([HEAD_LAYER], [TRUNK]):
@@ -158,12 +145,7 @@ class BenchmarkRun:
             dataset: the name of the data where no setting gives one; DATASET_NAMES of the test split if empty.
         """
         common = common_fields(self.cfg, self.settings, dataset)
-        complete = [ResultRow(**{**common, **row}) for row in rows]
-        append_results(self.folder, complete)
-        for row in complete:
-            logger.info(
-                "%s of %s on %s: %s %.2f %%.", row.benchmark, row.model, row.dataset, row.metric, 100 * row.value
-            )
+        record_scores(self.folder, [ResultRow(**common, **row) for row in rows])
 
     def describe_features(self, layer: str, train: LayerRows | None = None, test: LayerRows | None = None) -> str:
         """The beginning of a protocol: where the features come from, and how many samples could be read."""

@@ -19,9 +19,9 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, problem
-from vissl_clusterfit.features.extract import ImageSource
 from vissl_clusterfit.features.layers import LayerRows
 from vissl_clusterfit.plugin.benchmarks.run import SETTINGS_NAMES, BenchmarkRun
+from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.report.results import OVER_DRAWS
 from vissl_clusterfit.storage.result_cache import ResultCache, array_hash
@@ -95,7 +95,7 @@ class LowShotSvmEngine(StageEngine):
             train_labels, test_labels = kinds["TRAIN"][:, 0], kinds["TEST"][:, 0]
             drawn = {(k, draw): low_shot_svm.draw_samples(train_labels, k, seed) for k, draw, seed in seeds}
             union = functools.reduce(np.union1d, drawn.values())
-            features = run.features("TRAIN", images, name="train_drawn", of=SomeImages(images, union))
+            features = run.features("TRAIN", SomeImages(images, union), name="train_drawn")
             num_classes = int(train_labels.max()) + 1
             test_targets = low_shot_svm.one_hot_targets(test_labels, num_classes)
 
@@ -244,9 +244,12 @@ def _kept(run: BenchmarkRun, layer: str, features: Mapping[str, LayerRows], sett
 class SomeImages:
     """The images at ``indices``, ascending, of ``images``."""
 
-    def __init__(self, images: ImageSource, indices: np.ndarray) -> None:
-        self._images = images
-        self._indices = indices
+    #: Their names are those of the split.
+    name_list = None
+
+    def __init__(self, images: SplitImages, indices: np.ndarray) -> None:
+        self._images, self._indices = images, indices
+        self.clips = images.clips
 
     def __len__(self) -> int:
         return len(self._indices)

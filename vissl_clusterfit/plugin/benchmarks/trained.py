@@ -17,7 +17,7 @@ from vissl.trainer.trainer_main import build_task
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.plugin.benchmarks.rows import BenchmarkSettings, common_fields
 from vissl_clusterfit.plugin.training.progress import read_metrics
-from vissl_clusterfit.report.results import ResultRow, append_results
+from vissl_clusterfit.report.results import ResultRow, record_scores
 from vissl_clusterfit.storage.paths import artifact_path
 
 _FREEZING = ("FREEZE_TRUNK_ONLY", "FREEZE_TRUNK_AND_HEAD")
@@ -54,7 +54,7 @@ def add_trained_rows(config: AttrDict, folder: str) -> None:
         ResultRow(**common, benchmark=f"{kind}, {layer}", metric=metric, value=value, protocol=protocol)
         for metric, layer, value in scores(line)
     ]
-    append_results(artifact_path(folder), rows)
+    record_scores(artifact_path(folder), rows)
 
 
 def last_test(folder: str) -> Mapping[str, Any]:

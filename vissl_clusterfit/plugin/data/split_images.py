@@ -186,10 +186,6 @@ class SplitImages(Dataset):
         """Whether every data source knows the files of its samples, so that their names identify the data."""
         return None not in self._files
 
-    def clip_inputs(self) -> dict[str, Any]:
-        """What says which frames features are of, for manifests; nothing for images."""
-        return {} if self.clips is None else {"clips": self.clips}
-
     def name_of(self, index: int) -> str:
         """The file of a sample in each data source, or its place where a source has no files."""
         return " | ".join(f"number {index}" if files is None else str(files[index]) for files in self._files)

@@ -19,7 +19,6 @@ from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_list import require_same_samples
 from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.drift import clustered_distances, describe_drift
@@ -27,6 +26,7 @@ from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.engines.base import StageEngine
+from vissl_clusterfit.plugin.extraction import extract_split, feature_provenance
 from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder, teacher_spec
 from vissl_clusterfit.plugin.stages import make_once
 from vissl_clusterfit.storage import artifacts
@@ -70,25 +70,16 @@ def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split
     found = distributed.on_primary(spec.inputs)
     remedy = "Name the weights of its teacher (config.CLUSTERFIT.TEACHER), or another codebook (ASSIGN.CODEBOOK)."
     artifacts.require_same_inputs(codebook.folder, {"teacher": made_from["teacher"]}, {"teacher": found}, remedy=remedy)
-    inputs = {
-        "dataset": distributed.on_primary(images.inputs),
-        **{name: made_from[name] for name in ("teacher", "transforms", "dtype", "clips") if name in made_from},
-        "batch_size": settings.features.batch_size,
-    }
+    encoding = dataclasses.replace(settings.features, transforms=made_from["transforms"], dtype=made_from["dtype"])
+    data = (images, lambda: {"teacher": made_from["teacher"]})
+    inputs = feature_provenance(*data, encoding)
     folder, max_distance = settings.paths.labels(split), distributed.on_primary(lambda: _limit(settings, codebook))
     top_clusters = settings.top_clusters
     expected = label_inputs(inputs, codebook.manifest["inputs"], max_distance, top_clusters)
     distributed.on_primary(lambda: require_same_samples(folder, images.samples, images.name_of))
     if not distributed.on_primary(lambda: artifacts.has_manifest(folder)):
-        store = extract_features(
-            images,
-            lambda: build_encoder(spec, run_device(cfg)),
-            settings.paths.features(split),
-            inputs,
-            dataclasses.replace(settings.features, dtype=made_from["dtype"]),
-            num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
-            names=images.name_list,
-        )
+        features = settings.paths.features(split)
+        store = extract_split(cfg, *data, lambda: build_encoder(spec, run_device(cfg)), encoding, features)
 
         def label() -> None:
             device = run_device(cfg).type

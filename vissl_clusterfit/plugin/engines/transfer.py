@@ -17,16 +17,16 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.layers import readable_share
 from vissl_clusterfit.plugin.benchmarks.rows import is_untrained, model_in_rows
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.data.true_labels import labels_of_both
 from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.engines.base import FEATURES_BLOCK, OUTPUT_FOLDERS, StageEngine
+from vissl_clusterfit.plugin.extraction import extract_split
 from vissl_clusterfit.plugin.models.encoder import OF_WEIGHTS_INIT, build_encoder, evaluated_spec
 from vissl_clusterfit.plugin.models.layers import SETTING, layer_maps, rows_by_layer, side_by_side
-from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
+from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, record_scores
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.result_cache import ResultCache
 from vissl_clusterfit.transfer.protocols import LabelledRows, check_labels, run_protocol
@@ -86,23 +86,13 @@ def _split(cfg: AttrDict, split: str, labels: np.ndarray, settings: TransferSett
     spec = evaluated_spec(cfg, encoding.layer_name, encoding.pooling, OF_WEIGHTS_INIT)
     maps = functools.partial(layer_maps, spec, operations, run_device(cfg))
     several = {"layers": operations} if operations else {}
-    inputs = distributed.on_primary(
-        lambda: {
-            "dataset": images.inputs(),
-            "encoder": {**spec.inputs(), **several},
-            "transforms": encoding.transforms,
-            "dtype": encoding.dtype,
-            "batch_size": encoding.batch_size,
-            **images.clip_inputs(),
-        }
-    )
-    store = extract_features(
+    store = extract_split(
+        cfg,
         images,
+        lambda: {"encoder": {**spec.inputs(), **several}},
         (lambda: side_by_side(maps())) if operations else (lambda: build_encoder(spec, run_device(cfg))),
-        artifact_path(encoding.path, "config.TRANSFER.FEATURES.PATH") / split.lower(),
-        inputs,
         encoding,
-        num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
+        artifact_path(encoding.path, "config.TRANSFER.FEATURES.PATH") / split.lower(),
     )
     layers = rows_by_layer(store, [layer for layer, _ in operations] or [""], maps, images)
     readable = next(iter(layers.values())).samples
@@ -139,7 +129,4 @@ def _score(
                 )
                 for score in run_protocol(protocol, train[layer], test[layer], settings, kept, run_device(cfg))
             ]
-            append_results(folder, rows)
-            for row in rows:
-                percent, what = 100 * row.value, (row.benchmark, row.model, row.dataset)
-                logger.info("%s of %s on %s: %.1f %% %s.", *what, percent, row.metric)
+            record_scores(folder, rows)

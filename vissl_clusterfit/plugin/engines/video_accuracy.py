@@ -25,16 +25,16 @@ from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.config.schema import read_settings, setting
 from vissl_clusterfit.errors import ConfigError, DataError, problem
-from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.data.true_labels import true_labels
 from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.engines.base import FEATURES_BLOCK, OUTPUT_FOLDERS, StageEngine
+from vissl_clusterfit.plugin.extraction import extract_split
 from vissl_clusterfit.plugin.models.weight_files import WeightsSettings, load_state_dict
 from vissl_clusterfit.plugin.models.weights import load_weights
 from vissl_clusterfit.plugin.training.checkpoints import LINK_NAME, latest_by_link
-from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results
+from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, record_scores
 from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.transfer.metrics import clip_and_video_accuracy
@@ -92,31 +92,16 @@ class VideoAccuracyEngine(StageEngine):
         if not artifact_path(weights).is_file():
             allowed = "the checkpoint of a trained network"
             raise DataError(problem(_NAMES.weights, found=f"{weights}, which does not exist", allowed=allowed))
-        model = AttrDict(cfg.MODEL).to_dict()
-        inputs = distributed.on_primary(
-            lambda: {
-                "dataset": images.inputs(),
-                "encoder": {
-                    **{name.lower(): model[name] for name in ("TRUNK", "HEAD", "INPUT_TYPE", "FEATURE_EVAL_SETTINGS")},
-                    "weights_sha256": file_sha256(artifact_path(weights)),
-                    "scores": "softmax",
-                },
-                "transforms": transforms,
-                "dtype": "float32",
-                **images.clip_inputs(),
-            }
+        encoding = EncodingSettings(
+            transforms=transforms, batch_size=data.BATCHSIZE_PER_REPLICA, max_unreadable=settings.max_unreadable
         )
-        store = extract_features(
+        store = extract_split(
+            cfg,
             images,
+            lambda: {"encoder": _classifier_inputs(cfg, weights)},
             lambda: _classifier(cfg, weights),
+            encoding,
             folder / _SCORES / _SPLIT.lower(),
-            inputs,
-            EncodingSettings(
-                transforms=transforms,
-                batch_size=data.BATCHSIZE_PER_REPLICA,
-                max_unreadable=settings.max_unreadable,
-            ),
-            num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
         )
         distributed.on_primary(lambda: _append_accuracies(store, labels, images, settings, cfg, folder))
 
@@ -124,6 +109,15 @@ class VideoAccuracyEngine(StageEngine):
         """The figures, and the scores that they are of."""
         folder = artifact_path(checkpoint_folder)
         return {"figures": folder / RESULTS_NAME, "scores": folder / _SCORES}
+
+
+def _classifier_inputs(cfg: AttrDict, weights: str) -> dict[str, Any]:
+    model = AttrDict(cfg.MODEL).to_dict()
+    return {
+        **{name.lower(): model[name] for name in ("TRUNK", "HEAD", "INPUT_TYPE", "FEATURE_EVAL_SETTINGS")},
+        "weights_sha256": file_sha256(artifact_path(weights)),
+        "scores": "softmax",
+    }
 
 
 def _classifier(cfg: AttrDict, weights: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -175,6 +169,4 @@ def _append_accuracies(
         )
         for metric, value in accuracies.items()
     ]
-    append_results(folder, rows)
-    for row in rows:
-        logger.info("%s of %s on %s: %.1f %%.", row.metric, row.model, row.dataset, 100 * row.value)
+    record_scores(folder, rows)

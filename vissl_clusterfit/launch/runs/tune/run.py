@@ -29,7 +29,7 @@ from vissl_clusterfit.plugin.data.prepared import require_prepared
 from vissl_clusterfit.plugin.engines.tune import NETWORK_NAME, VALIDATION_NAME
 from vissl_clusterfit.plugin.training.divergence import DIVERGED
 from vissl_clusterfit.plugin.training.progress import read_metrics
-from vissl_clusterfit.report.results import ResultRow, append_results
+from vissl_clusterfit.report.results import ResultRow, record_scores
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
 
@@ -121,11 +121,11 @@ class _Tuning:
             return dict.fromkeys(self._heads, self._grid[0])
         lists = self._folder / "split"
         self._split.write(lists)
-        scores: dict[Trial, dict[str, float] | None] = {}
+        validated: dict[Trial, dict[str, float] | None] = {}
         for number, setting in enumerate(self._grid, 1):
             _say(f"Training {number} of {len(self._grid)} without the validation split: {setting}")
-            scores[setting] = self._score(on_validation(self._cfg, setting, self._folder / str(setting), lists))
-        tried = {setting: of_each for setting, of_each in scores.items() if of_each is not None}
+            validated[setting] = self._score(on_validation(self._cfg, setting, self._folder / str(setting), lists))
+        tried = {setting: of_each for setting, of_each in validated.items() if of_each is not None}
         if not tried:
             found, allowed = "a loss that is no number with every one", "rates with which it stays one"
             raise ConfigError(problem("config.TUNE.LEARNING_RATES", found=found, allowed=allowed))
@@ -134,7 +134,7 @@ class _Tuning:
         record = {
             "metric": self._metric,
             "validation": str(self._split),
-            "tried": {str(setting): of_each or "diverged" for setting, of_each in scores.items()},
+            "tried": {str(setting): of_each or "diverged" for setting, of_each in validated.items()},
             "chosen": {head: str(setting) for head, setting in chosen.items()},
         }
         artifacts.write_json(self._place / VALIDATION_NAME, record)
@@ -169,19 +169,19 @@ class _Tuning:
         rows = []
         for metric, head, value in scores(last_test(str(self._folder / "test"))):
             layer = head.removeprefix("layer ") if head.startswith("layer ") else ""
-            row = ResultRow(
-                model=model_in_rows(self._cfg, self._settings.model_name),
-                benchmark=self._settings.benchmark + (f", {layer}" if layer else ""),
-                dataset=self._settings.dataset_name,
-                split="test",
-                metric=metric,
-                value=value,
-                protocol=self._protocol(chosen[head]),
-                seed=self._cfg.SEED_VALUE,
+            rows.append(
+                ResultRow(
+                    model=model_in_rows(self._cfg, self._settings.model_name),
+                    benchmark=self._settings.benchmark + (f", {layer}" if layer else ""),
+                    dataset=self._settings.dataset_name,
+                    split="test",
+                    metric=metric,
+                    value=value,
+                    protocol=self._protocol(chosen[head]),
+                    seed=self._cfg.SEED_VALUE,
+                )
             )
-            rows.append(row)
-            _say(f"{row.benchmark} of {row.model} on {row.dataset}: {100 * value:.1f} % {metric}")
-        append_results(self._place, rows)
+        record_scores(self._place, rows, _say)
 
     def _protocol(self, chosen: Trial) -> str:
         if self._split is None:
