@@ -4,6 +4,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
+from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, DataError
 from vissl_clusterfit.transfer.knn import KnnSettings, knn_accuracy, knn_predict
 
@@ -167,15 +168,16 @@ def test_query_labels_are_checked_before_anything_is_computed():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_neighbors": 0}, "num_neighbors: found 0; allowed: at least 1"),
-        ({"temperature": 0.0}, "temperature: found 0.0; allowed: numbers above 0"),
-        ({"temperature": float("nan")}, "temperature: found nan"),
-        ({"vote": "mean"}, "vote: found 'mean'; allowed: 'weighted' | 'majority'"),
+        ({"NUM_NEIGHBORS": 0}, "KNN.NUM_NEIGHBORS: found 0; allowed: at least 1"),
+        ({"TEMPERATURE": 0}, "KNN.TEMPERATURE: found 0.0; allowed: above 0"),
+        ({"TEMPERATURE": float("nan")}, "KNN.TEMPERATURE: found nan"),
+        ({"TEMPERATURE": float("inf")}, "KNN.TEMPERATURE: found inf"),
+        ({"VOTE": "mean"}, "KNN.VOTE: found 'mean'; allowed: 'weighted' | 'majority'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message.replace("|", r"\|")):
-        KnnSettings(**settings)
+        read_settings(KnnSettings, settings, "config.TRANSFER.KNN")
 
 
 def test_protocol_says_all_that_defines_the_figure():

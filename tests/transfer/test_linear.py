@@ -9,6 +9,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.errors import ConfigError, DataError
 from vissl_clusterfit.transfer.linear import LinearProbeSettings, linear_probe
 
@@ -183,18 +184,19 @@ def test_features_that_cannot_be_used_are_refused(train, test, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"c_grid": ()}, r"c_grid: found \(\); allowed: one or more numbers above 0"),
-        ({"c_grid": (1.0, -1.0)}, r"c_grid: found \(1.0, -1.0\)"),
-        ({"c_grid": (1.0, "1e-4")}, r"c_grid: found \(1.0, '1e-4'\)"),
-        ({"validation_share": 0.0}, "validation_share: found 0.0; allowed: above 0 and at most 0.5"),
-        ({"validation_share": 0.6}, "validation_share: found 0.6"),
-        ({"seed": -1}, "seed: found -1"),
-        ({"max_iter": 0}, "max_iter: found 0"),
+        ({"C_GRID": []}, r"LINEAR\.C_GRID: found \[\]; allowed: one or more numbers above 0"),
+        ({"C_GRID": [1.0, -1.0]}, r"C_GRID: found \[1.0, -1.0\]"),
+        ({"C_GRID": [1.0, "1e-4"]}, r"C_GRID: found \[1.0, '1e-4'\]"),
+        ({"C_GRID": [1.0, float("inf")]}, r"C_GRID: found \[1.0, inf\]"),
+        ({"VALIDATION_SHARE": 0.0}, "VALIDATION_SHARE: found 0.0; allowed: above 0 and at most 0.5"),
+        ({"VALIDATION_SHARE": 0.6}, "VALIDATION_SHARE: found 0.6"),
+        ({"SEED": -1}, "SEED: found -1; allowed: at least 0 and at most 4294967295"),
+        ({"MAX_ITER": 0}, "MAX_ITER: found 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        LinearProbeSettings(**settings)
+        read_settings(LinearProbeSettings, settings, "config.TRANSFER.LINEAR")
 
 
 def test_protocol_says_all_that_defines_the_figure():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vissl_clusterfit.compat import repairs
+from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.errors import ConfigError, DataError
 from vissl_clusterfit.transfer import low_shot_svm, svm
 from vissl_clusterfit.transfer.metrics import average_precision
@@ -151,16 +152,16 @@ def test_average_precision_is_vissls(seed):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"costs": ()}, r"costs: found \[\]; allowed: one or more numbers above 0"),
-        ({"costs": (1.0, -1.0)}, r"costs: found \[1.0, -1.0\]"),
-        ({"folds": 1}, "cross_val_folds: found 1; allowed: at least 2"),
-        ({"max_iter": 0}, "max_iter: found 0"),
-        ({"penalty": "l1"}, r"penalty, loss, dual: found \('l1', 'squared_hinge', True\)"),
+        ({"COSTS": []}, r"SVM\.COSTS: found \[\]; allowed: one or more numbers above 0"),
+        ({"COSTS": [1.0, -1.0]}, r"SVM\.COSTS: found \[1.0, -1.0\]"),
+        ({"FOLDS": 1}, r"SVM\.FOLDS: found 1; allowed: at least 2"),
+        ({"MAX_ITER": 0}, r"SVM\.MAX_ITER: found 0"),
+        ({"PENALTY": "l1"}, r"SVM: penalty, loss, dual: found \('l1', 'squared_hinge', True\)"),
     ],
 )
 def test_bad_settings_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
-        SvmSettings(**values)
+        read_settings(SvmSettings, values, "config.TRANSFER.SVM")
 
 
 def with_targets(data, split: str, **changes):

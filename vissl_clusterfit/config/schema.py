@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import field
@@ -19,10 +20,22 @@ Settings = TypeVar("Settings")
 
 
 def setting(
-    default: Any, *, choices: Sequence[Any] = (), at_least: float | None = None, at_most: float | None = None
+    default: Any,
+    *,
+    choices: Sequence[Any] = (),
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
 ) -> Any:
-    """A field of a settings dataclass: its default, and what it may be."""
-    metadata = {"choices": tuple(choices), "at_least": at_least, "at_most": at_most}
+    """A field of a settings dataclass: its default, and what it may be.
+
+    Args:
+        default: its value where a config has none.
+        choices: all values that it may have.
+        at_least, at_most: bounds of a number, or of each number of a tuple, which then has one or more.
+        above: a lower bound that is not allowed itself; infinity is not, either.
+    """
+    metadata = {"choices": tuple(choices), "at_least": at_least, "at_most": at_most, "above": above}
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -80,6 +93,7 @@ def checked_value(
     choices: Sequence[Any] = (),
     at_least: float | None = None,
     at_most: float | None = None,
+    above: float | None = None,
 ) -> Any:
     """The value of a key as its type has it; what is wrong with it is appended to ``problems``.
 
@@ -88,8 +102,9 @@ def checked_value(
         value: as the config has it; a whole number may stand for a ``float``.
         name: of the key, for messages.
         problems: what was found before.
-        choices, at_least, at_most: as in :func:`setting`.
+        choices, at_least, at_most, above: as in :func:`setting`.
     """
+    items = typing.get_args(kind)
     kind = typing.get_origin(kind) or kind
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):
@@ -99,12 +114,27 @@ def checked_value(
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         problems.append(problem(name, found=repr(value), allowed=f"a value of type {kind.__name__}"))
         return None
+    limits = [
+        f"{words} {limit}"
+        for words, limit in (("above", above), ("at least", at_least), ("at most", at_most))
+        if limit is not None
+    ]
+
+    def fits(number: Any) -> bool:  # NaN does not
+        return (
+            (at_least is None or number >= at_least)
+            and (at_most is None or number <= at_most)
+            and (above is None or above < number < math.inf)
+        )
+
     if choices and value not in choices:
         problems.append(problem(name, found=repr(value), allowed=" | ".join(map(repr, choices))))
-    elif not ((at_least is None or value >= at_least) and (at_most is None or value <= at_most)):  # NaN is neither
-        limits = [
-            f"at least {at_least}" * (at_least is not None),
-            f"at most {at_most}" * (at_most is not None),
-        ]
-        problems.append(problem(name, found=repr(value), allowed=" and ".join(filter(None, limits))))
+    elif limits and kind is tuple:
+        types = int if items[0] is int else (int, float)
+        numbers = all(isinstance(item, types) and not isinstance(item, bool) for item in value)
+        if not value or not numbers or not all(map(fits, value)):
+            allowed = f"one or more {'whole numbers' if types is int else 'numbers'} {' and '.join(limits)}"
+            problems.append(problem(name, found=repr(list(value)), allowed=allowed))
+    elif limits and not fits(value):
+        problems.append(problem(name, found=repr(value), allowed=" and ".join(limits)))
     return value

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.config.schema import setting
 from vissl_clusterfit.transfer.checks import validate_labels
 from vissl_clusterfit.transfer.neighbors import nearest_neighbors
 from vissl_clusterfit.transfer.rows import Rows
-
-_VOTES = ("weighted", "majority")
 
 # Votes are summed as whole multiples of 2**-40. Sums of integers do not depend on order, so that votes which
 # should be equal are equal, and the tie rule decides.
@@ -26,30 +24,14 @@ _WEIGHT_GRID = 2**40
 
 @dataclass(frozen=True)
 class KnnSettings:
-    """What defines the figure. Chunk sizes and device are not here: they do not change it.
+    """What defines the score. Chunk sizes and device are not here: they do not change it."""
 
-    Attributes:
-        num_neighbors: How many gallery samples vote on each query. Wu et al. take 200.
-        temperature: T of the weighted vote, 0.07 as in Wu et al.; no effect on the majority vote.
-        vote: "weighted" or "majority".
-    """
-
-    num_neighbors: int = 20
-    temperature: float = 0.07
-    vote: str = "weighted"
-
-    def __post_init__(self) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            ConfigError: naming the setting.
-        """
-        if self.num_neighbors < 1:
-            raise ConfigError(problem("num_neighbors", found=self.num_neighbors, allowed="at least 1"))
-        if not 0 < self.temperature < float("inf"):
-            raise ConfigError(problem("temperature", found=self.temperature, allowed="numbers above 0"))
-        if self.vote not in _VOTES:
-            raise ConfigError(problem("vote", found=repr(self.vote), allowed=" | ".join(map(repr, _VOTES))))
+    #: How many gallery samples vote on each query. Wu et al. take 200.
+    num_neighbors: int = setting(20, at_least=1)
+    #: T of the weighted vote, 0.07 as in Wu et al.; no effect on the majority vote.
+    temperature: float = setting(0.07, above=0)
+    #: How much of a vote a neighbour has.
+    vote: str = setting("weighted", choices=("weighted", "majority"))
 
     def protocol(self, gallery: str = "the training split") -> str:
         """The text by which someone else can compute the same number; ``gallery``: who the neighbours are."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.config.schema import setting
+from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.transfer.checks import check_features, validate_labels
 from vissl_clusterfit.transfer.validation import hold_out
 
@@ -22,36 +22,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LinearProbeSettings:
-    """What defines the figure. Runs that are compared should share all of it, the seed included.
+    """What defines the score. Runs that are compared should share all of it, the seed included."""
 
-    Attributes:
-        c_grid: The values of C, the inverse strength of the regularisation, to choose from.
-        validation_share: The share of the training samples on which C is chosen, above 0 and at most 0.5.
-        seed: Draws the validation samples.
-        max_iter: Iterations of L-BFGS per fit, at most.
-    """
-
-    c_grid: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-    validation_share: float = 0.2
-    seed: int = 0
-    max_iter: int = 1000
-
-    def __post_init__(self) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            ConfigError: naming the setting.
-        """
-        if not self.c_grid or not all(isinstance(c, (int, float)) and 0 < c < math.inf for c in self.c_grid):
-            raise ConfigError(problem("c_grid", found=repr(self.c_grid), allowed="one or more numbers above 0"))
-        if not 0 < self.validation_share <= 0.5:
-            raise ConfigError(
-                problem("validation_share", found=repr(self.validation_share), allowed="above 0 and at most 0.5")
-            )
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(problem("seed", found=repr(self.seed), allowed="0 to 2**32 - 1"))
-        if self.max_iter < 1:
-            raise ConfigError(problem("max_iter", found=repr(self.max_iter), allowed="whole numbers from 1"))
+    #: The values of C, the inverse strength of the regularisation, to choose from.
+    c_grid: tuple[float, ...] = setting((1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0), above=0)
+    #: The share of the training samples on which C is chosen.
+    validation_share: float = setting(0.2, above=0, at_most=0.5)
+    #: Draws the validation samples.
+    seed: int = setting(0, at_least=0, at_most=2**32 - 1)
+    #: Iterations of L-BFGS per fit, at most.
+    max_iter: int = setting(1000, at_least=1)
 
     def protocol(self) -> str:
         """The text by which someone else can compute the same number."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.config.schema import setting
 from vissl_clusterfit.report.intervals import Interval, student_interval
 from vissl_clusterfit.transfer.checks import check_features, validate_labels
-from vissl_clusterfit.transfer.linear import LinearProbeSettings, finite_rows, fit_classifier
+from vissl_clusterfit.transfer.linear import finite_rows, fit_classifier
 from vissl_clusterfit.transfer.low_shot_svm import draw_samples
 from vissl_clusterfit.transfer.validation import hold_out
 
@@ -18,40 +18,20 @@ _SETTING = "config.TRANSFER.LOW_SHOT.SHOTS"
 
 @dataclass(frozen=True)
 class LowShotProbeSettings:
-    """What defines the figures.
+    """What defines the scores."""
 
-    Attributes:
-        shots: How many samples per class; one figure for each.
-        draws: How many times they are drawn, two or more.
-        c_grid: The values of C to choose from.
-        validation_share: The share of the training samples on which C is chosen; no draw takes one of them.
-        seed: Draws the validation samples and the shots.
-        max_iter: Iterations of L-BFGS per fit, at most.
-    """
-
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
-    draws: int = 5
-    c_grid: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-    validation_share: float = 0.2
-    seed: int = 0
-    max_iter: int = 1000
-
-    def __post_init__(self) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            ConfigError: naming the setting.
-        """
-        if not self.shots or not all(isinstance(k, int) and k >= 1 for k in self.shots):
-            raise ConfigError(problem("shots", found=list(self.shots), allowed="one or more whole numbers from 1"))
-        if self.draws < 2:
-            allowed = "at least 2, as one says nothing of the spread"
-            raise ConfigError(problem("draws", found=self.draws, allowed=allowed))
-        self.linear()
-
-    def linear(self) -> LinearProbeSettings:
-        """The settings that it shares with the probe on all samples."""
-        return LinearProbeSettings(self.c_grid, self.validation_share, self.seed, self.max_iter)
+    #: How many samples per class; one score for each.
+    shots: tuple[int, ...] = setting((1, 2, 4, 8, 16), at_least=1)
+    #: How many times they are drawn; one draw says nothing of the spread.
+    draws: int = setting(5, at_least=2)
+    #: The values of C to choose from.
+    c_grid: tuple[float, ...] = setting((1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0), above=0)
+    #: The share of the training samples on which C is chosen; no draw takes one of them.
+    validation_share: float = setting(0.2, above=0, at_most=0.5)
+    #: Draws the validation samples and the shots.
+    seed: int = setting(0, at_least=0, at_most=2**32 - 1)
+    #: Iterations of L-BFGS per fit, at most.
+    max_iter: int = setting(1000, at_least=1)
 
     def protocol(self, num_shots: int) -> str:
         """The text by which someone else can compute the same number."""

@@ -8,7 +8,6 @@ Shapes in names: N samples, C classes, D feature dimensions.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vissl_clusterfit.config.schema import setting
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.transfer.checks import check_features
 from vissl_clusterfit.transfer.metrics import average_precision
@@ -31,38 +31,28 @@ PRESENT, ABSENT, IGNORED = 1, 0, -1
 
 @dataclass(frozen=True)
 class SvmSettings:
-    """What defines the figure.
+    """What defines the score."""
 
-    Attributes:
-        costs: The values of C to choose from.
-        normalize: Divide every feature by its L2 norm (plus 1e-5).
-        loss: "hinge" or "squared_hinge".
-        penalty: "l1" or "l2".
-        dual: Which form of the problem is solved.
-        max_iter: Iterations of liblinear, at most.
-        folds: Of the cross-validation that chooses the cost.
-    """
-
-    costs: tuple[float, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
-    normalize: bool = True
-    loss: str = "squared_hinge"
-    penalty: str = "l2"
-    dual: bool = True
-    max_iter: int = 2000
-    folds: int = 3
+    #: The values of C to choose from.
+    costs: tuple[float, ...] = setting((0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0), above=0)
+    #: Divide every feature by its L2 norm (plus 1e-5).
+    normalize: bool = setting(True)
+    #: As liblinear has them, and only together as it solves them.
+    loss: str = setting("squared_hinge", choices=("hinge", "squared_hinge"))
+    penalty: str = setting("l2", choices=("l1", "l2"))
+    #: Which form of the problem is solved.
+    dual: bool = setting(True)
+    #: Iterations of liblinear, at most.
+    max_iter: int = setting(2000, at_least=1)
+    #: Of the cross-validation that chooses the cost.
+    folds: int = setting(3, at_least=2)
 
     def __post_init__(self) -> None:
-        """Refuses values out of range.
+        """Refuses a penalty, a loss and a form that do not go together.
 
         Raises:
-            ConfigError: naming the setting.
+            ConfigError: naming them.
         """
-        if not self.costs or not all(0 < cost < math.inf for cost in self.costs):
-            raise ConfigError(problem("costs", found=list(self.costs), allowed="one or more numbers above 0"))
-        if self.folds < 2:
-            raise ConfigError(problem("cross_val_folds", found=self.folds, allowed="at least 2"))
-        if self.max_iter < 1:
-            raise ConfigError(problem("max_iter", found=self.max_iter, allowed="at least 1"))
         allowed = {("l2", "squared_hinge", True), ("l2", "squared_hinge", False), ("l2", "hinge", True)}
         allowed.add(("l1", "squared_hinge", False))
         if (self.penalty, self.loss, self.dual) not in allowed:

@@ -213,7 +213,7 @@ def test_the_mistake_of_all_processes_is_told_once(benchmark):
             ["config.DATA.TEST.LABEL_PATHS=[damaged.npy]"],
             "LABEL_PATHS: found damaged.npy, text, not a NumPy array",
         ),
-        (SVM, ["config.SVM.loss=log"], "config.SVM: penalty, loss, dual: found ('l2', 'log', False)"),
+        (SVM, ["config.SVM.loss=log"], "config.SVM.loss: found 'log'; allowed: 'hinge' | 'squared_hinge'"),
         (SVM, ["config.SVM.cls_list=[5]"], "config.SVM.cls_list: found [5]; allowed: 0 to 2"),
         (SVM, ["config.SVM.cross_val_folds=40"], "The training split: found"),
         (LOW_SHOT, ["config.SVM.low_shot.k_values=[30]"], "config.SVM.low_shot.k_values: found 30, and class 0 has"),

@@ -249,11 +249,11 @@ def test_splits_with_other_class_folders_are_refused(transfer, data, tmp_path):
         ({"PROTOCOLS": ["taxonomy_knn"]}, r"config\.TRANSFER\.TAXONOMY\.FILE: found nothing"),
         ({"RETRIEVAL": {"GALLERY": "all"}}, r"RETRIEVAL\.GALLERY: found .all.; allowed: .test. . .train."),
         ({"RETRIEVAL": {"GALLERY": "all"}}, r"RETRIEVAL\.GALLERY: found 'all'; allowed: 'test' \| 'train'"),
-        ({"LOW_SHOT": {"DRAWS": 1}}, r"config\.TRANSFER\.LOW_SHOT: draws: found 1; allowed: at least 2"),
+        ({"LOW_SHOT": {"DRAWS": 1}}, r"config\.TRANSFER\.LOW_SHOT\.DRAWS: found 1; allowed: at least 2"),
         ({"PROTOCOLS": []}, r"config\.TRANSFER\.PROTOCOLS: found \[\]"),
         ({"MODEL_NAME": ""}, r"config\.TRANSFER\.MODEL_NAME: found nothing"),
         ({"KNN": {"K": 5}}, r"config\.TRANSFER\.KNN\.K: found an unknown key; allowed: NUM_NEIGHBORS"),
-        ({"KNN": {"NUM_NEIGHBORS": 0}}, r"config\.TRANSFER\.KNN: num_neighbors: found 0; allowed: at least 1"),
+        ({"KNN": {"NUM_NEIGHBORS": 0}}, r"config\.TRANSFER\.KNN\.NUM_NEIGHBORS: found 0; allowed: at least 1"),
     ],
 )
 def test_bad_settings_are_refused(block, message):

@@ -18,7 +18,8 @@ import torch
 from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.config.schema import read_settings
+from vissl_clusterfit.errors import ConfigError, DataError, naming_settings, problem
 from vissl_clusterfit.features.layers import LayerRows
 from vissl_clusterfit.plugin.benchmarks.run import SETTINGS_NAMES, BenchmarkRun
 from vissl_clusterfit.plugin.data.split_images import SplitImages
@@ -29,6 +30,16 @@ from vissl_clusterfit.transfer import low_shot_svm, svm
 from vissl_clusterfit.transfer.svm import SvmSettings
 
 logger = logging.getLogger(__name__)
+
+
+# What VISSL calls what our settings are called.
+_VISSLS_NAMES = {
+    r"config\.SVM\.COSTS": "config.SVM.costs",
+    r"config\.SVM\.FOLDS": "config.SVM.cross_val_folds",
+    r"config\.SVM\.LOSS": "config.SVM.loss",
+    r"config\.SVM\.MAX_ITER": "config.SVM.max_iter",
+    r"config\.SVM\.PENALTY": "config.SVM.penalty",
+}
 
 
 def svm_settings(block: Mapping[str, Any]) -> SvmSettings:
@@ -42,18 +53,17 @@ def svm_settings(block: Mapping[str, Any]) -> SvmSettings:
     if base > 0:
         first, end = block["costs"]["power_range"]
         costs += [base**power for power in range(first, end)]
-    try:
-        return SvmSettings(
-            costs=tuple(costs),
-            normalize=bool(block["normalize"]),
-            loss=block["loss"],
-            penalty=block["penalty"],
-            dual=bool(block["dual"]),
-            max_iter=int(block["max_iter"]),
-            folds=int(block["cross_val_folds"]),
-        )
-    except ConfigError as error:
-        raise ConfigError(f"config.SVM: {error}") from None
+    found = {
+        "COSTS": costs,
+        "NORMALIZE": bool(block["normalize"]),
+        "LOSS": block["loss"],
+        "PENALTY": block["penalty"],
+        "DUAL": bool(block["dual"]),
+        "MAX_ITER": int(block["max_iter"]),
+        "FOLDS": int(block["cross_val_folds"]),
+    }
+    with naming_settings(_VISSLS_NAMES):
+        return read_settings(SvmSettings, found, "config.SVM")
 
 
 class SvmEngine(StageEngine):

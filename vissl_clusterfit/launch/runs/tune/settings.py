@@ -32,8 +32,8 @@ class TuneSettings:
     weight_decays: list = setting([])
     #: Where the validation split comes from: "drawn" of TRAIN, or "prepared" as the list val of tools/prepare_data.py.
     validation: str = setting("drawn", choices=("drawn", "prepared"))
-    #: The share of TRAIN that is drawn, above 0 and at most 0.5.
-    validation_share: float = setting(0.1)
+    #: The share of TRAIN that is drawn.
+    validation_share: float = setting(0.1, above=0, at_most=0.5)
     #: Draws the validation split.
     seed: int = setting(0, at_least=0, at_most=2**32 - 1)
 
@@ -55,9 +55,6 @@ class TuneSettings:
         for key in ("model_name", "dataset_name", "benchmark"):
             if not getattr(self, key):
                 found.append(problem(f"{_BLOCK}.{key.upper()}", found="nothing", allowed="a name for the results"))
-        if not 0 < self.validation_share <= 0.5:
-            allowed = "above 0 and at most 0.5"
-            found.append(problem(f"{_BLOCK}.VALIDATION_SHARE", found=self.validation_share, allowed=allowed))
         for key, values, limit, fits in (
             ("LEARNING_RATES", self.learning_rates, "above 0", lambda value: value > 0),
             ("WEIGHT_DECAYS", self.weight_decays, "of at least 0", lambda value: value >= 0),
