@@ -1,7 +1,9 @@
 """Features of one's own as a store: each format, what is refused, and that a file that was changed is found out."""
 
+import io
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pyarrow
@@ -29,6 +31,12 @@ ROWS = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
 NAMES = [f"ordner mit ä/{number}\n.jpg" for number in range(30)]
 
 
+def npy_bytes(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 def save(path, rows=ROWS):
     if path.suffix == ".npy":
         np.save(path, rows)
@@ -47,6 +55,11 @@ def save(path, rows=ROWS):
     return path
 
 
+HUGE = (
+    b"\x93NUMPY\x01\x00\x46\x00"
+    + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4)}".ljust(69)
+    + b"\n"
+)
 FORMATS = [".npy", ".npz", ".pt", ".pth", ".safetensors", ".parquet"]
 MAPPED = [".npy", ".pt", ".pth", ".safetensors"]
 
@@ -279,6 +292,56 @@ def test_a_damaged_file_is_refused(tmp_path, suffix):
     assert f"features{suffix} cannot be read" in refused(tmp_path, path)
     path.write_bytes(b"")
     assert f"features{suffix} cannot be read" in refused(tmp_path, path)
+
+
+def bad_npz(path, content, **changes):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("features.npy", content)
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")
+    for name, value in changes.items():  # in the header of the member, and in the list at the end
+        offset = {"flags": 6, "method": 8}[name]
+        data[offset] = data[central + offset + 2] = value
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "message"),
+    [
+        (b"\x89PNG\r\n\x1a\n", {}, "a picture (PNG), not a NumPy array"),
+        (b"", {}, "an empty file"),
+        (b"\x93NUMPY\x01\x00\x10\x00{'descr': (((((\n", {}, "a damaged NumPy array"),
+        (HUGE, {}, "by its header, 0 bytes in the file"),
+        (HUGE, {"flags": 1}, "password"),
+        (HUGE, {"method": 99}, "compression method is not supported"),
+    ],
+)
+def test_what_is_in_an_archive_is_looked_at_as_an_array_of_its_own(tmp_path, content, changes, message):
+    found = refused(tmp_path, bad_npz(tmp_path / "a.npz", content, **changes))
+    assert "a.npz cannot be read as .npz: " in found
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(1).expand(10**9, 10**4),  # 4 bytes in the file
+        torch.ones(4, 2).to(torch.float8_e4m3fn),
+        torch.ones(4, 2).to_sparse(),
+        torch.empty(4, 2, device="meta"),
+        torch.ones(4, 2, dtype=torch.complex64).conj(),
+    ],
+)
+def test_a_tensor_that_is_no_array_is_refused(tmp_path, tensor):
+    torch.save(tensor, tmp_path / "rows.pt")
+    assert "allowed: an array of numbers. Save it by" in refused(tmp_path, tmp_path / "rows.pt")
+
+
+@pytest.mark.parametrize("content", [b"", HUGE, npy_bytes(np.float32(1)), npy_bytes(np.ones((3, 2)))])
+def test_a_list_of_names_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / "names.npy").write_bytes(content)
+    assert "names.npy cannot be read as a list of names: " in refused(tmp_path, ROWS, names=tmp_path / "names.npy")
 
 
 def test_code_in_a_file_does_not_run(tmp_path, monkeypatch):

@@ -149,7 +149,53 @@ MISTAKES = {
         ["config.DATA.TRAIN.TRANSFORMS=ToTensor"],
         ["config.DATA.TRAIN.TRANSFORMS: found 'ToTensor'; allowed: a value of type list"],
     ),
-    "a block that is none": (["config.OPTIMIZER=3"], ["config.OPTIMIZER"]),
+    "a block that is none": (["config.OPTIMIZER=3"], ["config.OPTIMIZER: found 3; allowed: a value of type dict"]),
+    "a block of names that is none": (
+        ["config.TRAINER=null"],
+        ["config.TRAINER: found None; allowed: a value of type"],
+    ),
+    "a block that only VISSL's hooks read": (
+        ["config.PROFILING=abc"],
+        ["config.PROFILING: found 'abc'; allowed: a value"],
+    ),
+    "a frequency in words": (
+        ["config.HOOKS.PERF_STATS.PERF_STAT_FREQUENCY=abc"],
+        ["config.HOOKS.PERF_STATS.PERF_STAT_FREQUENCY: found 'abc'; allowed: a value of type int"],
+    ),
+    "checkpoints elsewhere than on a disk": (
+        ["config.CHECKPOINT.BACKEND=null"],
+        ["config.CHECKPOINT.BACKEND: found None"],
+    ),
+    "nothing where a name must be": (
+        ["config.TRAINER.TASK_NAME=null"],
+        ["config.TRAINER.TASK_NAME: found None; allowed: the name of a registered task"],
+    ),
+    "a list where a name must be": (
+        [f"{_LR}.name=[1]"],
+        [f"{_LR}.name: found [1]; allowed: the name of a registered scheduler"],
+    ),
+    "a number where a schedule must be": ([f"{_LR}=5"], [f"{_LR}: found 5; allowed: a value of type dict"]),
+    "a learning rate that is no number": (
+        [f"{_LR}.value=null"],
+        [f"{_LR}: found constant, which begins with", "allowed: a schedule of numbers of at least 0"],
+    ),
+    "a learning rate of NaN": ([f"{_LR}.value=nan"], [f"{_LR}: found constant, which begins with nan"]),
+    "transforms of the features that are none": (
+        ["config.CLUSTERFIT.FEATURES.TRANSFORMS=[1]"],
+        ["config.CLUSTERFIT.FEATURES.TRANSFORMS[0]: found 1; allowed: a value of type dict"],
+    ),
+    "a head without its parameters": (
+        ["config.MODEL.HEAD.PARAMS=[[clusterfit_head]]"],
+        ["config.MODEL.HEAD.PARAMS[0]: found ['clusterfit_head']; allowed: [name, {parameters}]"],
+    ),
+    "a depth that the trunk does not have, and the head's width to be found": (
+        ["config.MODEL.TRUNK.RESNETS.DEPTH=18"],
+        ["config.MODEL: found a network that cannot be built, trunk resnet: ValueError: 18 is not a valid"],
+    ),
+    "a width below zero": (
+        ["config.MODEL.TRUNK.RESNETS.WIDTH_PER_GROUP=-4"],
+        ["config.MODEL: found a network that cannot be built", "negative dimension -4"],
+    ),
     "nothing where a number must be": (
         ["config.LOG_FREQUENCY=null"],
         ["config.LOG_FREQUENCY: found None; allowed: a value of type int"],

@@ -137,6 +137,7 @@ def header_of(shape: str, descr: str = "'<f8'") -> bytes:
         (header_of(f"({10**30},)"), "cut off"),
         (header_of(f"({10**18},)", "'<U0'"), "cut off"),
         (header_of("(-1,)"), "of shape"),
+        (header_of("(True, 4)") + b"\0" * 32, "of shape"),
         (header_of("(2,)", "[('a', '<f8')]") + b"\0" * 16, "an array of "),
         (header_of("__import__('os')"), "a damaged NumPy array"),
         (b"\x93NUMPY\x09\x00" + b"\0" * 20, "a damaged NumPy array"),
@@ -147,3 +148,9 @@ def test_what_is_no_array_is_named(tmp_path, content, message, mmap):
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(UnsafeFileError, match=message):
         load_array(tmp_path / "a.npy", mmap=mmap)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(UnsafeFileError, match="no file"):
+        load_array(tmp_path / "a.npy")

@@ -6,6 +6,7 @@ import csv
 import logging
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.remote import as_remote
+from vissl_clusterfit.storage.untrusted import array_in, load_array
 
 logger = logging.getLogger(__name__)
 
@@ -180,10 +182,14 @@ def _read(
 
 def _read_npz(path: Path, key: str) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays[only_key(path, key, arrays.files)]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        if "allow_pickle" in str(error):
+        with zipfile.ZipFile(path) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            member = members[only_key(path, key, list(members))]
+            with archive.open(member) as file:
+                return array_in(file, member.file_size)
+    # RuntimeError: it has a password; NotImplementedError: it is packed in a way that Python does not know.
+    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        if "Python objects" in str(error):
             raise needs_pickle(path, "np.savez(path, features=np.asarray(rows, dtype=np.float32))") from None
         raise DataError(f"{path} cannot be read as .npz: {error}.") from None
 
@@ -263,11 +269,14 @@ def read_name_list(path: Path) -> list[str]:
         raise DataError(problem("names", found=str(path), allowed=f"a file of one of {', '.join(_TEXT_LISTS)}"))
     try:
         if kind == ".npy":
-            return [str(name) for name in np.load(path, allow_pickle=False)]
+            names = load_array(path)
+            if names.ndim != 1 or names.dtype.kind not in "USiu":
+                raise ValueError(f"an array of {names.dtype} of shape {names.shape}, not of texts of shape (N,)")
+            return [str(name) for name in names]
         with path.open(encoding="utf-8", errors="surrogateescape", newline=None if kind == ".txt" else "") as file:
             if kind == ".txt":
                 return file.read().removesuffix("\n").split("\n")
             rows = csv.reader(file, delimiter="\t" if kind == ".tsv" else ",")
             return [row[0] for row in rows if row][1:]
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, MemoryError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a list of names: {error}.") from None

@@ -50,7 +50,7 @@ def _read_safetensors(path: Path, key: str) -> tuple[np.ndarray, bool]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return _as_numpy(file.get_tensor(only_key(path, key, list(file.keys()))), mapped=True)
+            return _as_numpy(path, file.get_tensor(only_key(path, key, list(file.keys()))), mapped=True)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} cannot be read as safetensors: {error}.") from None
 
@@ -73,20 +73,28 @@ def _read_torch(path: Path, key: str) -> tuple[np.ndarray, bool]:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{path} cannot be read by torch.load: {reason}.") from None
     if isinstance(content, Mapping):
-        tensors = [str(name) for name, value in content.items() if isinstance(value, torch.Tensor)]
-        content = content[only_key(path, key, tensors)]
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+        content = tensors[only_key(path, key, list(tensors))]
     else:
         _require_no_key(path, key)
     if not isinstance(content, torch.Tensor):
         raise DataError(f"{path} must hold a tensor, or a dictionary of tensors; found {type(content).__name__}.")
-    return _as_numpy(content, mapped=mapped)
+    return _as_numpy(path, content, mapped=mapped)
 
 
-def _as_numpy(tensor: Any, *, mapped: bool) -> tuple[np.ndarray, bool]:
+def _as_numpy(path: Path, tensor: Any, *, mapped: bool) -> tuple[np.ndarray, bool]:
     tensor = tensor.detach()
-    if str(tensor.dtype) == "torch.bfloat16":  # which NumPy does not have
-        return tensor.float().numpy(), False
-    return tensor.numpy(), mapped
+    try:
+        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:  # a few values, repeated without end
+            raise TypeError("it holds fewer values than its shape says")
+        if str(tensor.dtype) == "torch.bfloat16":  # which NumPy does not have
+            return tensor.float().numpy(), False
+        return tensor.numpy(), mapped
+    except (NotImplementedError, RuntimeError, TypeError) as error:  # sparse, quantized, without data, of 8 bits
+        reason = str(error).splitlines()[0].rstrip(".")
+        found = f"a tensor of {tensor.dtype} of shape {tuple(tensor.shape)} ({reason})"
+        remedy = "Save it by torch.save(tensor.float().contiguous(), path)."
+        raise DataError(problem(str(path), found=found, allowed="an array of numbers", remedy=remedy)) from None
 
 
 READERS: Mapping[str, Callable[[Path, str], tuple[np.ndarray, bool]]] = {

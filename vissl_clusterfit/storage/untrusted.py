@@ -43,6 +43,8 @@ def load_array(path: Path, *, mmap: bool = False) -> np.ndarray:
         UnsafeFileError: it is no array of numbers or texts, or is cut off.
         OSError: it cannot be read.
     """
+    if not as_remote(path) and path.exists() and not path.is_file():  # opening a pipe would wait without end
+        raise UnsafeFileError("no file")
     with path.open("rb") as file:
         if mmap and not as_remote(path):
             shape, column_order, dtype = _header(file)
@@ -58,18 +60,22 @@ def load_array(path: Path, *, mmap: bool = False) -> np.ndarray:
     return array
 
 
-def array_in(file: IO[bytes]) -> np.ndarray:
+def array_in(file: IO[bytes], size: int | None = None) -> np.ndarray:
     """The array in an open ``.npy`` file, which can be sought in.
+
+    Args:
+        file: at its beginning.
+        size: of the file in bytes, where asking it for its end would mean to unpack it.
 
     Raises:
         UnsafeFileError: it is no array of numbers or texts, or is cut off.
     """
-    _header(file)
+    _header(file, size)
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(file: IO[bytes], size: int | None = None) -> tuple[tuple[int, ...], bool, np.dtype]:
     """The header of a ``.npy`` file, held against what the file has; the file is then at its first value."""
     magic = file.read(len(np.lib.format.MAGIC_PREFIX))
     if magic != np.lib.format.MAGIC_PREFIX:
@@ -83,11 +89,10 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise UnsafeFileError(f"a damaged NumPy array: {reason}") from None
     if dtype.hasobject:
         raise UnsafeFileError("an array of Python objects, whose reading could run code")
-    if dtype.kind not in _KINDS or min(shape, default=0) < 0:
+    if dtype.kind not in _KINDS or min(shape, default=0) < 0 or bool in map(type, shape):
         raise UnsafeFileError(f"an array of {dtype} of shape {shape}")
     start = file.tell()
-    file.seek(0, os.SEEK_END)
-    there = file.tell() - start
+    there = (file.seek(0, os.SEEK_END) if size is None else size) - start
     file.seek(start)
     count = math.prod(shape)
     if count * dtype.itemsize > there or (count and not dtype.itemsize):

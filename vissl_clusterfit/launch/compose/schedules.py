@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 from vissl_clusterfit.errors import ConfigError, problem
@@ -19,10 +21,11 @@ def require_schedules(optimizer: Any) -> None:
     from classy_vision.optim import build_optimizer_schedulers
 
     for name, schedule in optimizer["param_schedulers"].items():
+        setting = f"config.OPTIMIZER.param_schedulers.{name}"
         try:
-            build_optimizer_schedulers({"num_epochs": optimizer["num_epochs"], "param_schedulers": {name: schedule}})
-        except (AssertionError, KeyError, ValueError) as error:
-            setting = f"config.OPTIMIZER.param_schedulers.{name}"
+            blocks = {"num_epochs": optimizer["num_epochs"], "param_schedulers": {name: schedule}}
+            built = build_optimizer_schedulers(blocks)
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise ConfigError(
                 problem(
                     setting,
@@ -31,6 +34,20 @@ def require_schedules(optimizer: Any) -> None:
                     remedy=f"Fit its milestones and values to them, or take one that has none: {setting}.name=cosine",
                 )
             ) from None
+        for part in built.values():
+            _require_numbers(part, schedule, setting)
+
+
+def _require_numbers(schedule: Callable[[float], Any], block: Any, setting: str) -> None:
+    """Asks a schedule for its first value, which it computes of what the config gives it."""
+    try:
+        first = schedule(0.0)
+        is_number = 0 <= first < math.inf
+    except TypeError as error:
+        first, is_number = error, False
+    if not is_number:
+        found = f"{_described(block)}, which begins with {first!r}"
+        raise ConfigError(problem(setting, found=found, allowed="a schedule of numbers of at least 0"))
 
 
 def _described(schedule: Any) -> str:

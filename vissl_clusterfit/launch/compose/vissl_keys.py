@@ -5,7 +5,7 @@ A name is looked up in the registry that it is for. Everything wrong is said in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,33 @@ KEYS = (
         )
     ),
     _Key("config.METERS.names", list, items=str),
+    *(
+        _Key(f"config.HOOKS.PERF_STATS.{key}", int, at_least=-1)
+        for key in ("PERF_STAT_FREQUENCY", "ROLLING_BTIME_FREQ")
+    ),
+    # Blocks that VISSL reads in every training, each by one of their keys.
+    *(
+        _Key(f"config.{key}", bool)
+        for key in (
+            "HOOKS.CHECK_NAN",
+            "HOOKS.MEMORY_SUMMARY.PRINT_MEMORY_SUMMARY",
+            "HOOKS.MODEL_COMPLEXITY.COMPUTE_COMPLEXITY",
+            "HOOKS.TENSORBOARD_SETUP.USE_TENSORBOARD",
+            "MODEL.ACTIVATION_CHECKPOINTING.USE_ACTIVATION_CHECKPOINTING",
+            "MODEL.CUDA_CACHE.CLEAR_CUDA_CACHE",
+            "MODEL.FEATURE_EVAL_SETTINGS.EVAL_MODE_ON",
+            "MODEL.FSDP_CONFIG.AUTO_SETUP_FSDP",
+            "MODEL.GRAD_CLIP.USE_GRAD_CLIP",
+            "MODEL.SHARDED_DDP_SETUP.USE_SDP",
+            "OPTIMIZER.head_optimizer_params.use_different_lr",
+            "PROFILING.MEMORY_PROFILING.TRACK_BY_LAYER_MEMORY",
+            "PROFILING.RUNTIME_PROFILING.USE_PROFILER",
+            "REPRODUCIBILITY.CUDDN_DETERMINISTIC",
+        )
+    ),
+    _Key("config.MONITORING.MONITOR_ACTIVATION_STATISTICS", int, at_least=0),
+    _Key("config.MODEL.MULTI_INPUT_HEAD_MAPPING", list, items=list),
+    _Key("config.CLUSTERFIT.FEATURES.TRANSFORMS", list, items=dict),
     _Key("config.MODEL.INPUT_TYPE", str, choices=("rgb", "bgr", "lab")),
     _Key("config.MODEL.HEAD.PARAMS", list, items=list),
     _Key("config.MODEL.WEIGHTS_INIT.PARAMS_FILE", str),
@@ -87,7 +114,9 @@ KEYS = (
     _Key("config.OPTIMIZER.num_epochs", int, at_least=1),
     _Key("config.OPTIMIZER.weight_decay", float, at_least=0),
     _Key("config.OPTIMIZER.momentum", float, at_least=0),
+    _Key("config.OPTIMIZER.param_schedulers.lr", dict),
     _Key("config.CHECKPOINT.DIR", str),
+    _Key("config.CHECKPOINT.BACKEND", str, choices=("disk",)),
     _Key("config.CHECKPOINT.AUTO_RESUME", bool),
     _Key("config.CHECKPOINT.CHECKPOINT_FREQUENCY", int, at_least=1),
     _Key("config.CHECKPOINT.CHECKPOINT_ITER_FREQUENCY", int, at_least=-1),
@@ -134,17 +163,22 @@ def require_known_values(composed: Mapping[str, Any]) -> None:
         ConfigError: naming every value of another type, out of range, or that no registry has.
     """
     problems: list[str] = []
-    for row in KEYS:
+    for row in (*KEYS, *NAMES):
         place, value = _reach(composed, row.name)
-        if place == row.name:
-            _check(row, value, problems)
-        elif value is not _MISSING:
+        if value is not _MISSING and place != row.name:
             checked_value(dict, value, place, problems)
-    problems += filter(None, (_unknown(row, composed) for row in NAMES))
+        elif value is not _MISSING and isinstance(row, _Key):
+            _check(row, value, problems)
+    wrong = tuple(problems)
+    problems += filter(None, (_unknown(row, composed) for row in NAMES if not _is_said(row.name, wrong)))
     if not problems:
-        problems += _seeds(composed)
+        problems += [*_heads(composed), *_seeds(composed)]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def _is_said(key: str, problems: Iterable[str]) -> bool:
+    return any(said.startswith((f"{key}:", f"{key}[")) for said in problems)
 
 
 def _check(row: _Key, value: Any, problems: list[str]) -> None:
@@ -173,12 +207,16 @@ def _reach(composed: Mapping[str, Any], key: str) -> tuple[str, Any]:
 def _unknown(row: _Name, composed: Mapping[str, Any]) -> str | None:
     """What is wrong with the first name that nobody has."""
     reached, value = _reach(composed, row.name)
-    for place, name in _names(value if reached == row.name else None, row.name):
+    if reached != row.name:
+        return None
+    for place, name in _names(value, row.name):
+        if not isinstance(name, str):
+            return problem(place, found=repr(name), allowed=f"the name of a registered {row.kind}")
         known = {*registered_names(row.kind), *row.others}
         # VISSL looks a transform up in this spelling, too: random_crop for RandomCrop.
-        titled = str(name).title().replace("_", "") if row.kind == "transform" else name
+        titled = name.title().replace("_", "") if row.kind == "transform" else name
         if name and name not in known and titled not in known:
-            near, shown = nearest(str(name), known), ", ".join(sorted(known)[:_MAX_LISTED])
+            near, shown = nearest(name, known), ", ".join(sorted(known)[:_MAX_LISTED])
             more = ", …" if len(known) > _MAX_LISTED else ""
             return problem(
                 place,
@@ -209,6 +247,20 @@ def _names(value: Any, place: str) -> Iterator[tuple[str, Any]]:
                 yield f"{place}.{key}.name", block["name"]
                 if block["name"] == "composite":
                     yield from _names(block.get("schedulers", []), f"{place}.{key}.schedulers")
+            elif block is not None and not isinstance(block, Mapping):
+                yield f"{place}.{key}", block
+    else:
+        yield place, value
+
+
+def _heads(composed: Mapping[str, Any]) -> Iterator[str]:
+    key = "config.MODEL.HEAD.PARAMS"
+    for number, head in enumerate(composed["config"]["MODEL"]["HEAD"]["PARAMS"]):
+        several = bool(head) and all(isinstance(one, list) for one in head)
+        for one in head if several else [head]:
+            if len(one) != 2 or not isinstance(one[0], str) or not isinstance(one[1], Mapping):
+                allowed = "[name, {parameters}], or a list of such heads, one after the other"
+                yield problem(f"{key}[{number}]", found=repr(one), allowed=allowed)
 
 
 def _seeds(composed: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from iopath.common.file_io import g_pathmgr
 from torchvision.datasets.folder import find_classes
 from vissl.config import AttrDict
 from vissl.data import build_dataset
@@ -16,6 +15,8 @@ from vissl.data.dataset_catalog import get_data_files
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.plugin.data.labelled_source import data_errors
+from vissl_clusterfit.storage.paths import artifact_path
+from vissl_clusterfit.storage.untrusted import load_array
 
 _SPLITS = ("TRAIN", "TEST")
 _FOLDER, _LIST = "disk_folder", "disk_filelist"
@@ -200,9 +201,8 @@ def _class_names(cfg: AttrDict, split: str) -> list[str] | None:
         if data.LABEL_SOURCES[0] == _FOLDER:
             return find_classes(images[0])[0]
     try:
-        with g_pathmgr.open(labels[0], "rb") as file:
-            names = _as_names(np.load(file, allow_pickle=False))
-    except (ValueError, OSError, EOFError, IndexError, TypeError):  # said where they are loaded
+        names = _as_names(load_array(artifact_path(labels[0])))
+    except (ValueError, OSError, IndexError, MemoryError, TypeError):  # said where they are loaded
         return None
     return None if names is None else np.unique(names).tolist()
 

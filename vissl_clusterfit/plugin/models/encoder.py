@@ -259,6 +259,10 @@ def network_errors(build: Callable[..., nn.Module], setting: str = "config.MODEL
             raise
         except _OF_CONSTRUCTORS as error:
             raise _no_network(setting, model_config, error) from None
+        except RuntimeError as error:  # of PyTorch, for a full memory as well
+            if "negative dimension" not in str(error):
+                raise
+            raise _no_network(setting, model_config, error) from None
 
     return build_or_say
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,7 @@ from vissl.models.heads.mlp import MLP
 from vissl.models.trunks import get_model_trunk
 
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.plugin.models.encoder import network_errors
 
 
 class ClusterFitHead(nn.Module):
@@ -39,13 +41,13 @@ def trunk_width(model_config: AttrDict) -> int:
     """The features that a trunk gives per image or clip, by running it without data or memory ("meta" tensors).
 
     Raises:
-        ConfigError: the trunk cannot be run so.
+        ConfigError: the trunk cannot be built, or not be run so.
     """
     name = model_config.TRUNK.NAME
     size = model_config.TRUNK.get("VISION_TRANSFORMERS", {}).get("IMAGE_SIZE", 224)
     try:
         with torch.device("meta"), _LinspaceWithValues(), torch.no_grad():
-            trunk = get_model_trunk(name)(model_config, name).eval()
+            trunk = _built(model_config)
             features = trunk(torch.empty(2, *getattr(trunk, "clip_shape", (3, size, size))), [])[-1]
         return features.flatten(1).shape[1]
     except (AssertionError, AttributeError, KeyError, RuntimeError, NotImplementedError, TypeError) as error:
@@ -56,6 +58,18 @@ def trunk_width(model_config: AttrDict) -> int:
                 allowed='["clusterfit_head", {"num_clusters": …, "in_features": width of the trunk\'s output}]',
             )
         ) from None
+
+
+def _built(model_config: AttrDict) -> nn.Module:
+    """The trunk on the device of the block; on the CPU, where it cannot be built here, to learn whether it can."""
+    name = model_config.TRUNK.NAME
+    before = copy.deepcopy(model_config)  # EfficientNet takes out of its config what it reads
+    try:
+        return get_model_trunk(name)(model_config, name).eval()
+    except Exception as error:
+        with torch.device("cpu"):
+            network_errors(lambda model: get_model_trunk(name)(model, name))(before)
+        raise NotImplementedError(error) from None
 
 
 class _LinspaceWithValues(TorchFunctionMode):
