@@ -6,7 +6,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, DataError
-from vissl_clusterfit.transfer.knn import KnnSettings, knn_accuracy, knn_predict
+from vissl_clusterfit.transfer.knn import KnnSettings, knn_hits, knn_predict
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def test_majority_vote_agrees_with_scikit_learn(digits, num_neighbors):
     settings = KnnSettings(num_neighbors, vote="majority")
     predicted = knn_predict(queries, gallery, gallery_labels, settings)
     np.testing.assert_array_equal(predicted, reference.predict(queries))
-    accuracy = knn_accuracy(queries, query_labels, gallery, gallery_labels, settings)
-    assert accuracy == pytest.approx(reference.score(queries, query_labels), abs=1e-12)
+    [hits] = knn_hits(queries, query_labels, gallery, gallery_labels, settings)
+    assert hits / len(queries) == pytest.approx(reference.score(queries, query_labels), abs=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [0.02, 0.07, 1.0])
@@ -128,7 +128,7 @@ def test_one_class_and_one_query_are_enough():
 def test_a_class_that_the_gallery_lacks_counts_as_wrong():
     gallery, labels = at_angles(0, 90), np.array([0, 1])
     queries, query_labels = at_angles(5, 85, 80, 10), np.array([0, 1, 5, 6])
-    assert knn_accuracy(queries, query_labels, gallery, labels, KnnSettings(1)) == 0.5
+    assert knn_hits(queries, query_labels, gallery, labels, KnnSettings(1)).tolist() == [2]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -162,7 +162,7 @@ def test_labels_that_cannot_be_used_are_refused(labels, message):
 
 def test_query_labels_are_checked_before_anything_is_computed():
     with pytest.raises(DataError, match=r"query_labels: found shape \(3,\); allowed: \(2,\)"):
-        knn_accuracy(np.ones((2, 3)), np.arange(3), np.ones((5, 3)), np.arange(5), KnnSettings(1))
+        knn_hits(np.ones((2, 3)), np.arange(3), np.ones((5, 3)), np.arange(5), KnnSettings(1))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Results that are kept, so that a run that is started again goes on: one small file for each piece of work."""
+"""A cache of results, so that a run that is started again resumes: one small file for each piece of work."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def array_hash(array: np.ndarray) -> str:
 
 
 class ResultCache:
-    """What is done already, each with the hash of what it was made from.
+    """What is computed already, each result with the hash of what it was made from.
 
     Args:
-        folder: Where the files lie.
+        folder: Of the files.
         inputs: What all of it is made from, as JSON takes it.
     """
 
@@ -30,15 +30,24 @@ class ResultCache:
         self._folder = folder
         self._inputs = dict(inputs)
 
-    def get(self, name: str, inputs: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-        """What is there under ``name``, made from the same; else what ``make`` gives (for JSON), which is kept."""
-        made_from = artifacts.content_hash({**self._inputs, **inputs})
+    def find(self, name: str, inputs: Mapping[str, Any]) -> Any:
+        """The result ``name`` that was made from the same; None if there is none."""
         path = self._folder / f"{name}.json"
-        if path.is_file():
-            content = artifacts.read_json(path)
-            if content.get("made_from") == made_from:
-                return content["result"]
-        result = make()
+        content = artifacts.read_json(path) if path.is_file() else {}
+        return content["result"] if content.get("made_from") == self._hash(inputs) else None
+
+    def store(self, name: str, inputs: Mapping[str, Any], result: Any) -> None:
+        """Saves a result (for JSON, not None)."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        artifacts.write_json(path, {"made_from": made_from, "result": result})
+        artifacts.write_json(self._folder / f"{name}.json", {"made_from": self._hash(inputs), "result": result})
+
+    def get(self, name: str, inputs: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+        """The result ``name`` that was made from the same; else what ``make`` gives, which is saved."""
+        result = self.find(name, inputs)
+        if result is None:
+            result = make()
+            self.store(name, inputs, result)
         return result
+
+    def _hash(self, inputs: Mapping[str, Any]) -> str:
+        return artifacts.content_hash({**self._inputs, **inputs})

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from vissl_clusterfit import distributed
 from vissl_clusterfit.config.schema import setting
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.transfer.checks import check_features
@@ -46,6 +48,8 @@ class SvmSettings:
     max_iter: int = setting(2000, at_least=1)
     #: Of the cross-validation that chooses the cost.
     folds: int = setting(3, at_least=2)
+    #: The classes that are scored, by their numbers; all if empty.
+    classes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses a penalty, a loss and a form that do not go together.
@@ -95,6 +99,7 @@ class SvmSettings:
             f"{self.describe_svm()}; C of {{{costs}}}, of equal ones the first, for each class by the mean average "
             f"precision of {self.folds}-fold cross-validation on the training split, where targets -1 count as "
             "negatives; VOC average precision (all points) on the test split without its targets -1; mean over classes"
+            + (f" {list(self.classes)}" if self.classes else "")
         )
 
 
@@ -200,10 +205,19 @@ def check_targets(
             raise DataError(problem("The test split", found=found, allowed="one positive of each class, or more"))
 
 
-def in_threads(work: Sequence[Callable[[], Any]], num_threads: int) -> Iterator[Any]:
-    """The results of ``work``, in its order; liblinear lets other threads run. What one raises is raised here."""
-    with _unconverged_fits_are_in_the_results(), ThreadPoolExecutor(num_threads) as pool:
-        yield from pool.map(lambda call: call(), work)
+def by_all_processes(work: Sequence[Callable[[], Any]]) -> list[Any]:
+    """The results of ``work``, in its order, on every process; each does its part, in threads: liblinear allows them.
+
+    Raises:
+        ClusterFitError: what one of the calls raises, on every process.
+    """
+    rank, processes = distributed.rank(), distributed.world_size()
+    mine: list[Any] = []
+    threads = ThreadPoolExecutor(max(1, torch.get_num_threads()))
+    with distributed.errors_shared(), _unconverged_fits_are_in_the_results(), threads as pool:
+        mine = list(pool.map(lambda call: call(), work[rank::processes]))
+    parts = distributed.gather(mine)
+    return [parts[place % processes][place // processes] for place in range(len(work))]
 
 
 @contextmanager

@@ -113,7 +113,9 @@ def taxonomy_knn_accuracies(
     present = _known(gallery_labels, len(gallery), "gallery_labels", taxonomy)
     groups = {level: torch.from_numpy(taxonomy.labels_at(level)) for level in levels}
     right, start = dict.fromkeys(levels, 0), 0
-    for cosines, indices in nearest_neighbors(queries, gallery, settings.num_neighbors, device=device):
+    for cosines, indices in nearest_neighbors(
+        queries, gallery, settings.num_neighbors, similarity=settings.similarity, device=device
+    ):
         classes_QK, expected_Q = present[indices.cpu()], wanted[start : start + len(indices)]
         start += len(indices)
         for level, group in groups.items():

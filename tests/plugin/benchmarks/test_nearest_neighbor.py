@@ -76,7 +76,10 @@ def test_the_students_trunk_is_evaluated(knn, tmp_path):
     for row in found:
         assert (row["model"], row["dataset"], row["split"], row["seed"]) == ("student", "imagenet1k_folder", "test", 0)
         assert row["benchmark"] == "nearest neighbours, trunk"
-        assert "exact kNN; the 7 samples of the training split with the greatest cosine similarity" in row["protocol"]
+        assert (
+            "exact kNN on frozen features scaled to unit L2 norm; the 7 samples of the training split"
+            in row["protocol"]
+        )
     assert 0.15 < found[0]["value"] < found[1]["value"] <= 1
 
 
@@ -127,14 +130,14 @@ def test_unscaled_features_and_few_classes(knn, tmp_path):
     assert "no top-5 accuracy" in result.stdout + result.stderr
     [row] = rows(tmp_path)
     assert row["metric"] == "top-1 accuracy"
-    assert "dot product of the features as they are" in row["protocol"]
+    assert "features as they are; the 7 samples of the training split with the greatest dot product" in row["protocol"]
 
 
 @pytest.mark.parametrize(
     "overrides, message",
     [
         (["config.NEAREST_NEIGHBOR.TOPK=61"], "config.NEAREST_NEIGHBOR.TOPK: found 61; allowed: 1 to 60"),
-        (["config.NEAREST_NEIGHBOR.SIGMA=0"], "config.NEAREST_NEIGHBOR.SIGMA: found 0; allowed: numbers above 0"),
+        (["config.NEAREST_NEIGHBOR.SIGMA=0"], "config.NEAREST_NEIGHBOR.SIGMA: found 0.0; allowed: above 0"),
         (["config.DATA.TEST.DATA_LIMIT=5"], "config.DATA.TEST.DATA_LIMIT: found 5, for an engine that takes"),
         (["config.MODEL.TRUNK.RESNETS.WIDTH_PER_GROUP=8"], "fits the trunk only in part"),
         (["config.MODEL.TRUNK.RESNETS.WIDTH_PER_GROUP=8"], "Make config.MODEL the network that was trained."),
@@ -169,6 +172,28 @@ def test_a_row_says_of_how_many_samples_it_is(knn, data, tmp_path):
     assert result.returncode == 0, result.stderr
     said = "output of the trunk; 39 of 40 test samples and 60 of 60 training samples, the others could not be read; "
     assert all(row["protocol"].startswith(said) for row in rows(tmp_path))
+
+
+def test_one_of_several_networks_is_chosen_by_its_prefix(knn, teacher, tmp_path):
+    """As of MoCo, whose file has the encoder of the queries and that of the keys."""
+    trunk = torch.load(teacher)["classy_state_dict"]["base_model"]["model"]["trunk"]
+    both = {
+        f"module.encoder_{which}.{name}": tensor * factor if name.endswith("conv1.weight") else tensor
+        for which, factor in (("k", -0.5), ("q", 1.0))
+        for name, tensor in trunk.items()
+    }
+    torch.save({"state_dict": both}, tmp_path / "moco.torch")
+    refused = knn(weights=tmp_path / "moco.torch")
+    assert refused.returncode == 2
+    assert "config.MODEL.WEIGHTS_INIT.REMOVE_PREFIX" in refused.stderr
+    assert "CLUSTERFIT.TEACHER" not in refused.stderr
+    assert "Traceback" not in refused.stderr
+    chosen = knn("config.MODEL.WEIGHTS_INIT.REMOVE_PREFIX=module.encoder_q.", weights=tmp_path / "moco.torch")
+    assert chosen.returncode == 0, chosen.stderr
+    features = FeatureStore.open(tmp_path / "run/features/test").read(0, 40)
+    shutil.rmtree(tmp_path / "run")
+    assert knn().returncode == 0
+    np.testing.assert_array_equal(features, FeatureStore.open(tmp_path / "run/features/test").read(0, 40))
 
 
 def test_a_checkpoint_without_a_trunk_is_refused(knn, tmp_path):

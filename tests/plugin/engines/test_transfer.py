@@ -1,13 +1,17 @@
 """The engine ``clusterfit_transfer``: frozen features of any network on labelled images, through real runs."""
 
+import datetime
 import json
 import shutil
 
 import numpy as np
 import pytest
+import torch
+from command import CommandServer
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
+from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.errors import ConfigError
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.report.results import ResultRow
@@ -55,9 +59,9 @@ def data(tmp_path_factory):
 def transfer(run_command, data, tmp_path):
     """Runs the engine."""
 
-    def run(*overrides: str):
+    def run(*overrides: str, command=run_command):
         train, test = data
-        return run_command(
+        return command(
             *TRANSFER,
             f"config.DATA.TRAIN.DATA_PATHS=[{train}]",
             f"config.DATA.TEST.DATA_PATHS=[{test}]",
@@ -131,6 +135,66 @@ def test_features_of_another_network_are_refused(transfer, rows_of):
     assert rows_of("config.TRANSFER.PROTOCOLS=[knn]") == before
 
 
+ONE = ("config.TRANSFER.PROTOCOLS=[knn]", "config.TRANSFER.KNN.NUM_NEIGHBORS=5")
+
+
+def weights_of(teacher, tmp_path, **networks) -> str:
+    """A file with several networks: of each name, the teacher's trunk with its first convolution times a factor."""
+    trunk = torch.load(teacher)["classy_state_dict"]["base_model"]["model"]["trunk"]
+    changed = {
+        name: {key: tensor * factor if key.endswith("conv1.weight") else tensor for key, tensor in trunk.items()}
+        for name, factor in networks.items()
+    }
+    torch.save(changed, tmp_path / "several.torch")
+    return f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={tmp_path / 'several.torch'}"
+
+
+def test_one_of_several_networks_is_chosen_by_its_key(transfer, rows_of, teacher, tmp_path):
+    """Without a choice they are refused, with this engine's settings; averaged weights are not the raw ones."""
+    several = weights_of(teacher, tmp_path, state_dict=1.0, state_dict_ema=-0.5)
+    result = transfer(*ONE, several)
+    assert result.returncode == 2
+    assert "config.MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME" in result.stderr
+    assert "CLUSTERFIT.TEACHER" not in result.stderr
+    assert "Traceback" not in result.stderr
+    found = {}
+    for key in ("state_dict", "state_dict_ema"):
+        place = f"config.TRANSFER.FEATURES.PATH={tmp_path / key}"
+        rows_of(*ONE, several, place, f"config.MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME={key}")
+        found[key] = FeatureStore.open(tmp_path / key / "test")
+    alone = tmp_path / "alone"
+    rows_of(*ONE, weights_of(teacher, tmp_path, state_dict=-0.5), f"config.TRANSFER.FEATURES.PATH={alone}")
+    np.testing.assert_array_equal(found["state_dict_ema"].read(0, 45), FeatureStore.open(alone / "test").read(0, 45))
+    assert not np.allclose(found["state_dict"].read(0, 45), found["state_dict_ema"].read(0, 45))
+    assert found["state_dict_ema"].inputs["encoder"]["weights_network"].startswith("state_dict_ema")
+
+
+def test_a_file_that_may_run_code_is_used_where_it_is_trusted(transfer, teacher, tmp_path, monkeypatch):
+    trunk = torch.load(teacher)["classy_state_dict"]["base_model"]["model"]["trunk"]
+    torch.save({"state_dict": trunk, "when": datetime.date(2020, 1, 1)}, tmp_path / "code.torch")
+    weights = f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={tmp_path / 'code.torch'}"
+    refused = transfer(*ONE, weights)
+    assert refused.returncode == 2
+    assert f"the environment variable {TRUST_VARIABLE}=1" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    monkeypatch.setenv(TRUST_VARIABLE, "1")
+    server = CommandServer()  # with this environment
+    try:
+        trusted = transfer(*ONE, weights, command=server.run)
+    finally:
+        server.stop()
+    assert trusted.returncode == 0, trusted.stderr
+
+
+def test_features_of_another_batch_size_are_refused(transfer, rows_of):
+    raw = ("config.MODEL.TRUNK.NAME=raw_pixels", *ONE)
+    before = rows_of(*raw, "config.TRANSFER.FEATURES.BATCH_SIZE=8")
+    result = transfer(*raw, "config.TRANSFER.FEATURES.BATCH_SIZE=16")
+    assert result.returncode == 2
+    assert "batch_size: it was made with 8, this run has 16" in result.stderr
+    assert rows_of(*raw, "config.TRANSFER.FEATURES.BATCH_SIZE=8") == before
+
+
 LAYERS = (
     "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP="
     '[["res2",["AdaptiveAvgPool2d",[[1,1]]]],["res5",["AvgPool2d",[[1,1],1,0]]]]'
@@ -196,7 +260,7 @@ def test_targets_of_several_classes_are_scored_by_svms(rows_of, data, tmp_path):
     (row,) = rows_of("config.TRANSFER.PROTOCOLS=[svm]", *pixels, *overrides)
     assert (row["benchmark"], row["metric"]) == ("svm", "mAP")
     assert 0.5 < row["value"] < 1
-    assert len(list((tmp_path / "run/figures/features").glob("svm-class-*.json"))) == 2
+    assert len(list((tmp_path / "run/figures/features").glob("class_*.json"))) == 2
 
 
 @pytest.mark.parametrize(

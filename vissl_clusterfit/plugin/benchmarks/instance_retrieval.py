@@ -16,13 +16,16 @@ import numpy as np
 import torch
 from iopath.common.file_io import g_pathmgr
 from vissl.config import AttrDict
+from vissl.utils.instance_retrieval_utils import data_util
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.plugin.benchmarks.run import SETTINGS_NAMES, TRUNK, BenchmarkRun
+from vissl_clusterfit.plugin.data.image_files import ImageFiles, UnreadablePixels
 from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.plugin.models.encoder import HEAD_LAYER
 from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.transfer.protocols import Score
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ def _evaluate(run: BenchmarkRun) -> None:
     # VISSL's script: a module of the wheel, with the functions that its main function calls.
     script = importlib.import_module("tools.instance_retrieval_test")
     _check_settings(run, script)
+    read_as_other_engines()
     with _data_errors():
         root, evaluated = block.DATASET_PATH, block.EVAL_DATASET_NAME
         train_set = script.get_train_dataset(run.cfg, root, block.TRAIN_DATASET_NAME, block.EVAL_BINARY_PATH)
@@ -78,10 +82,15 @@ def _evaluate(run: BenchmarkRun) -> None:
         if np.isfinite(value):
             benchmark = f"instance retrieval, {run.layers[0]}"
             protocol = run.describe_features(run.layers[0]) + _protocol(block)
-            rows.append({"benchmark": benchmark, "metric": metric, "value": float(value), "protocol": protocol})
+            rows.append(Score(benchmark, metric, float(value), protocol))
         else:
-            logger.warning("No query of %s has a match for: %s. There is no such figure.", evaluated, metric)
-    run.append(rows, evaluated)
+            logger.warning("No query of %s has a match for: %s. There is no such score.", evaluated, metric)
+    run.record(rows, evaluated)
+
+
+def read_as_other_engines() -> None:
+    """Has VISSL's loader read 16 bits of grey for what they show."""
+    data_util.Image = ImageFiles()
 
 
 def _check_settings(run: BenchmarkRun, script: Any) -> None:
@@ -117,7 +126,7 @@ def _check_settings(run: BenchmarkRun, script: Any) -> None:
 def _data_errors() -> Iterator[None]:
     try:
         yield
-    except (AssertionError, OSError) as error:
+    except (AssertionError, OSError, UnreadablePixels) as error:
         raise DataError(f"config.IMG_RETRIEVAL: the data cannot be read: {error}") from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ from vissl_clusterfit.plugin.models.encoder import (
 from vissl_clusterfit.plugin.models.layers import SETTING, layer_maps, rows_by_layer, side_by_side
 from vissl_clusterfit.report.results import ResultRow, record_scores
 from vissl_clusterfit.storage.paths import artifact_path
+from vissl_clusterfit.storage.result_cache import ResultCache
+from vissl_clusterfit.transfer.protocols import LabelledRows, Score, check_labels, run_protocol
+from vissl_clusterfit.transfer.settings import TransferSettings
 
 logger = logging.getLogger(__name__)
 
@@ -137,15 +140,43 @@ class BenchmarkRun:
         """A function from images to the pooled layers, as VISSL's feature extractor gives them before it flattens."""
         return layer_maps(self.spec, self._layer_operations(), self.device)
 
-    def append(self, rows: list[Mapping[str, Any]], dataset: str = "") -> None:
-        """Adds figures to ``results.json``; each gives benchmark, metric, value and protocol.
+    def run_protocol(self, name: str, title: str, settings: TransferSettings, labels: Mapping[str, np.ndarray]) -> None:
+        """Runs one of the protocols of ``clusterfit_transfer`` on each layer, and records its scores.
 
         Args:
-            rows: the figures.
+            name: of the protocol.
+            title: what rows call it.
+            settings: of the protocol, translated from VISSL's block.
+            labels: of both splits.
+
+        Raises:
+            ConfigError: settings that do not go with the data.
+            DataError: labels or features that the protocol cannot take.
+        """
+        distributed.on_primary(lambda: check_labels(settings, labels["TRAIN"], labels["TEST"]))
+        features = {split: self.features(split, self.images(split)) for split in ("TRAIN", "TEST")}
+        for layer in self.layers:
+            train, test = (
+                LabelledRows(rows[layer], labels[split][rows[layer].samples]) for split, rows in features.items()
+            )
+            cache = ResultCache(self.folder / name / layer, {"layer": layer})
+            where = self.describe_features(layer, train.features, test.features)
+            scores = [
+                dataclasses.replace(score, benchmark=f"{title}, {layer}", protocol=where + score.protocol)
+                for score in run_protocol(name, train, test, settings, cache, self.device)
+            ]
+            if distributed.is_primary():
+                self.record(scores)
+
+    def record(self, scores: Sequence[Score], dataset: str = "") -> None:
+        """Adds scores to ``results.json``.
+
+        Args:
+            scores: as rows have them.
             dataset: the name of the data where no setting gives one; DATASET_NAMES of the test split if empty.
         """
         common = common_fields(self.cfg, self.settings, dataset)
-        record_scores(self.folder, [ResultRow(**common, **row) for row in rows])
+        record_scores(self.folder, [ResultRow(**common, **dataclasses.asdict(score)) for score in scores])
 
     def describe_features(self, layer: str, train: LayerRows | None = None, test: LayerRows | None = None) -> str:
         """The beginning of a protocol: where the features come from, and how many samples could be read."""

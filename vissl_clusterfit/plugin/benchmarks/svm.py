@@ -1,8 +1,8 @@
 """``engine_name: clusterfit_svm | clusterfit_low_shot_svm``: VISSL's benchmarks with linear SVMs.
 
 The first runs ``benchmark/linear_image_classification/voc07/…``, the second ``benchmark/low_shot_transfer/…_svm``.
-Each process takes its share of the classes, or of the draws; what is done is kept in ``<folder>/svm``, so that a run
-that is started again goes on.
+Each process takes its share of the classes, or of the draws; what is done is cached in ``<folder>/svm``, so that a run
+that is started again resumes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.config.schema import read_settings
-from vissl_clusterfit.errors import ConfigError, DataError, naming_settings, problem
+from vissl_clusterfit.errors import ConfigError, naming_settings, problem
 from vissl_clusterfit.features.layers import LayerRows
 from vissl_clusterfit.plugin.benchmarks.run import SETTINGS_NAMES, BenchmarkRun
 from vissl_clusterfit.plugin.data.split_images import SplitImages
@@ -27,6 +27,8 @@ from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.report.results import OVER_DRAWS
 from vissl_clusterfit.storage.result_cache import ResultCache, array_hash
 from vissl_clusterfit.transfer import low_shot_svm, svm
+from vissl_clusterfit.transfer.protocols import Score
+from vissl_clusterfit.transfer.settings import TransferSettings
 from vissl_clusterfit.transfer.svm import SvmSettings
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ def svm_settings(block: Mapping[str, Any]) -> SvmSettings:
         "DUAL": bool(block["dual"]),
         "MAX_ITER": int(block["max_iter"]),
         "FOLDS": int(block["cross_val_folds"]),
+        "CLASSES": [int(number) for number in block["cls_list"]],
     }
     with naming_settings(_VISSLS_NAMES):
         return read_settings(SvmSettings, found, "config.SVM")
@@ -69,17 +72,18 @@ def svm_settings(block: Mapping[str, Any]) -> SvmSettings:
 class SvmEngine(StageEngine):
     """One SVM per class on each layer, the cost chosen by cross-validation, scored by mean average precision."""
 
-    settings_names = SETTINGS_NAMES
+    settings_names: ClassVar[Mapping[str, str]] = {
+        **SETTINGS_NAMES,
+        r"config\.TRANSFER\.SVM\.CLASSES": "config.SVM.cls_list",
+    }
 
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
-        """Extracts what is missing, and appends the mean average precision of each layer to ``results.json``."""
+        """Extracts what is missing, and records the mean average precision of each layer in ``results.json``."""
         settings = svm_settings(cfg.SVM)
         run = BenchmarkRun(cfg, checkpoint_folder)
-        targets = distributed.on_primary(lambda: _targets(run))
-        classes = _classes(cfg.SVM, targets["TRAIN"].shape[1])
-        features = {split: run.features(split, run.images(split)) for split in _SPLITS}
-        for layer in run.layers:
-            _score_layer(run, layer, {split: features[split][layer] for split in _SPLITS}, targets, classes, settings)
+        run.run_protocol(
+            "svm", "SVM", TransferSettings(protocols=["svm"], svm=settings), distributed.on_primary(run.labels)
+        )
 
 
 class LowShotSvmEngine(StageEngine):
@@ -129,65 +133,6 @@ class LowShotSvmEngine(StageEngine):
             _score_draws(run, layer, splits, targets_of, test_targets, (numbers, draws, taken), settings)
 
 
-_SPLITS = ("TRAIN", "TEST")
-
-
-def _targets(run: BenchmarkRun) -> dict[str, np.ndarray]:
-    targets = run.labels()
-    if targets["TRAIN"].ndim != 2:
-        found = f"labels of shape {targets['TRAIN'].shape}"
-        allowed = "targets of shape (samples, classes): 1 present, 0 absent, -1 ignored"
-        raise DataError(problem("config.DATA.TRAIN.LABEL_PATHS", found=found, allowed=allowed))
-    return targets
-
-
-def _classes(block: Mapping[str, Any], num_classes: int) -> list[int]:
-    classes = [int(number) for number in block["cls_list"]] or list(range(num_classes))
-    unknown = [number for number in classes if not 0 <= number < num_classes]
-    if unknown:
-        raise ConfigError(problem("config.SVM.cls_list", found=unknown, allowed=f"0 to {num_classes - 1}"))
-    return classes
-
-
-def _score_layer(
-    run: BenchmarkRun,
-    layer: str,
-    features: Mapping[str, LayerRows],
-    targets: Mapping[str, np.ndarray],
-    classes: list[int],
-    settings: SvmSettings,
-) -> None:
-    data = {split: (rows[:], targets[split][rows.samples]) for split, rows in features.items()}
-    svm.check_targets(data["TRAIN"], data["TEST"], classes, settings.folds)
-    (train, train_targets), (test, test_targets) = (
-        (svm.scaled(array, settings), wanted) for array, wanted in (data["TRAIN"], data["TEST"])
-    )
-    done = _kept(run, layer, features, settings)
-
-    def score(number: int) -> dict[str, Any]:
-        ours, theirs = train_targets[:, number], test_targets[:, number]
-
-        def make() -> dict[str, Any]:
-            return dataclasses.asdict(svm.score_svm_class(train, ours, test, theirs, settings))
-
-        result = done.get(f"class_{number}", {"targets": [array_hash(ours), array_hash(theirs)]}, make)
-        logger.info("Class %d, layer %s: average precision %.4f.", number, layer, result["average_precision"])
-        return result
-
-    results = _by_all_processes([functools.partial(score, number) for number in classes])
-    unconverged = sum(not result["converged"] for result in results)
-    if unconverged and distributed.is_primary():
-        logger.warning(
-            "config.SVM.max_iter = %d was too few for the SVMs of %d classes.", settings.max_iter, unconverged
-        )
-    value = float(np.mean([result["average_precision"] for result in results]))
-    protocol = run.describe_features(layer, features["TRAIN"], features["TEST"]) + settings.protocol()
-    if len(classes) < targets["TRAIN"].shape[1]:
-        protocol += f" {classes}"
-    row = {"benchmark": f"SVM, {layer}", "metric": "mAP", "value": value, "protocol": protocol}
-    distributed.on_primary(lambda: run.append([row]))
-
-
 def _score_draws(
     run: BenchmarkRun,
     layer: str,
@@ -214,7 +159,7 @@ def _score_draws(
         return np.array(done.get(f"draw_{draw}_k{k}", hashes, make)["figures"])
 
     pairs = [(k, draw) for k in numbers for draw in draws]
-    scores = dict(zip(pairs, _by_all_processes([functools.partial(score, *pair) for pair in pairs]), strict=True))
+    scores = dict(zip(pairs, svm.by_all_processes([functools.partial(score, *pair) for pair in pairs]), strict=True))
     where = run.describe_features(layer, features["TRAIN"], features["TEST"])
     report = []
     for k in numbers:
@@ -231,19 +176,9 @@ def _score_draws(
             if value is None:  # of one draw
                 continue
             benchmark = f"low-shot SVM, k = {k}, {layer}"
-            report.append({"benchmark": benchmark, "metric": metric, "value": value, "protocol": protocol})
-    distributed.on_primary(lambda: run.append(report))
-
-
-def _by_all_processes(work: list[Callable[[], Any]]) -> list:
-    """The results of ``work``, in its order, on every process; each process does its share, in threads."""
-    rank, processes = distributed.rank(), distributed.world_size()
-    threads = max(1, torch.get_num_threads())
-    mine: list = []
-    with distributed.errors_shared():
-        mine = list(svm.in_threads(work[rank::processes], threads))
-    shares = distributed.gather(mine)
-    return [shares[place % processes][place // processes] for place in range(len(work))]
+            report.append(Score(benchmark, metric, value, protocol))
+    if distributed.is_primary():
+        run.record(report)
 
 
 def _kept(run: BenchmarkRun, layer: str, features: Mapping[str, LayerRows], settings: SvmSettings) -> ResultCache:

@@ -8,6 +8,10 @@ import numpy as np
 from PIL import Image
 
 
+class UnreadablePixels(ValueError):
+    """The range of an image's pixels is not known."""
+
+
 class ImageFiles:
     """Stands for ``PIL.Image`` in a module that opens image files.
 
@@ -24,7 +28,7 @@ class ImageFiles:
         """As ``PIL.Image.open``, with what is to be made of more than 8 bits made of it.
 
         Raises:
-            ValueError: the range of the pixels is not known.
+            UnreadablePixels: the range of the pixels is not known.
         """
         return in_8_bits(Image.open(*args, **kwargs))
 
@@ -33,11 +37,12 @@ def in_8_bits(image: Image.Image) -> Image.Image:
     """An image whose ``convert("RGB")`` shows what it shows; the same one where it has 8 bits.
 
     Raises:
-        ValueError: the range of the pixels is not known.
+        UnreadablePixels: the range of the pixels is not known.
     """
     # Older releases of Pillow open 16 bits of a PNG file in 32.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError(f"its pixels are of mode {image.mode}, whose range the file does not say: save it in 8 bits")
+        reason = f"its pixels are of mode {image.mode}, whose range the file does not say: save it in 8 bits"
+        raise UnreadablePixels(reason)
     return image

@@ -53,7 +53,7 @@ class TransferEngine(StageEngine):
             logger.warning("config.MODEL.WEIGHTS_INIT.PARAMS_FILE is empty: the network is untrained, and rows say so.")
         labels = distributed.on_primary(functools.partial(_checked_labels, cfg, settings))
         train, test = (_split(cfg, split, labels[split], settings) for split in _SPLITS)
-        distributed.on_primary(lambda: _score(train, test, settings, artifact_path(checkpoint_folder), cfg))
+        _score(train, test, settings, artifact_path(checkpoint_folder), cfg)
 
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
         """The figures, and the features that they are of."""
@@ -109,13 +109,14 @@ def _score(
 ) -> None:
     operations = dict(cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP)
     for layer in train:
-        kept = ResultCache(folder / "figures" / (layer or "features"), {"layer": layer})
+        cache = ResultCache(folder / "figures" / (layer or "features"), {"layer": layer})
         where = f"layer {settings.features.layer_name or 'trunk output'}, {settings.features.pooling} pooling; "
         if layer:
             name, arguments = operations[layer]
             where = f"layer {layer}, {name}({', '.join(map(str, arguments))}), flattened; "
         where += readable_share(train[layer].features, test[layer].features)
         for protocol in settings.protocols:
+            scores = run_protocol(protocol, train[layer], test[layer], settings, cache, run_device(cfg))
             rows = [
                 ResultRow(
                     model=model_in_rows(cfg, settings.model_name),
@@ -127,6 +128,7 @@ def _score(
                     protocol=where + score.protocol,
                     seed=cfg.SEED_VALUE,
                 )
-                for score in run_protocol(protocol, train[layer], test[layer], settings, kept, run_device(cfg))
+                for score in scores
             ]
-            record_scores(folder, rows)
+            if distributed.is_primary():
+                record_scores(folder, rows)

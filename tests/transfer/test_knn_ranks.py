@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from vissl_clusterfit.errors import ConfigError
-from vissl_clusterfit.transfer.class_ranks import true_class_ranks
+from vissl_clusterfit.transfer.knn import KnnSettings, knn_hits, true_class_ranks
 from vissl_clusterfit.transfer.neighbors import nearest_neighbors
+
+
+def ranks_of(queries, expected, gallery, labels, **settings):
+    return true_class_ranks(queries, expected, gallery, labels, KnnSettings(topk=(1, 5), **settings))
 
 
 def problem_of(seed: int, num_classes: int = 7):
@@ -41,7 +44,7 @@ def test_the_formula(similarity, temperature, num_neighbors):
     settings = {"similarity": similarity, "temperature": temperature, "num_neighbors": num_neighbors}
     for seed in range(3):
         data = problem_of(seed)
-        np.testing.assert_array_equal(true_class_ranks(*data, **settings), ranks_by_hand(*data, **settings))
+        np.testing.assert_array_equal(ranks_of(*data, **settings), ranks_by_hand(*data, **settings))
 
 
 def vissls_steps(queries, expected, gallery, labels, *, num_neighbors, temperature, normalize):
@@ -61,7 +64,7 @@ def test_vissls_figures(normalize):
     for seed in range(3):
         queries, expected, gallery, labels = problem_of(seed)
         data = queries / 4, expected, gallery / 4, labels  # or exp would be infinite: see below
-        ranks = true_class_ranks(*data, num_neighbors=20, temperature=0.5, similarity="cosine" if normalize else "dot")
+        ranks = ranks_of(*data, num_neighbors=20, temperature=0.5, similarity="cosine" if normalize else "dot")
         theirs = vissls_steps(*data, num_neighbors=20, temperature=0.5, normalize=normalize)
         assert ((ranks == 0).mean(), (ranks < 5).mean()) == pytest.approx(theirs)
         assert 0.2 < theirs[0] < 0.95
@@ -72,20 +75,20 @@ def test_large_features_do_not_overflow():
     queries, expected, gallery, labels = problem_of(0)
     settings = {"num_neighbors": 20, "temperature": 0.1}
     large = 100 * queries, expected, 100 * gallery, labels
-    ranks = true_class_ranks(*large, similarity="dot", **settings)
+    ranks = ranks_of(*large, similarity="dot", **settings)
     np.testing.assert_array_equal(ranks, ranks_by_hand(*large, similarity="dot", **settings))
 
 
 def test_a_class_that_the_gallery_lacks_stands_last():
     queries, expected, gallery, labels = problem_of(0)
     expected = np.where(np.arange(len(expected)) == 3, 99, expected)
-    ranks = true_class_ranks(queries, expected, gallery, labels, num_neighbors=5, temperature=0.1, similarity="dot")
+    ranks = ranks_of(queries, expected, gallery, labels, num_neighbors=5, temperature=0.1, similarity="dot")
     assert ranks[3] == 7
 
 
 def test_equal_votes_go_to_the_smaller_class():
     gallery = np.array([[1.0, 0], [1, 0], [0, 1]])
-    ranks = true_class_ranks(
+    ranks = ranks_of(
         np.array([[1.0, 0]]).repeat(4, axis=0),
         np.array([0, 1, 2, 3]),
         gallery,
@@ -101,7 +104,7 @@ def test_equal_votes_go_to_the_smaller_class():
 def test_classes_without_a_vote_are_no_guesses():
     """One neighbour names one class: who is right among the first five is right at once."""
     queries, expected, gallery, labels = problem_of(2, num_classes=8)
-    ranks = true_class_ranks(queries, expected, gallery, labels, num_neighbors=1, temperature=0.1, similarity="cosine")
+    ranks = ranks_of(queries, expected, gallery, labels, num_neighbors=1, temperature=0.1, similarity="cosine")
     assert set(ranks) == {0, 8}
     assert (ranks < 5).mean() == (ranks == 0).mean()
 
@@ -116,6 +119,12 @@ def test_dot_products_come_back_in_their_own_units():
         np.testing.assert_allclose(products, -np.sort(-exact, axis=1)[:, :9], atol=1e-6)
 
 
-def test_a_temperature_of_zero_is_refused():
-    with pytest.raises(ConfigError, match="temperature: found 0; allowed: numbers above 0"):
-        true_class_ranks(*problem_of(0), num_neighbors=5, temperature=0, similarity="dot")
+@pytest.mark.parametrize("vote", ["weighted", "majority"])
+def test_the_first_rank_is_the_prediction(vote):
+    for seed in range(3):
+        data = problem_of(seed)
+        several, one = (
+            knn_hits(*data, KnnSettings(9, 0.1, vote=vote, topk=topk)).tolist() for topk in ((1, 2, 5), (1,))
+        )
+        assert several[0] == one[0]
+        assert several[0] < several[1] < several[2]
