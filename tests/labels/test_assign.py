@@ -2,11 +2,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from tiny_store import edit_manifest, rewrite_manifest, save_codebook, save_store
+from tiny_store import edit_manifest, rewrite_manifest, rewrite_rows, save_codebook, save_store
 
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.errors import ArtifactError, DataError
-from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
 from vissl_clusterfit.storage import artifacts
@@ -203,12 +202,12 @@ def test_features_of_another_dimension_are_refused(codebook, tmp_path):
 
 
 def test_a_failure_leaves_no_manifest(store, codebook, tmp_path):
-    path = store.folder / "rows-000000000900-000000001000.npy"
-    rows = artifacts.read_array(path)
+    name = "rows-000000000900-000000001000.npy"
+    rows = artifacts.read_array(store.folder / name)
     rows[4, 0] = np.inf
-    artifacts.write_array(path, rows)
+    store = rewrite_rows(store, name, rows)
     with pytest.raises(DataError, match="features of sample 904 are NaN or infinite"):
-        label_store(FeatureStore.open(store.folder), codebook, "cpu", tmp_path / "labels")
+        label_store(store, codebook, "cpu", tmp_path / "labels")
     assert not artifacts.has_manifest(tmp_path / "labels")
     with pytest.raises(ArtifactError, match=r"holds no pseudo_labels: its manifest\.json is missing"):
         PseudoLabels.open(tmp_path / "labels")

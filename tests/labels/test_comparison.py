@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from repository import ROOT
 from tiny_run import UNREADABLE, make_run
-from tiny_store import rewrite_manifest
+from tiny_store import rewrite_array, rewrite_manifest
 
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.labels.quality import agreement
@@ -140,9 +140,9 @@ def test_labels_of_several_codebooks_are_refused(runs, compare, tmp_path):
     shutil.copytree(runs[0] / TRAIN, tmp_path / "two")
     for name in ("labels", "distances", "margins"):
         array = np.load(tmp_path / f"two/{name}.npy")
-        np.save(tmp_path / f"two/{name}.npy", np.stack([array, array], axis=1))
+        rewrite_array(tmp_path / "two", f"{name}.npy", np.stack([array, array], axis=1))
     sizes = np.load(tmp_path / "two/sizes.npy")
-    np.save(tmp_path / "two/sizes.npy", np.stack([sizes, sizes]))
+    rewrite_array(tmp_path / "two", "sizes.npy", np.stack([sizes, sizes]))
     rewrite_manifest(tmp_path / "two", num_clusters=[7, 7])
     assert "found labels of 2 codebooks; allowed: those of one codebook" in refused(compare(tmp_path / "two"))
 

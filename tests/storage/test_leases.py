@@ -176,7 +176,11 @@ def test_a_lease_that_was_lost_is_neither_touched_nor_removed(path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[1, 2]", b"\xff\xfe", b'{"host": 3, "pid": "x"}', b"\0" * 200, b'{"pid": -1}']
+    "text",
+    [
+        *(b"", b"{", b"[1, 2]", b"null", b"\xff\xfe", b'{"host": 3, "pid": "x"}', b"\0" * 200, b'{"pid": -1}'),
+        *(b'{"pid": 1e308}', b'{"pid": ' + b"9" * 4000 + b"}", b"[" * 9999),
+    ],
 )
 def test_a_lease_that_was_damaged_is_free(path, text):
     """As a machine that loses its power leaves the newest files: nobody who lives holds it."""
@@ -245,3 +249,37 @@ def test_an_error_gives_the_lease_back(path):
         assert path.exists()
         raise ZeroDivisionError
     assert not path.exists()
+
+
+def test_a_lease_from_before_the_machine_started_anew_holds_nothing(lease, path):
+    """The same number and ticks, by chance, of another start."""
+    rewrite(path, boot="another", token="of the dead")
+    successor = Lease(path)
+    assert successor.acquire()
+    successor.release()
+
+
+def test_a_lease_that_does_not_say_which_start_of_the_machine_is_an_older_version_s(lease, path):
+    content = json.loads(path.read_text())
+    del content["boot"]
+    path.write_text(json.dumps(content))
+    assert not Lease(path).acquire()
+
+
+def test_a_time_in_the_future_is_said_and_waited_for_no_longer_than_any(lease, path, monkeypatch, caplog):
+    """Its holder is elsewhere, where nobody sees whether it lives."""
+    rewrite(path, host="elsewhere", token="of another")
+    age(path, -10_000)
+    assert not Lease(path).acquire()
+    assert "in the future: a clock is off" in caplog.text
+    monkeypatch.setattr(leases, "STALE_AFTER_S", 0.3)
+    time.sleep(0.2)
+    age(path, -10_001)  # it is touched
+    assert not Lease(path).acquire()
+    time.sleep(0.2)
+    assert not Lease(path).acquire()
+    time.sleep(0.2)
+    successor = Lease(path)
+    assert successor.acquire()
+    assert caplog.text.count("a clock is off") == 1
+    successor.release()

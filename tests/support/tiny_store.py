@@ -61,6 +61,18 @@ def rewrite_manifest(folder: Path, **changes: object) -> None:
     artifacts.write_manifest(folder, kind, inputs, facts)
 
 
+def rewrite_array(folder: Path, name: str, array: np.ndarray) -> None:
+    """Another array under an honest SHA-256: what only a faulty program writes."""
+    digest = artifacts.write_array(folder / name, array)
+    rewrite_manifest(folder, sha256={**artifacts.read_manifest(folder)["sha256"], name: digest})
+
+
+def rewrite_rows(store: FeatureStore, name: str, rows: np.ndarray) -> FeatureStore:
+    """Other rows in a shard of a store, under an honest SHA-256."""
+    rewrite_array(store.folder, name, rows)
+    return FeatureStore.open(store.folder)
+
+
 def edit_manifest(folder: Path, **changes: object) -> None:
     """A manifest that was changed by hand."""
     path = folder / artifacts.MANIFEST_NAME

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from repository import ROOT
 from tiny_run import ROWS, UNREADABLE, cluster, make_run
-from tiny_store import edit_manifest, rewrite_manifest, save_store
+from tiny_store import edit_manifest, rewrite_array, rewrite_manifest, save_store
 
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.errors import ArtifactError
@@ -50,12 +50,6 @@ def flip_bit(path, position=-1, bit=0):
     data = bytearray(path.read_bytes())
     data[position] ^= 1 << bit
     path.write_bytes(data)
-
-
-def rewrite_array(folder, name, array):
-    """Another array under an honest SHA-256: what only a faulty program writes."""
-    digest = artifacts.write_array(folder / name, array)
-    rewrite_manifest(folder, sha256={**artifacts.read_manifest(folder)["sha256"], name: digest})
 
 
 def rewrite_rows(folder, shard, rows):

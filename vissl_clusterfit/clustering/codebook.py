@@ -9,13 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit.clustering.preprocessing import IN_FLOAT32, Preprocessing
+from vissl_clusterfit.clustering.preprocessing import EXACT, IN_FLOAT32, Preprocessing
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.search.backends import search_factory
 from vissl_clusterfit.search.protocol import Search
 from vissl_clusterfit.search.two_level import TwoLevelSearch
 from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.manifest_values import (
+    HASHES,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    YES_OR_NO,
+    Value,
+    list_of,
+    one_of,
+    require_values,
+    whole,
+)
 
 KIND = "codebook"
 CENTROIDS_FILE, COUNTS_FILE = "centroids.npy", "counts.npy"
@@ -68,9 +80,13 @@ class Codebook:
         manifest = artifacts.read_manifest(folder, KIND)
         if expected_inputs is not None:
             artifacts.require_same_inputs(folder, manifest["inputs"], expected_inputs)
+        require_codebook_values(folder, manifest)
         try:
             steps, input_dim = manifest["preprocessing"], int(manifest["input_dim"])
-            arrays = {name: _read(folder, name, *expected) for name, expected in array_shapes(manifest).items()}
+            sha256 = manifest["sha256"]
+            arrays = {
+                name: _read(folder, name, sha256[name], *expected) for name, expected in array_shapes(manifest).items()
+            }
             counts = arrays[COUNTS_FILE]
             preprocessing = Preprocessing(
                 bool(steps["normalize"]),
@@ -224,9 +240,51 @@ def is_split(fine_counts: np.ndarray, num_clusters: int) -> bool:
 _REMEDY = "Delete the folder and make the codebook again."
 
 
-def _read(folder: Path, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+_VALUES: dict[str, Value] = {
+    "num_clusters": whole(1),
+    "dim": whole(1),
+    "input_dim": whole(1),
+    "num_points": whole(),
+    "preprocessing": OBJECT,
+    "sha256": HASHES,
+    "cluster_backend": TEXT,
+}
+_MORE_VALUES: dict[str, Value] = {
+    "num_coarse_clusters": whole(1),
+    "num_samples": whole(),
+    "num_iter": whole(),
+    "num_iter_run": whole(),
+    "num_empty_clusters": whole(),
+    "num_still": whole(),
+    "objective": list_of(NUMBER),
+    "coarse_objective": list_of(NUMBER),
+    "shares": list_of(NUMBER),
+    "empty_clusters_repaired": list_of(whole()),
+    "converged": YES_OR_NO,
+    "whiten": YES_OR_NO,
+    "features_hash": TEXT,
+    "metric": TEXT,
+    "carried": list_of(list_of(NUMBER, 2, 2)),
+    "sums_of": list_of(list_of(NUMBER, 2, 2)),
+    "sums_sha256": HASHES,
+}
+_STEPS: dict[str, Value] = {"normalize": YES_OR_NO, "num_components": whole(), "unit_output": YES_OR_NO}
+
+
+def require_codebook_values(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Checks types and ranges of what the manifest of a codebook says.
+
+    Raises:
+        ArtifactError: naming what is not allowed.
+    """
+    require_values(folder, manifest, _VALUES, _MORE_VALUES, _REMEDY)
+    require_values(folder, manifest["preprocessing"], _STEPS, {"product": one_of(EXACT, IN_FLOAT32)}, _REMEDY)
+
+
+def _read(folder: Path, name: str, sha256: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     with with_remedy(_REMEDY):
         array = artifacts.read_array(folder / name)
+        artifacts.require_unchanged(folder / name, sha256)
     if array.shape != shape or array.dtype != dtype:
         found = f"{array.shape} of {array.dtype}"
         raise ArtifactError(

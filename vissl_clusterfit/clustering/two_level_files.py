@@ -15,6 +15,16 @@ from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.search.protocol import Search
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import write_file
+from vissl_clusterfit.storage.manifest_values import (
+    HASHES,
+    NUMBER,
+    TEXT,
+    YES_OR_NO,
+    Value,
+    list_of,
+    require_values,
+    whole,
+)
 
 _BLOCK_LABELS = 1 << 22
 
@@ -84,6 +94,16 @@ class CoarseLabels:
         return np.concatenate(positions), np.concatenate(members)
 
 
+_DONE: dict[str, Value] = {
+    "run": TEXT,
+    "sha256": HASHES,
+    "num_points": whole(),
+    **dict.fromkeys(("objective", "shares", "repaired"), list_of(NUMBER)),
+    "num_still": whole(),
+    "converged": YES_OR_NO,
+}
+
+
 class FineFiles:
     """The finished fine clusterings, each in two arrays and a JSON file, written last, which says that it is done.
 
@@ -124,13 +144,13 @@ class FineFiles:
             done = artifacts.read_json(self._done(index))
             if done["run"] != self._run or done["num_points"] != num_points:
                 return None
-            for name, digest in done["sha256"].items():
-                if artifacts.file_sha256(self._array(index, name)) != digest:
-                    return None
+            require_values(self._done(index), done, _DONE, {}, "It is made anew.")
+            for name in ("centroids", "counts"):
+                artifacts.require_unchanged(self._array(index, name), done["sha256"][name])
             centroids, counts = (artifacts.read_array(self._array(index, name)) for name in ("centroids", "counts"))
             objective, shares, repaired = (tuple(done[name]) for name in ("objective", "shares", "repaired"))
             num_still, converged = int(done["num_still"]), bool(done["converged"])
-        except (ArtifactError, KeyError, TypeError, AttributeError):
+        except (ArtifactError, KeyError):
             return None
         if len(centroids) != num_clusters:
             return None

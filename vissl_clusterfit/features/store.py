@@ -17,11 +17,26 @@ import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.features.remote_cache import LocalCopies
-from vissl_clusterfit.features.rows_files import OpenRows, RowsFile
+from vissl_clusterfit.features.rows_files import FLOATS, OpenRows, RowsFile
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
 from vissl_clusterfit.features.sample_names import copy_names, names_of
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in
+from vissl_clusterfit.storage.manifest_values import (
+    HASHES,
+    OBJECT,
+    SHA256,
+    TEXT,
+    UNREADABLE,
+    YES_OR_NO,
+    Value,
+    list_of,
+    mapping_of,
+    one_of,
+    require_file_of,
+    require_values,
+    whole,
+)
 from vissl_clusterfit.storage.remote import as_remote
 
 KIND = "feature_store"
@@ -64,6 +79,62 @@ def split_into_shards(num_samples: int, shard_size: int, shard_rows: Sequence[in
     return [Shard(start, min(start + shard_size, num_samples)) for start in range(0, num_samples, shard_size)]
 
 
+_VALUES: dict[str, Value] = {
+    "num_samples": whole(),
+    "shard_size": whole(1),
+    "dtype": one_of(*FLOATS),
+    "complete": YES_OR_NO,
+}
+_ROWS_FILE: dict[str, Value] = {"path": TEXT, "key": TEXT, "size": whole(), "mtime_ns": whole(most=1 << 63)}
+_VALUES_WHEN_COMPLETE: dict[str, Value] = {
+    "dim": whole(1),
+    "sha256": HASHES,
+    "num_unreadable": whole(),
+    "unreadable": UNREADABLE,
+    "content_hash": SHA256,
+}
+_MORE_VALUES: dict[str, Value] = {"shard_rows": list_of(whole(1), least=1), "rows_in": mapping_of(OBJECT)}
+
+
+def require_store_values(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Checks types and ranges of what the manifest of a store says.
+
+    Raises:
+        ArtifactError: naming what is not allowed.
+    """
+    needed = _VALUES | (_VALUES_WHEN_COMPLETE if manifest.get("complete") else {})
+    require_values(folder, manifest, needed, _VALUES_WHEN_COMPLETE | _MORE_VALUES, _REMEDY)
+    for entry in manifest.get("rows_in", {}).values():
+        require_values(folder, entry, _ROWS_FILE, {}, _REMEDY)
+
+
+def require_done_values(path: Path, done: Mapping[str, Any]) -> None:
+    """The same of what the file says that is written once a shard is done."""
+    needed = {"sha256": SHA256, "dim": whole(1), "inputs": SHA256, "unreadable": mapping_of(TEXT)}
+    require_values(path, done, needed, {"rows_in": OBJECT}, _SHARD_REMEDY)
+    require_values(path, done.get("rows_in", {}), {}, _ROWS_FILE, _SHARD_REMEDY)
+    if not all(index.isdecimal() and len(index) < 16 for index in done["unreadable"]):
+        raise ArtifactError(f"{path} is damaged: an unreadable sample is no number. {_SHARD_REMEDY}")
+
+
+def num_shards(manifest: Mapping[str, Any]) -> int:
+    """How many shards a manifest says that there are."""
+    shard_rows = manifest.get("shard_rows")
+    return -(-manifest["num_samples"] // manifest["shard_size"]) if shard_rows is None else len(shard_rows)
+
+
+def _require_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Holds what a manifest says against the sizes and the number of files, before anything is made of it."""
+    # Shards are counted before there is a list of them.
+    num_named = sum(name.startswith("rows-") for name in manifest["sha256"])
+    if num_named != num_shards(manifest):
+        raise ArtifactError(
+            f"{folder}: the shards that its manifest names do not cover its {manifest['num_samples']} samples once. "
+            f"{_REMEDY}"
+        )
+    require_file_of(folder / SAMPLES_FILE, manifest["num_samples"], 8, _REMEDY)
+
+
 class FeatureStore:
     """Features of one split, complete, read by data-set index.
 
@@ -86,9 +157,11 @@ class FeatureStore:
         self.manifest = manifest
         with with_remedy(_REMEDY):
             self.unreadable = artifacts.read_array(folder / UNREADABLE_FILE)
+            artifacts.require_unchanged(folder / UNREADABLE_FILE, manifest["sha256"].get(UNREADABLE_FILE))
         self.content_hash: str = manifest["content_hash"]
         self._shards = split_into_shards(self.num_samples, manifest["shard_size"], manifest.get("shard_rows"))
         self._starts = np.array([shard.start for shard in self._shards], dtype=np.int64)
+        self._unchanged: set[Shard] = set()
         self._copies = LocalCopies() if as_remote(folder) else None
         self._elsewhere = {
             name: OpenRows(RowsFile.from_json(entry, manifest["sha256"][name]))
@@ -111,6 +184,8 @@ class FeatureStore:
                 f"{folder} is incomplete: its extraction has not finished. Run the extraction again "
                 "(config.CLUSTERFIT.FEATURES.EXTRACT=true); it goes on where it stopped."
             )
+        require_store_values(folder, manifest)
+        _require_sizes(folder, manifest)
         try:
             store = cls(folder, manifest)
             store._check()
@@ -133,7 +208,7 @@ class FeatureStore:
                 raise ArtifactError(f"{self.folder / missing[0]} is missing. {_SHARD_REMEDY}")
         else:
             for shard in self._shards:
-                self._rows(shard)
+                self._mapped(shard)
         indices, num_unreadable = self.unreadable, self.manifest["num_unreadable"]
         whole = indices.dtype == np.int64 and indices.shape == (num_unreadable,)
         if not whole or not (np.diff(indices, prepend=-1, append=self.num_samples) > 0).all():
@@ -151,7 +226,7 @@ class FeatureStore:
                 found = f"{samples.shape} of {samples.dtype}"
                 raise ArtifactError(f"{path} must hold ({self.num_samples},) of uint64, found {found}.")
 
-    def _rows(self, shard: Shard) -> np.ndarray:
+    def _mapped(self, shard: Shard) -> np.ndarray:
         path, expected = self.folder / shard.rows_file, (shard.stop - shard.start, self.dim)
         if shard.rows_file in self._elsewhere:
             return self._elsewhere[shard.rows_file].rows(expected, self.dtype)
@@ -168,6 +243,8 @@ class FeatureStore:
     @property
     def samples(self) -> np.ndarray:
         """The ordered sample list, uint64 (N,), memory-mapped."""
+        with with_remedy(_REMEDY):
+            artifacts.require_unchanged(self.folder / SAMPLES_FILE, self.manifest["sha256"].get(SAMPLES_FILE))
         return artifacts.read_array(self.folder / SAMPLES_FILE, mmap=True)
 
     @functools.cached_property
@@ -182,6 +259,15 @@ class FeatureStore:
     def write_names(self, folder: Path) -> bool:
         """Writes the names into the folder of another artefact of the same samples; whether there are any."""
         return copy_names(self.folder, folder)
+
+    def _rows(self, shard: Shard) -> np.ndarray:
+        """The rows of a shard, whose file is checked against its hash when it is first read."""
+        if shard not in self._unchanged:
+            if shard.rows_file not in self._elsewhere:  # which is checked when it is opened
+                with with_remedy(_SHARD_REMEDY):
+                    artifacts.require_unchanged(self.folder / shard.rows_file, self.manifest["sha256"][shard.rows_file])
+            self._unchanged.add(shard)
+        return self._mapped(shard)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows ``[start, stop)`` as a new float32 array of shape (stop - start, dim)."""

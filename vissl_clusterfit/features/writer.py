@@ -19,7 +19,15 @@ from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features.rows_files import RowsFile
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
 from vissl_clusterfit.features.sample_names import NAMES_FILE, NameList
-from vissl_clusterfit.features.store import KIND, UNREADABLE_FILE, FeatureStore, Shard, split_into_shards
+from vissl_clusterfit.features.store import (
+    KIND,
+    UNREADABLE_FILE,
+    FeatureStore,
+    Shard,
+    require_done_values,
+    require_store_values,
+    split_into_shards,
+)
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import remove_leftovers
 from vissl_clusterfit.storage.folders import names_in, remove_folder
@@ -92,6 +100,7 @@ class FeatureStoreWriter:
             self._write_manifest(new=True, complete=False)
         manifest = artifacts.read_manifest(self.folder, KIND)
         artifacts.require_same_inputs(self.folder, manifest["inputs"], self.inputs)
+        require_store_values(self.folder, manifest)
         self.shard_size = manifest["shard_size"]
         if not (self.folder / SAMPLES_FILE).is_file():
             artifacts.write_array(self.folder / SAMPLES_FILE, self._samples)
@@ -169,6 +178,7 @@ class FeatureStoreWriter:
             )
         done = {shard: artifacts.read_json(self.folder / shard.done_file) for shard in self.shards()}
         for shard, entry in done.items():
+            require_done_values(self.folder / shard.done_file, entry)
             if entry.get("inputs") != self._inputs_hash:
                 raise ArtifactError(
                     f"{self.folder / shard.done_file} is of another run: its features were made from other data or "

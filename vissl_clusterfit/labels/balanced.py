@@ -116,18 +116,19 @@ class BoundedLabels:
         self._cost, self._num_in_order, self._num_elsewhere = ExactSum(), 0, 0
 
     def _find_prices(self, factory: SearchFactory, kept: Path | None, run: str) -> PriceState:
-        mark = float(int(artifacts.content_hash(run)[:12], 16))
         before = None
         if kept is not None:
             with contextlib.suppress(ArtifactError):
                 packed = artifacts.read_array(kept)
-                before = PriceState.unpack(packed[1:]) if packed[0] == mark else None
+                if len(packed) == 5 + 4 * len(self._centroids) and packed[0] == _mark(run, packed[1:]):
+                    before = PriceState.unpack(packed[1:])
         if before is not None:
             logger.info("The search for prices goes on after pass %d.", before.num_passes)
 
         def keep(state: PriceState) -> None:
             if kept is not None:
-                artifacts.write_array(kept, np.insert(state.pack(), 0, mark))
+                packed = state.pack()
+                artifacts.write_array(kept, np.insert(packed, 0, _mark(run, packed)))
 
         return find_prices(self._source, self._centroids, self.limit, factory, resume_from=before, on_pass=keep)
 
@@ -238,6 +239,11 @@ class BoundedLabels:
             # Above the mean by the rounding of distances alone.
             "mean_distance_at_least": min(self._least_cost, mean_distance),
         }
+
+
+def _mark(run: str, packed: np.ndarray) -> float:
+    """What tells prices that were kept from those of another run, and from damaged ones."""
+    return float(int(artifacts.content_hash([run, packed.tobytes().hex()])[:12], 16))
 
 
 def _ranks(labels: np.ndarray) -> np.ndarray:

@@ -22,6 +22,19 @@ from vissl_clusterfit.labels.files import (
     SIZES_FILE,
 )
 from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.manifest_values import (
+    HASHES,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    UNREADABLE,
+    YES_OR_NO,
+    Value,
+    list_of,
+    or_none,
+    require_values,
+    whole,
+)
 from vissl_clusterfit.storage.remote import as_remote
 
 KIND = "pseudo_labels"
@@ -117,36 +130,38 @@ class PseudoLabels:
     @property
     def samples(self) -> np.ndarray:
         """The ordered sample list, uint64 (N,), memory-mapped."""
-        return artifacts.read_array(self.folder / SAMPLES_FILE, mmap=True)
+        return self._array(SAMPLES_FILE, (self.num_samples,), np.uint64, hashed=True)
 
     def write_names(self, folder: Path) -> bool:
         """Writes the names into the folder of another artefact of the same samples; whether there are any."""
         return copy_names(self.folder, folder)
 
-    def _of_top(self, name: str, dtype: type) -> np.ndarray:
+    def _of_top(self, name: str, dtype: type, *, hashed: bool = True) -> np.ndarray:
         if self.top_clusters == 1:
             raise ArtifactError(
                 f"{self.folder} holds the nearest cluster of each sample alone. Label with "
                 "config.CLUSTERFIT.TOP_CLUSTERS larger than 1, into another folder."
             )
-        array = artifacts.read_array(self.folder / name, mmap=True)
-        return self._require(name, array, (self.num_samples, self.top_clusters), dtype)
+        return self._array(name, (self.num_samples, self.top_clusters), dtype, hashed=hashed)
 
     @cached_property
     def cluster_sizes(self) -> np.ndarray:
         """(K,) int64, or (L, largest K): how many samples carry each label."""
         sizes, most = artifacts.read_array(self.folder / SIZES_FILE), max(self.num_clusters)
         expected = (most,) if sizes.ndim == 1 else (len(self.num_clusters), most)
-        return self._require(SIZES_FILE, sizes, expected, np.int64)
+        return self._array(SIZES_FILE, expected, np.int64, hashed=True)
 
-    def _of_samples(self, name: str, dtype: type) -> np.ndarray:
+    def _of_samples(self, name: str, dtype: type, *, hashed: bool = True) -> np.ndarray:
         # Labels of L codebooks are told from those of a single one by the shape of the sizes.
         columns = () if self.cluster_sizes.ndim == 1 else (len(self.num_clusters),)
-        return self._require(
-            name, artifacts.read_array(self.folder / name, mmap=True), (self.num_samples, *columns), dtype
-        )
+        return self._array(name, (self.num_samples, *columns), dtype, hashed=hashed)
 
-    def _require(self, name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    def _array(self, name: str, shape: tuple[int, ...], dtype: type, *, hashed: bool) -> np.ndarray:
+        """An array, mapped from disk; held against its hash, unless nothing but its shape is asked for."""
+        if hashed:
+            with with_remedy(_REMEDY):
+                artifacts.require_unchanged(self.folder / name, self.manifest.get("sha256", {}).get(name))
+        array = artifacts.read_array(self.folder / name, mmap=True)
         if array.shape != shape or array.dtype != dtype:
             raise ArtifactError(
                 f"{self.folder / name} must hold {shape} of {np.dtype(dtype)}, as its manifest says; "
@@ -168,6 +183,7 @@ class PseudoLabels:
         manifest = artifacts.read_manifest(folder, KIND)
         if expected_inputs is not None:
             artifacts.require_same_inputs(folder, manifest["inputs"], expected_inputs)
+        require_label_values(folder, manifest)
         labels = cls(folder, manifest)
         try:
             with with_remedy(_REMEDY):
@@ -179,14 +195,16 @@ class PseudoLabels:
     def _check(self) -> None:
         columns = len(self.num_clusters)
         if not as_remote(self.folder):  # where each would be fetched; there, they are checked when they are read
-            _ = self.labels, self.distances
+            arrays: dict[str, type] = {LABELS_FILE: np.int64, DISTANCES_FILE: np.float32}
             if MARGINS_FILE in self.manifest.get("sha256", ()):
-                _ = self.margins
+                arrays[MARGINS_FILE] = np.float32
+            for name, dtype in arrays.items():
+                self._of_samples(name, dtype, hashed=False)
             if self.top_clusters > 1:
-                _ = self.nearest, self.nearest_distances
+                self._of_top(NEAREST_FILE, np.int64, hashed=False)
+                self._of_top(NEAREST_DISTANCES_FILE, np.float32, hashed=False)
             if SAMPLES_FILE in self.manifest.get("sha256", ()):
-                samples = artifacts.read_array(self.folder / SAMPLES_FILE, mmap=True)
-                self._require(SAMPLES_FILE, samples, (self.num_samples,), np.uint64)
+                self._array(SAMPLES_FILE, (self.num_samples,), np.uint64, hashed=False)
         if self.cluster_sizes.ndim == 1 and columns != 1:
             raise ArtifactError(f"{self.folder}: one label per sample, but {columns} codebooks. {_REMEDY}")
         unlabelled = self.manifest["num_unlabelled"]
@@ -195,6 +213,51 @@ class PseudoLabels:
                 f"{self.folder}: {SIZES_FILE} counts {int(self.cluster_sizes.sum())} labels, the manifest "
                 f"{self.num_samples} samples of which {unlabelled} have none. {_REMEDY}"
             )
+
+
+_VALUES: dict[str, Value] = {
+    "num_samples": whole(),
+    "num_clusters": list_of(whole(1), least=1),
+    "num_unlabelled": whole(),
+}
+_MORE_VALUES: dict[str, Value] = {
+    "sha256": HASHES,
+    "imbalance": list_of(NUMBER),
+    "num_empty_clusters": list_of(whole()),
+    "num_unreadable": whole(),
+    "num_too_far": whole(),
+    "unreadable": UNREADABLE,
+    "drift": NUMBER,
+    "codebook_hash": TEXT,
+    "features_hash": TEXT,
+    "bounded": OBJECT,
+    "imported": YES_OR_NO,
+    "has_distances": YES_OR_NO,
+}
+_INPUTS: dict[str, Value] = {
+    "top_clusters": whole(1),
+    "max_distance": or_none(NUMBER),
+    "max_cluster_size": NUMBER,
+}
+
+
+_BOUNDED: dict[str, Value] = {
+    **dict.fromkeys(("max_cluster_size", "mean_distance", "mean_distance_unbounded", "mean_distance_at_least"), NUMBER),
+    # Of older labels it may be any multiple of N; of no sample it is 0.
+    "limit": Value("a whole number, 0 or more", lambda value: type(value) is int and value >= 0),
+    **dict.fromkeys(("largest", "num_price_passes", "num_not_nearest", "num_moved", "num_settled_in_order"), whole()),
+}
+
+
+def require_label_values(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Checks types and ranges of what the manifest of labels says.
+
+    Raises:
+        ArtifactError: naming what is not allowed.
+    """
+    require_values(folder, manifest, _VALUES, _MORE_VALUES, _REMEDY)
+    require_values(folder, manifest["inputs"], {}, _INPUTS, _REMEDY)
+    require_values(folder, manifest.get("bounded", {}), {}, _BOUNDED, _REMEDY)
 
 
 def label_inputs(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError, cannot_write
 from vissl_clusterfit.storage.atomic import write_file
+from vissl_clusterfit.storage.remote import as_remote
 from vissl_clusterfit.storage.untrusted import load_array
 
 MANIFEST_NAME = "manifest.json"
@@ -26,6 +29,10 @@ FORMAT_VERSION = 1
 _SELF_HASH = "manifest_sha256"
 _HASH_BLOCK_BYTES = 1 << 16
 _VALUES_AT_ONCE = 1 << 16
+# JSON files are manifests and smaller: that of a billion samples has 30 MB.
+_MOST_JSON_BYTES, _DEEPEST_JSON = 1 << 27, 64
+# A file may be changed without another time stamp within so many seconds.
+_TIME_RESOLUTION_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -72,14 +79,42 @@ def read_json(path: Path) -> dict[str, Any]:
         ArtifactError: there is no such file, or it holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        _require_regular(path)
+        with path.open("rb") as file:
+            text = file.read(_MOST_JSON_BYTES + 1)
+        if len(text) > _MOST_JSON_BYTES:
+            raise ArtifactError(f"{path} is larger than {_MOST_JSON_BYTES} bytes: nothing of ours is.")
+        content = json.loads(text.decode("utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}.") from None
     if not isinstance(content, dict):
         raise ArtifactError(f"{path} must hold a JSON object, found {type(content).__name__}.")
+    if _is_deeper(content, _DEEPEST_JSON):
+        raise ArtifactError(f"{path} cannot be read as JSON: it is nested more than {_DEEPEST_JSON} deep.")
     return content
+
+
+def _require_regular(path: Path) -> None:
+    """Refuses what is there but no file: a pipe would be waited for."""
+    if not as_remote(path) and path.exists() and not path.is_file():
+        raise ArtifactError(f"{path} is not a regular file.")
+
+
+def _is_deeper(content: Any, depth: int) -> bool:
+    """Whether lists and objects are nested deeper; so deep that what walks through them ends in a RecursionError."""
+    level: list[Any] = [content]
+    for _ in range(depth):
+        level = [
+            value
+            for of in level
+            for value in (of.values() if isinstance(of, dict) else of)
+            if isinstance(value, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def write_array(path: Path, array: np.ndarray, *, synced: bool = True) -> str:
@@ -117,11 +152,46 @@ def read_array(path: Path, *, mmap: bool = False) -> np.ndarray:
         ArtifactError: the file is missing, truncated, or holds Python objects.
     """
     try:
+        _require_regular(path)
         return load_array(path, mmap=mmap)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing.") from None
     except (OSError, ValueError, MemoryError) as error:
         raise ArtifactError(f"{path} cannot be read as an array: {error}") from None
+
+
+def require_unchanged(path: Path, sha256: str | None) -> None:
+    """Checks a file against the hash in its manifest, before something new is made of it: once per process.
+
+    Args:
+        path: of the file; on another file system, it is checked where it is fetched.
+        sha256: what its bytes must have; None where an older manifest does not say, and nothing is checked.
+
+    Raises:
+        ArtifactError: it is another one, or cannot be read.
+    """
+    if sha256 is None or as_remote(path):
+        return
+    with _hash_locks.setdefault(str(path), threading.Lock()):
+        try:
+            state = path.stat()
+        except FileNotFoundError:
+            raise ArtifactError(f"{path} is missing.") from None
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.") from None
+        which = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+        known, found = _known_hashes.get(str(path), ((), ""))
+        if known != which:
+            found = file_sha256(path)
+            if time.time() - state.st_mtime > _TIME_RESOLUTION_S:
+                _known_hashes[str(path)] = which, found
+    if found != sha256:
+        raise ArtifactError(f"{path} is not the file that was written: its SHA-256 is {found}, not {sha256}.")
+
+
+#: Of files that were hashed: which file that was, and its hash; and who hashes one now.
+_known_hashes: dict[str, tuple[tuple[int, ...], str]] = {}
+_hash_locks: dict[str, threading.Lock] = {}
 
 
 def file_sha256(path: Path) -> str:
@@ -131,6 +201,7 @@ def file_sha256(path: Path) -> str:
         ArtifactError: the file is missing or cannot be read.
     """
     try:
+        _require_regular(path)
         with path.open("rb") as file:
             return stream_sha256(file)
     except OSError as error:

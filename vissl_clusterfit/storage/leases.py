@@ -1,10 +1,10 @@
 """Leases: who does which piece of work, among processes that share nothing but a folder.
 
-A lease is a small file beside the work. Its holder touches it now and then; a lease is taken over when its holder has
-died, or, on another host, has not touched it for long. Leases only keep two processes from doing the same work twice: whatever is done
-twice gives the same bytes and is moved into place whole, so a lease that is lost or taken wrongly costs time and
-nothing else. That is why plain files are enough, on any file system, without locks; and why there are none on another
-file system (``storage/remote.py``), where a file cannot be made by one process alone: there all leases are free.
+A lease is a small file beside the work. Its holder touches it now and then. A lease is taken over when its holder has
+died, or, on another host, has not touched it for long. Leases only keep two processes from doing the same work twice:
+whatever is done twice gives the same bytes and is written atomically, so a lease that is lost or taken wrongly costs
+time and nothing else. That is why plain files are enough, on any file system, without locks. On a remote file system
+(``storage/remote.py``) no file can be made by one process alone: there all leases are free.
 """
 
 from __future__ import annotations
@@ -94,14 +94,13 @@ class Lease:
         # One process at a time removes leases: or the second of two would remove the lease that the first then took.
         guard = self.path.with_name(f"{self.path.name}.takeover")
         if _is_abandoned(guard):
-            guard.unlink(missing_ok=True)
+            _remove(guard)
         if not _create(guard, self._token):
             return False
         try:
             if not _is_abandoned(self.path):
                 return False
-            self.path.unlink()
-            return True
+            return _remove(self.path)
         finally:
             guard.unlink(missing_ok=True)
 
@@ -169,7 +168,7 @@ def _holder(path: Path) -> dict[str, Any]:
 def _parsed(content: bytes) -> dict[str, Any]:
     try:
         holder = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return holder if isinstance(holder, dict) and isinstance(holder.get("token"), str) else {}
 
@@ -177,7 +176,9 @@ def _parsed(content: bytes) -> dict[str, Any]:
 def _is_abandoned(path: Path) -> bool:
     try:
         holder = _holder(path)
-        return _is_damaged(path) or has_died(holder) or (not is_alive(holder) and _age(path) > STALE_AFTER_S)
+        if _is_damaged(path) or has_died(holder):
+            return True
+        return not is_alive(holder) and (_age(path) > STALE_AFTER_S or _is_still_in_future(path))
     except FileNotFoundError:
         return False
 
@@ -188,6 +189,55 @@ def _is_damaged(path: Path) -> bool:
         return not _parsed(path.read_bytes())
     except OSError:
         return False
+
+
+def _is_still_in_future(path: Path) -> bool:
+    """Whether a lease whose time lies ahead was not touched for long, by this process's own clock.
+
+    The clock of who touched it was off, or that of its file system: its age would be below 0 for as long.
+    """
+    touched, now = path.stat().st_mtime_ns, time.monotonic()
+    ahead = -_age(path)
+    if ahead < _TOUCHED_EVERY_S:
+        _in_future.pop(str(path), None)
+        return False
+    known, since = _in_future.get(str(path), (None, now))
+    if known != touched:
+        if known is None:
+            logger.warning(
+                "%s was touched %.0f s in the future: a clock is off, of this host, of its holder's, or of the file "
+                "system. It is taken over unless it is touched within %.0f s.",
+                path,
+                ahead,
+                STALE_AFTER_S,
+            )
+        _in_future[str(path)] = touched, now
+        return False
+    return now - since > STALE_AFTER_S
+
+
+#: Leases whose time lies ahead: the time, and since when this process knows it.
+_in_future: dict[str, tuple[int, float]] = {}
+
+
+def _remove(path: Path) -> bool:
+    """Removes the file of a lease that was seen to be abandoned; whether it was still that one.
+
+    It is moved away first, which one process alone can: another that saw the same would remove the lease after it.
+    """
+    token, away = _holder(path).get("token"), temporary_path(path)
+    try:
+        os.rename(path, away)
+    except FileNotFoundError:
+        return False
+    try:
+        if _holder(away).get("token") == token:
+            return True
+        move_if_new(away, path)
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            away.unlink(missing_ok=True)
 
 
 def _age(path: Path) -> float:

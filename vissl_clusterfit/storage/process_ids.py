@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import socket
@@ -11,14 +12,24 @@ from pathlib import Path
 
 def this_process() -> dict[str, str | int]:
     """What tells this process from every other one: where its number counts, the number, and since when it has it."""
-    return {"host": socket.gethostname(), "pids": _namespace(), "pid": os.getpid(), "born": _born(os.getpid())}
+    return {
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "pids": _namespace(),
+        "pid": os.getpid(),
+        "born": _born(os.getpid()),
+    }
 
 
 def has_died(process: Mapping[str, object]) -> bool:
     """Whether a process, as :func:`this_process` described it, has died. False where that can't be seen from here."""
-    pid = process.get("pid")
+    if not _is_of_this_host(process):
+        return False
+    if process.get("boot", _boot()) != _boot():
+        return True  # a machine counts processes and ticks from the beginning when it starts
     # A number is given again to another process, which then was born later.
-    return _is_of_this_host(process) and isinstance(pid, int) and _born(pid) != process.get("born")
+    pid = process.get("pid")
+    return isinstance(pid, int) and _born(pid) != process.get("born")
 
 
 def is_alive(process: Mapping[str, object]) -> bool:
@@ -45,6 +56,15 @@ def named_process_has_died(name: str) -> bool:
 
 def _place(process: Mapping[str, object]) -> str:
     return hashlib.sha256(f"{process['host']} {process['pids']}".encode()).hexdigest()[:8]
+
+
+@functools.cache
+def _boot() -> str:
+    """Which start of this machine it is; "" where there is no /proc to ask."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
+    except OSError:
+        return ""
 
 
 def _namespace() -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from vissl_clusterfit.clustering.codebook import COUNTS_FILE, FINE_COUNTS_FILE, array_shapes, is_split
-from vissl_clusterfit.features.store import UNREADABLE_FILE, Shard, split_into_shards
+from vissl_clusterfit.features.store import UNREADABLE_FILE, Shard, num_shards, split_into_shards
 from vissl_clusterfit.labels.assign import UNLABELLED
+from vissl_clusterfit.labels.balanced import size_limit
 from vissl_clusterfit.labels.files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in
@@ -25,13 +27,12 @@ def check_store(contents: Contents) -> None:
     manifest = contents.manifest
     complete = bool(manifest.get("complete"))
     contents.check_samples(manifest["inputs"]["dataset"], hashed=complete)
-    shard_rows = manifest.get("shard_rows")
-    num_shards = -(-manifest["num_samples"] // manifest["shard_size"]) if shard_rows is None else len(shard_rows)
+    number = num_shards(manifest)
     num_named = sum(name.startswith("rows-") for name in contents.digests)
-    if num_named != num_shards if complete else contents.problems:
-        contents.require(False, f"names {num_named} shards; {manifest['num_samples']} samples are in {num_shards}")
+    if num_named != number if complete else contents.problems:
+        contents.require(False, f"names {num_named} shards; {manifest['num_samples']} samples are in {number}")
         return  # a number that nothing confirms may be too large to go through
-    shards = split_into_shards(manifest["num_samples"], manifest["shard_size"], shard_rows)
+    shards = split_into_shards(manifest["num_samples"], manifest["shard_size"], manifest.get("shard_rows"))
     _require_no_other_shards(contents, shards)
     contents.check_names(hashed=complete)
     if complete:
@@ -131,6 +132,21 @@ def check_codebook(contents: Contents) -> None:
         contents.require(
             whole, f"counts {counts.sum()} features, or less than none, the manifest {num_points}", COUNTS_FILE
         )
+        _check_iterations(contents, counts if whole else None)
+
+
+def _check_iterations(contents: Contents, counts: np.ndarray | None) -> None:
+    """Checks what the manifest says of the iterations, where it does."""
+    manifest = contents.manifest
+    objective = manifest.get("objective", [])
+    lengths = {len(manifest.get(name, objective)) for name in ("objective", "shares", "empty_clusters_repaired")}
+    same = lengths == {len(objective)} and manifest.get("num_iter_run", len(objective)) == len(objective)
+    contents.require(same, "says another number of iterations than it has objectives")
+    contents.require(all(value >= 0 for value in objective), "has an objective below 0")
+    if counts is not None:
+        num_empty = int((counts == 0).sum())
+        told = manifest.get("num_empty_clusters", num_empty)
+        contents.require(told == num_empty, f"says that {told} clusters are empty; {num_empty} are")
 
 
 def check_labels(contents: Contents) -> None:
@@ -156,9 +172,31 @@ def check_labels(contents: Contents) -> None:
         contents.require(not number, f"{problem} ({number} times)", LABELS_FILE)
     contents.require(np.array_equal(sizes.reshape(counts.sizes.shape), counts.sizes), "miscounts labels", SIZES_FILE)
     for name, found in counts.facts().items():
-        contents.require(manifest[name] == found, f"has {name} {manifest[name]}; the labels have {found}")
+        contents.require(manifest.get(name) == found, f"has {name} {manifest[name]}; the labels have {found}")
     listed = [entry["index"] for entry in manifest["unreadable"]]
     contents.require(listed == counts.first_unreadable[: len(listed)], "lists other unreadable samples than the labels")
+    _check_bound(contents, counts)
+
+
+def _check_bound(contents: Contents, counts: _LabelCounts) -> None:
+    """Checks that no cluster is larger than the bound of the inputs, and what the manifest says of it."""
+    facts, ratio = contents.manifest.get("bounded"), contents.manifest["inputs"].get("max_cluster_size", 0)
+    contents.require(bool(ratio) == (facts is not None), "has a bound on clusters where its inputs have none")
+    if not ratio or facts is None:
+        return
+    number = int(counts.sizes.sum())
+    limit, largest = size_limit(ratio, number, len(counts.sizes[0])), int(counts.sizes.max())
+    contents.require(
+        largest <= limit, f"gives a cluster {largest} samples, the bound is {limit} ({ratio} of the mean)", LABELS_FILE
+    )
+    same = min(facts["limit"], number) == limit and facts["max_cluster_size"] == ratio
+    contents.require(same, f"says that the bound is {facts['limit']}; it is {limit}")
+    contents.require(facts["largest"] == largest, f"says that the largest cluster has {facts['largest']}: {largest}")
+    mean, told = counts.total_distance / max(1, number), facts["mean_distance"]
+    contents.require(math.isclose(told, mean, rel_tol=1e-6), f"says that the mean distance is {told}; it is {mean}")
+    # By the rounding of distances to float32, labels that are older may seem to cost less than the least cost.
+    least = max(facts["mean_distance_at_least"], facts["mean_distance_unbounded"])
+    contents.require(least <= told * (1 + 1e-4), f"says that labels cost {told}, less than the least cost, {least}")
 
 
 class _LabelCounts:
@@ -170,6 +208,7 @@ class _LabelCounts:
         self.sizes = np.zeros((len(num_clusters), max(num_clusters)), dtype=np.int64)
         self.broken: Counter[str] = Counter()
         self.num_unreadable = self.num_unlabelled = 0
+        self.total_distance = 0.0
         self.first_unreadable: list[int] = []
 
     def add(self, start: int, labels: np.ndarray, distances: np.ndarray, margins: np.ndarray) -> None:
@@ -191,6 +230,7 @@ class _LabelCounts:
         self.broken.update({problem: int((~holds).sum()) for problem, holds in rules.items()})
         for sizes, column in zip(self.sizes, np.where(known, labels, UNLABELLED).T, strict=True):
             sizes += np.bincount(column[column >= 0], minlength=len(sizes))
+        self.total_distance += float(distances[labels >= 0].sum(dtype=np.float64))
         self.num_unlabelled += int((labels < 0).all(axis=1).sum())
         indices = start + np.flatnonzero(unreadable.all(axis=1))
         self.num_unreadable += len(indices)
@@ -202,6 +242,10 @@ class _LabelCounts:
             "num_unreadable": self.num_unreadable,
             "num_too_far": self.num_unlabelled - self.num_unreadable,
             "num_unlabelled": self.num_unlabelled,
+            "imbalance": [
+                float(sizes.max() * number / sizes.sum()) if sizes.any() else 0.0
+                for sizes, number in zip(self.sizes, self.num_clusters.tolist(), strict=True)
+            ],
             "num_empty_clusters": [
                 int((sizes[:number] == 0).sum()) for sizes, number in zip(self.sizes, self.num_clusters, strict=True)
             ],

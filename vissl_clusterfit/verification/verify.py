@@ -22,9 +22,15 @@ from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.artifacts import MANIFEST_NAME, ArtifactPaths
 from vissl_clusterfit.storage.folders import names_in, walk
 from vissl_clusterfit.verification.files import Contents, require_inside
+from vissl_clusterfit.verification.origins import contradictions
 from vissl_clusterfit.verification.rules import check_codebook, check_labels, check_store
 
 _CHECKS = {store.KIND: check_store, codebook.KIND: check_codebook, pseudo_labels.KIND: check_labels}
+_VALUES = {
+    store.KIND: store.require_store_values,
+    codebook.KIND: codebook.require_codebook_values,
+    pseudo_labels.KIND: pseudo_labels.require_label_values,
+}
 _OPEN = {
     store.KIND: store.FeatureStore.open,
     codebook.KIND: codebook.Codebook.open,
@@ -43,20 +49,33 @@ def verify_artifact(folder: Path) -> list[str]:
     Returns:
         What is wrong, each naming the file or folder; nothing if all is well.
     """
-    return _verify(folder, ())
+    return _verify(folder, (), {folder: []})
 
 
-def _verify(folder: Path, origins: Sequence[_Origin]) -> list[str]:
+def _verify(folder: Path, origins: Sequence[_Origin], known: dict[Path, list[str]]) -> list[str]:
+    """What is wrong with one artefact; what is ``known`` of others, and has to be known, is brought up to date."""
     problems: list[str] = []
     try:
         manifest = _read_manifest(folder)
         contents = Contents(folder, manifest)
         problems = contents.problems
+        _VALUES[manifest["kind"]](folder, manifest)
         _CHECKS[manifest["kind"]](contents)
         contents.require_no_other_names()
         if not problems:
             _OPEN[manifest["kind"]](folder)
-            problems.extend(_wrong_origins(folder, manifest, origins))
+            made_of: dict[str, Path] = {}
+            problems.extend(_wrong_origins(folder, manifest, origins, made_of))
+            for origin in made_of.values():
+                if origin not in known:
+                    known[origin] = _verify(origin, origins, known)
+            # What is made from a damaged artefact can't be held against it.
+            if (
+                manifest["kind"] == pseudo_labels.KIND
+                and len(made_of) == 2
+                and not any(map(known.get, made_of.values()))
+            ):
+                problems.extend(contradictions(folder, made_of[store.KIND], made_of[codebook.KIND]))
     except ArtifactError as error:
         problems.append(str(error))
     except OSError as error:
@@ -77,8 +96,11 @@ def verify_artifacts(folders: Sequence[Path]) -> Iterator[tuple[Path, list[str]]
     """
     found = sorted({artifact for folder in folders for artifact in find_artifacts(folder)}, key=str)
     origins = [origin for folder in found if (origin := _Origin.of(folder))]
+    known: dict[Path, list[str]] = {}
     for folder in found:
-        yield folder, _verify(folder, origins)
+        if folder not in known:
+            known[folder] = _verify(folder, origins, known)
+        yield folder, known[folder]
 
 
 def how_to_mend(folder: Path, problems: Sequence[str]) -> str:
@@ -153,8 +175,10 @@ class _Origin:
         return None
 
 
-def _wrong_origins(folder: Path, manifest: Mapping[str, Any], origins: Sequence[_Origin]) -> Iterator[str]:
-    """Which of the artefacts that ``folder`` was made from are no longer the ones that it was made from."""
+def _wrong_origins(
+    folder: Path, manifest: Mapping[str, Any], origins: Sequence[_Origin], made_of: dict[str, Path]
+) -> Iterator[str]:
+    """Which of the artefacts that ``folder`` was made from are other ones now; ``made_of`` is told the right ones."""
     if manifest["kind"] == store.KIND or manifest.get("imported"):
         return
     run = folder.parent.parent
@@ -175,3 +199,6 @@ def _wrong_origins(folder: Path, manifest: Mapping[str, Any], origins: Sequence[
                 f"{folder} was made from another {kind} than the one in {near[0].folder}: from {content_hash}, "
                 f"found {near[0].content_hash}. Delete what is of the other run."
             )
+        for origin in near:
+            if origin.content_hash == content_hash:
+                made_of[kind] = origin.folder
