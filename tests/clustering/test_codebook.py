@@ -191,7 +191,7 @@ def test_what_a_killed_run_left_is_made_anew(make_store, blobs, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_clusters": 11}, r"centroids\.npy must hold \(11, 16\) of float32, .* found \(12, 16\)"),
+        ({"num_clusters": 11}, r"centroids\.npy must hold \(11, 16\) of float32, found \(12, 16\)"),
         ({"dim": 15}, r"centroids\.npy must hold \(12, 15\)"),
         ({"input_dim": 8}, "dim is 16 and input_dim 8, but there is no projection"),
         ({"input_dim": None}, r"manifest\.json is damaged"),

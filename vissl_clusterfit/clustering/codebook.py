@@ -283,11 +283,6 @@ def require_codebook_values(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def _read(folder: Path, name: str, sha256: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     with with_remedy(_REMEDY):
-        array = artifacts.read_array(folder / name)
+        array = artifacts.read_array(folder / name, shape=shape, dtype=dtype)
         artifacts.require_unchanged(folder / name, sha256)
-    if array.shape != shape or array.dtype != dtype:
-        found = f"{array.shape} of {array.dtype}"
-        raise ArtifactError(
-            f"{folder / name} must hold {shape} of {dtype}, as its manifest says; found {found}. {_REMEDY}"
-        )
     return array

@@ -200,8 +200,7 @@ class OpenRows:
             raise ArtifactError(f"{path} was changed since its features were imported. {remedy}")
         try:
             rows, _ = read_rows(path, file.key)
-        except DataError as error:
+            artifacts.require_array(path, rows, shape, dtype)
+        except (DataError, ArtifactError) as error:
             raise ArtifactError(f"{error} {remedy}") from None
-        if rows.shape != shape or rows.dtype != dtype:
-            raise ArtifactError(f"{path} must hold {shape} of {dtype}, found {rows.shape} of {rows.dtype}. {remedy}")
         return rows

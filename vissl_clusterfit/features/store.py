@@ -219,12 +219,8 @@ class FeatureStore:
         self._check_samples()
 
     def _check_samples(self) -> None:
-        path = self.folder / SAMPLES_FILE
         with with_remedy(_REMEDY):
-            samples = artifacts.read_array(path, mmap=True)
-            if samples.shape != (self.num_samples,) or samples.dtype != np.uint64:
-                found = f"{samples.shape} of {samples.dtype}"
-                raise ArtifactError(f"{path} must hold ({self.num_samples},) of uint64, found {found}.")
+            artifacts.read_array(self.folder / SAMPLES_FILE, shape=(self.num_samples,), dtype=np.uint64, mmap=True)
 
     def _mapped(self, shard: Shard) -> np.ndarray:
         path, expected = self.folder / shard.rows_file, (shard.stop - shard.start, self.dim)
@@ -235,9 +231,7 @@ class FeatureStore:
                 rows = self._copies.array(remote, self.manifest["sha256"][shard.rows_file])
             else:
                 rows = artifacts.read_array(path, mmap=True)
-            if rows.shape != expected or rows.dtype != self.dtype:
-                found = f"{rows.shape} of {rows.dtype}"
-                raise ArtifactError(f"{path} must hold {expected} of {self.dtype}, found {found}.")
+            artifacts.require_array(path, rows, expected, self.dtype)
         return rows
 
     @property

@@ -158,16 +158,10 @@ class PseudoLabels:
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: type, *, hashed: bool) -> np.ndarray:
         """An array, mapped from disk; held against its hash, unless nothing but its shape is asked for."""
-        if hashed:
-            with with_remedy(_REMEDY):
+        with with_remedy(_REMEDY):
+            if hashed:
                 artifacts.require_unchanged(self.folder / name, self.manifest.get("sha256", {}).get(name))
-        array = artifacts.read_array(self.folder / name, mmap=True)
-        if array.shape != shape or array.dtype != dtype:
-            raise ArtifactError(
-                f"{self.folder / name} must hold {shape} of {np.dtype(dtype)}, as its manifest says; "
-                f"found {array.shape} of {array.dtype}. {_REMEDY}"
-            )
-        return array
+            return artifacts.read_array(self.folder / name, shape=shape, dtype=dtype, mmap=True)
 
     @classmethod
     def open(cls, folder: Path, expected_inputs: Mapping[str, Any] | None = None) -> PseudoLabels:

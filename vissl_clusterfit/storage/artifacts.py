@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from vissl_clusterfit.errors import ArtifactError, cannot_write
 from vissl_clusterfit.storage.atomic import write_file
@@ -145,19 +146,40 @@ def write_array(path: Path, array: np.ndarray, *, synced: bool = True) -> str:
     return digest.hexdigest()
 
 
-def read_array(path: Path, *, mmap: bool = False) -> np.ndarray:
-    """Reads a ``.npy`` file, mapped into memory read-only when ``mmap`` is set and its file system can do so.
+def read_array(
+    path: Path, *, shape: tuple[int, ...] | None = None, dtype: DTypeLike | None = None, mmap: bool = False
+) -> np.ndarray:
+    """Reads a ``.npy`` file.
+
+    Args:
+        path: of the file.
+        shape: that the array must have; None for any shape and dtype.
+        dtype: that it must have.
+        mmap: whether to map it into memory, read-only, where its file system can do so.
 
     Raises:
-        ArtifactError: the file is missing, truncated, or holds Python objects.
+        ArtifactError: the file is missing, truncated, holds Python objects, or an array of another shape or dtype.
     """
     try:
         _require_regular(path)
-        return load_array(path, mmap=mmap)
+        array = load_array(path, mmap=mmap)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing.") from None
     except (OSError, ValueError, MemoryError) as error:
         raise ArtifactError(f"{path} cannot be read as an array: {error}") from None
+    if shape is not None:
+        require_array(path, array, shape, dtype)
+    return array
+
+
+def require_array(path: Path, array: np.ndarray, shape: tuple[int, ...], dtype: DTypeLike | None) -> None:
+    """Checks shape and dtype of the array in a file.
+
+    Raises:
+        ArtifactError: they are others.
+    """
+    if array.shape != shape or array.dtype != dtype:
+        raise ArtifactError(f"{path} must hold {shape} of {np.dtype(dtype)}, found {array.shape} of {array.dtype}.")
 
 
 def require_unchanged(path: Path, sha256: str | None) -> None:

@@ -60,10 +60,7 @@ class Contents:
         path = self.folder / name
         try:
             require_inside(self.folder, name)
-            array = artifacts.read_array(path, mmap=True)
-            if array.shape != shape or array.dtype != np.dtype(dtype):
-                found = f"{array.shape} of {array.dtype}"
-                raise ArtifactError(f"{path} must hold {shape} of {np.dtype(dtype)}, found {found}.")
+            array = artifacts.read_array(path, shape=shape, dtype=dtype, mmap=True)
             if hashed:
                 self._require_hash(path)
         except ArtifactError as error:
