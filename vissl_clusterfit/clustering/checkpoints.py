@@ -16,6 +16,7 @@ from vissl_clusterfit.clustering.protocol import ClusterSums, Share
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in, remove_folder
+from vissl_clusterfit.storage.unchanged import require_unchanged
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def _carried_sums(codebook: Codebook) -> Sums:
         if missing.isdisjoint(shares):
             continue
         for name in (_SUMS, _COUNTS):
-            artifacts.require_unchanged(place / name, manifest["sums_sha256"][name])
+            require_unchanged(place / name, manifest["sums_sha256"][name])
         sums, counts = (artifacts.read_array(place / name) for name in (_SUMS, _COUNTS))
         for share, of_share, its_counts in zip(shares, sums, counts, strict=True):
             if share in missing:

@@ -28,6 +28,7 @@ from vissl_clusterfit.storage.manifest_values import (
     require_values,
     whole,
 )
+from vissl_clusterfit.storage.unchanged import require_unchanged
 
 KIND = "codebook"
 CENTROIDS_FILE, COUNTS_FILE = "centroids.npy", "counts.npy"
@@ -284,5 +285,5 @@ def require_codebook_values(folder: Path, manifest: Mapping[str, Any]) -> None:
 def _read(folder: Path, name: str, sha256: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     with with_remedy(_REMEDY):
         array = artifacts.read_array(folder / name, shape=shape, dtype=dtype)
-        artifacts.require_unchanged(folder / name, sha256)
+        require_unchanged(folder / name, sha256)
     return array

@@ -25,6 +25,7 @@ from vissl_clusterfit.storage.manifest_values import (
     require_values,
     whole,
 )
+from vissl_clusterfit.storage.unchanged import require_unchanged
 
 _BLOCK_LABELS = 1 << 22
 
@@ -146,7 +147,7 @@ class FineFiles:
                 return None
             require_values(self._done(index), done, _DONE, {}, "It is made anew.")
             for name in ("centroids", "counts"):
-                artifacts.require_unchanged(self._array(index, name), done["sha256"][name])
+                require_unchanged(self._array(index, name), done["sha256"][name])
             centroids, counts = (artifacts.read_array(self._array(index, name)) for name in ("centroids", "counts"))
             objective, shares, repaired = (tuple(done[name]) for name in ("objective", "shares", "repaired"))
             num_still, converged = int(done["num_still"]), bool(done["converged"])

@@ -38,6 +38,7 @@ from vissl_clusterfit.storage.manifest_values import (
     whole,
 )
 from vissl_clusterfit.storage.remote import as_remote
+from vissl_clusterfit.storage.unchanged import require_unchanged
 
 KIND = "feature_store"
 UNREADABLE_FILE = "unreadable.npy"
@@ -157,7 +158,7 @@ class FeatureStore:
         self.manifest = manifest
         with with_remedy(_REMEDY):
             self.unreadable = artifacts.read_array(folder / UNREADABLE_FILE)
-            artifacts.require_unchanged(folder / UNREADABLE_FILE, manifest["sha256"].get(UNREADABLE_FILE))
+            require_unchanged(folder / UNREADABLE_FILE, manifest["sha256"].get(UNREADABLE_FILE))
         self.content_hash: str = manifest["content_hash"]
         self._shards = split_into_shards(self.num_samples, manifest["shard_size"], manifest.get("shard_rows"))
         self._starts = np.array([shard.start for shard in self._shards], dtype=np.int64)
@@ -238,7 +239,7 @@ class FeatureStore:
     def samples(self) -> np.ndarray:
         """The ordered sample list, uint64 (N,), memory-mapped."""
         with with_remedy(_REMEDY):
-            artifacts.require_unchanged(self.folder / SAMPLES_FILE, self.manifest["sha256"].get(SAMPLES_FILE))
+            require_unchanged(self.folder / SAMPLES_FILE, self.manifest["sha256"].get(SAMPLES_FILE))
         return artifacts.read_array(self.folder / SAMPLES_FILE, mmap=True)
 
     @functools.cached_property
@@ -259,7 +260,7 @@ class FeatureStore:
         if shard not in self._unchanged:
             if shard.rows_file not in self._elsewhere:  # which is checked when it is opened
                 with with_remedy(_SHARD_REMEDY):
-                    artifacts.require_unchanged(self.folder / shard.rows_file, self.manifest["sha256"][shard.rows_file])
+                    require_unchanged(self.folder / shard.rows_file, self.manifest["sha256"][shard.rows_file])
             self._unchanged.add(shard)
         return self._mapped(shard)
 

@@ -36,6 +36,7 @@ from vissl_clusterfit.storage.manifest_values import (
     whole,
 )
 from vissl_clusterfit.storage.remote import as_remote
+from vissl_clusterfit.storage.unchanged import require_unchanged
 
 KIND = "pseudo_labels"
 _REMEDY = "Delete the folder and label the samples again."
@@ -160,7 +161,7 @@ class PseudoLabels:
         """An array, mapped from disk; held against its hash, unless nothing but its shape is asked for."""
         with with_remedy(_REMEDY):
             if hashed:
-                artifacts.require_unchanged(self.folder / name, self.manifest.get("sha256", {}).get(name))
+                require_unchanged(self.folder / name, self.manifest.get("sha256", {}).get(name))
             return artifacts.read_array(self.folder / name, shape=shape, dtype=dtype, mmap=True)
 
     @classmethod

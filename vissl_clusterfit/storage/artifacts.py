@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +30,6 @@ _HASH_BLOCK_BYTES = 1 << 16
 _VALUES_AT_ONCE = 1 << 16
 # JSON files are manifests and smaller: that of a billion samples has 30 MB.
 _MOST_JSON_BYTES, _DEEPEST_JSON = 1 << 27, 64
-# A file may be changed without another time stamp within so many seconds.
-_TIME_RESOLUTION_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -180,40 +176,6 @@ def require_array(path: Path, array: np.ndarray, shape: tuple[int, ...], dtype: 
     """
     if array.shape != shape or array.dtype != dtype:
         raise ArtifactError(f"{path} must hold {shape} of {np.dtype(dtype)}, found {array.shape} of {array.dtype}.")
-
-
-def require_unchanged(path: Path, sha256: str | None) -> None:
-    """Checks a file against the hash in its manifest, before something new is made of it: once per process.
-
-    Args:
-        path: of the file; on another file system, it is checked where it is fetched.
-        sha256: what its bytes must have; None where an older manifest does not say, and nothing is checked.
-
-    Raises:
-        ArtifactError: it is another one, or cannot be read.
-    """
-    if sha256 is None or as_remote(path):
-        return
-    with _hash_locks.setdefault(str(path), threading.Lock()):
-        try:
-            state = path.stat()
-        except FileNotFoundError:
-            raise ArtifactError(f"{path} is missing.") from None
-        except OSError as error:
-            raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.") from None
-        which = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-        known, found = _known_hashes.get(str(path), ((), ""))
-        if known != which:
-            found = file_sha256(path)
-            if time.time() - state.st_mtime > _TIME_RESOLUTION_S:
-                _known_hashes[str(path)] = which, found
-    if found != sha256:
-        raise ArtifactError(f"{path} is not the file that was written: its SHA-256 is {found}, not {sha256}.")
-
-
-#: Of files that were hashed: which file that was, and its hash; and who hashes one now.
-_known_hashes: dict[str, tuple[tuple[int, ...], str]] = {}
-_hash_locks: dict[str, threading.Lock] = {}
 
 
 def file_sha256(path: Path) -> str:
