@@ -2,7 +2,7 @@
 
 Examples:
     python tools/run_distributed_engines.py config=clusterfit/quickstart/teacher
-    python tools/run_distributed_engines.py config=clusterfit/clusterfit_resnet50 \
+    python tools/run_distributed_engines.py config=pretrain/simclr/simclr_8node_resnet +config/clusterfit=student \
         config.CLUSTERFIT.TEACHER.WEIGHTS=teacher.torch config.DATA.TRAIN.DATA_PATHS=[images]
 """
 

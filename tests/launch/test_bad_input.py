@@ -12,8 +12,8 @@ from tiny import write_images
 
 from vissl_clusterfit.launch import main
 
-# What VISSL writes before the first step of any training: its config and its log.
-VISSLS_OWN = {"train_config.yaml", "log.txt", "stdout.json"}
+# What is written before the first step of any training: VISSL's config and log, and our record of what it is made from.
+BEFORE_A_STEP = {"train_config.yaml", "log.txt", "stdout.json", "training.json"}
 _LR = "config.OPTIMIZER.param_schedulers.lr"
 
 
@@ -31,7 +31,7 @@ def require_nothing_half_written(folder):
     manifests = [json.loads(file.read_text()) for file in folder.rglob("manifest.json")]
     assert [manifest["kind"] for manifest in manifests if manifest.get("complete", True)] == []
     assert list(folder.rglob("*.tmp")) == []
-    assert {path.name for path in folder.glob("*")} <= {*VISSLS_OWN, "clusterfit"}
+    assert {path.name for path in folder.glob("*")} <= {*BEFORE_A_STEP, "clusterfit"}
 
 
 @pytest.fixture
@@ -287,6 +287,13 @@ MISTAKES = {
         ["+config.LOSS.CrossEntropyLoss.smooth=1", "config.LOSS.name=CrossEntropyLoss"],
         ["config.LOSS.CrossEntropyLoss: found ignore_index, smooth; allowed: parameters that it takes (TypeError:"],
     ),
+    "a depth that the trunk does not have": (
+        ["config.MODEL.TRUNK.RESNETS.DEPTH=18"],
+        [
+            "config.MODEL: found a network that cannot be built, trunk resnet: ValueError: 18",
+            "Check config.MODEL.TRUNK",
+        ],
+    ),
     "a parameter that the head does not take": (
         ["config.MODEL.HEAD.PARAMS=[[mlp,{dim:[2048,4]}]]"],
         ["config.MODEL.HEAD.PARAMS: mlp: found dim; allowed: parameters that it takes (TypeError:"],
@@ -296,8 +303,8 @@ MISTAKES = {
         ["config.OPTIMIZER: found ", "allowed: parameters that it takes"],
     ),
     "a parameter that the collator does not take": (
-        ["config.DATA.TRAIN.COLLATE_FUNCTION=cutmixup_collator", "+config.DATA.TRAIN.COLLATE_FUNCTION_PARAMS.mix=1"],
-        ["config.DATA: COLLATE_FUNCTION_PARAMS of cutmixup_collator: found mix"],
+        ["config.DATA.TRAIN.COLLATE_FUNCTION=multicrop_collator", "+config.DATA.TRAIN.COLLATE_FUNCTION_PARAMS.mix=1"],
+        ["config.DATA: COLLATE_FUNCTION_PARAMS of multicrop_collator: found mix"],
     ),
     "a folder of checkpoints below a file": (
         ["config.CHECKPOINT.DIR=empty.npy/run"],
@@ -391,7 +398,7 @@ def test_a_checkpoint_that_runs_code_is_refused(
         f"config.DISTRIBUTED.NUM_PROC_PER_NODE={num_processes}",
     )
     result = run_command(*student_overrides, *overrides, cwd=tmp_path)
-    require_refusal(result, f"{folder / name} is no checkpoint, or one that runs code", "posix.mkdir")
+    require_refusal(result, f"{folder / name} runs code when it is opened", "posix.mkdir")
     assert not (tmp_path / "trapped").exists()
 
 
@@ -508,7 +515,7 @@ def refuse_second(tmp_path, student_run, run_command, student_overrides):
         result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", *change, cwd=tmp_path)
         after = {file: file.read_bytes() for file in (folder / "clusterfit").rglob("*") if file.is_file()}
         assert after == before
-        assert {path.name for path in folder.iterdir()} <= {*VISSLS_OWN, "clusterfit"}
+        assert {path.name for path in folder.iterdir()} <= {*BEFORE_A_STEP, "clusterfit"}
         return result
 
     return run

@@ -64,7 +64,9 @@ def test_a_rank_that_is_killed(
     for name in before:
         shutil.copytree(student_run / "clusterfit" / name, folder / "clusterfit" / name)
     command = [*student_overrides, f"config.CHECKPOINT.DIR={folder}"]
-    running = start_nodes(*command, "config.OPTIMIZER.num_epochs=100000")
+    if stage == "training":
+        command.append("config.OPTIMIZER.num_epochs=20")  # the last of which is far when the first has ended
+    running = start_nodes(*command)
     while not any(folder.glob(sign)):
         assert not any(result.done() for result in running), [result.result() for result in running if result.done()]
         time.sleep(0.001)
@@ -78,19 +80,20 @@ def test_a_rank_that_is_killed(
         cause = f"Rank {node} (node {node}, {os.uname().nodename}): it was ended by SIGKILL."
         assert result.stderr.splitlines()[-1].startswith(cause), result.stderr
         assert "Traceback" not in result.stderr
-    done = [int(file.stem.removeprefix("model_phase")) for file in folder.glob("model_phase*.torch")]
-    last = max(done, default=-1) + 1
-    again = run_command(*command, f"config.OPTIMIZER.num_epochs={last + 1}", cwd=tmp_path)
+    again = run_command(*command, cwd=tmp_path)
+    if stage == "training":  # whose steps have a batch of each process
+        assert again.returncode == 2
+        assert "  DISTRIBUTED.NUM_NODES * NUM_PROC_PER_NODE: it was made with 2, this run has 1\nUndo" in again.stderr
+        again, _ = [result.result(timeout=200) for result in start_nodes(*command)]
     assert again.returncode == 0, again.stderr
     assert contents(folder / "clusterfit") == contents(student_run / "clusterfit")
-    assert (folder / f"model_final_checkpoint_phase{last}.torch").is_file()
-    assert ("Starting phase 0 " in again.stdout) == (not done)
-    assert stage != "training" or done
+    assert any(folder.glob("model_final_checkpoint_phase*.torch"))
+    assert ("Starting phase 0 " in again.stdout) == (stage != "training")
 
 
 @pytest.mark.slow
 def test_the_cause_is_the_last_thing_on_both_screens(start_nodes, student_run, student_overrides, tmp_path):
-    """One rank of the two cannot go on; the other then notices that its connection is closed."""
+    """One rank of the two cannot continue; the other then notices that its connection is closed."""
     folder = tmp_path / "run"
     shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
     results = [
@@ -102,10 +105,11 @@ def test_the_cause_is_the_last_thing_on_both_screens(start_nodes, student_run, s
         )
     ]
     for result in results:
-        assert result.returncode == 1
-        said = f"Rank 1 (node 1, {os.uname().nodename}) failed:\nTraceback (most recent call last):"
-        assert result.stderr.count("Traceback (most recent call last)") == result.stderr.count(said) == 1
-        assert "Required crop size (4000, 4000) is larger" in result.stderr.splitlines()[-1]
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
+        said = result.stderr.splitlines()[-1]
+        assert re.search(r"^error: .*Required crop size \(4000, 4000\) is larger", said)
+        assert said.endswith(f"(This was found by rank 1 (node 1, {os.uname().nodename}).)")
 
 
 @pytest.mark.slow

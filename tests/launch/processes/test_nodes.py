@@ -103,6 +103,6 @@ def test_a_mistake_under_torchrun_is_said_once_and_in_its_summary(start, student
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 1  # torchrun's own, whatever the processes end with
     message = f"config.CLUSTERFIT.TEACHER.WEIGHTS: found {tmp_path / 'none.torch'}, which does not exist"
-    assert errors.count(f"\nerror: {message}") == 1
+    assert f"\n{errors}".count(f"\nerror: {message}") == 1
     assert message in errors.partition("Root Cause (first observed failure):")[2]
     assert "exitcode  : 2" in errors

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import vissl.data
 from vissl.engines import run_engine
 from vissl.hooks import default_hook_generator
 
@@ -24,7 +25,7 @@ from vissl_clusterfit.storage.paths import artifact_path
 
 _MISFIT = "Update classy state from checkpoint failed"
 
-#: Gives every node what ``decide`` gives on one of them: ``agree(name, decide)``.
+#: Gives every node what ``decide`` gives on one of them: ``broadcast(name, decide)``.
 Broadcast = Callable[[str, Callable[[], Any]], Any]
 
 
@@ -43,7 +44,7 @@ def prepare_worker(
         config: VISSL's.
         node_id: the number of this node.
         run_id: where the processes meet.
-        agree: gives every node what is decided on one of them.
+        broadcast: gives every node what is decided on one of them.
         hold: closed when the run has ended; until then no other training works in its folder.
 
     Raises:
@@ -54,7 +55,7 @@ def prepare_worker(
     require_prepared(config)
     if engine == "train":
         require_labels(config)
-        _require_transforms(config)
+        _require_parts_of_data(config)
     # One node decides: others may have a folder of checkpoints of their own, with nothing in it.
     begin = functools.partial(begin_training, config, folder, hold)
     finished, checkpoint = broadcast("start", begin) if engine == "train" else (False, None)
@@ -89,10 +90,11 @@ def require_gpus_and_weights(config: Any, *, resuming: bool) -> None:
         )
 
 
-def _require_transforms(config: Any) -> None:
-    """Those of a training on image files; other sources may give what they are not tried on."""
+def _require_parts_of_data(config: Any) -> None:
+    """Collators, and the transforms of image files; other sources may give what transforms are not tried on."""
     for split in ("TRAIN", "TEST") if config.TEST_MODEL or config.TEST_ONLY else ("TRAIN",):
         data = config.DATA[split]
+        vissl.data.get_collator(data.COLLATE_FUNCTION, data.COLLATE_FUNCTION_PARAMS)
         if data.DATA_SOURCES and {*map(base_source, data.DATA_SOURCES)} <= {"disk_folder", "disk_filelist"}:
             require_transforms(data.TRANSFORMS, f"config.DATA.{split}.TRANSFORMS")
 

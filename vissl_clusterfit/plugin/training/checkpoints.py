@@ -17,6 +17,7 @@ import torch
 
 from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.plugin.models.weight_files import reason_of
 from vissl_clusterfit.storage.atomic import remove_leftovers, temporary_path
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.paths import artifact_path
@@ -230,8 +231,8 @@ def _why_damaged(path: Path, size: int, _changed: int) -> str:
         if not whole_archive and "GLOBAL" not in str(error):
             return "it was cut off, or is no checkpoint"
         raise ArtifactError(
-            f"{path} runs code when it is opened: {str(error).strip().splitlines()[0]} If you made it or trust it, set "
-            f"the environment variable {TRUST_VARIABLE}=1; else move it away."
+            f"{path} runs code when it is opened: {reason_of(error)} If you made it or trust it, set the "
+            f"environment variable {TRUST_VARIABLE}=1; else move it away."
         ) from None
     except Exception as error:  # of many types: RuntimeError, EOFError, BadZipFile, KeyError, OSError
         return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -28,6 +28,8 @@ from vissl_clusterfit.storage.paths import artifact_path
 RECORD_NAME = "training.json"
 _FORMAT = 1
 _WEIGHTS = "MODEL.WEIGHTS_INIT.PARAMS_FILE"
+#: Of a training the batch of a step has the images of all processes, so their number decides; of no other stage.
+_PROCESSES = "DISTRIBUTED.NUM_NODES * NUM_PROC_PER_NODE"
 
 #: Blocks of ``config`` that change what comes out; of others, as CHECKPOINT, HOOKS and MACHINE, nothing does.
 _DECISIVE = ("MODEL", "OPTIMIZER", "METERS", "TRAINER", "SEED_VALUE", "TEST_ONLY", "TEST_MODEL", "TEST_EVERY_NUM_EPOCH")
@@ -54,7 +56,7 @@ def training_inputs(config: AttrDict) -> dict[str, Any]:
         inputs["MODEL"]["WEIGHTS_INIT"] = _without(config.MODEL.WEIGHTS_INIT, "PARAMS_FILE")
     inputs[_WEIGHTS] = weights and _of_file(weights)
     inputs["LOSS"] = {"name": config.LOSS.name, **(config.LOSS.get(config.LOSS.name) or {})}
-    inputs["processes"] = config.DISTRIBUTED.NUM_NODES * config.DISTRIBUTED.NUM_PROC_PER_NODE
+    inputs[_PROCESSES] = config.DISTRIBUTED.NUM_NODES * config.DISTRIBUTED.NUM_PROC_PER_NODE
     splits = [] if config.TEST_ONLY else ["TRAIN"]
     splits += ["TEST"] if config.TEST_ONLY or config.TEST_MODEL else []
     inputs["DATA"] = {split: _data(config, split) for split in splits if config.DATA[split].DATA_SOURCES}
