@@ -8,6 +8,16 @@ import pytest
 
 from vissl_clusterfit.launch import main
 
+BROKEN_ENGINE = """
+from vissl.engines.engine_registry import Engine, register_engine
+
+
+@register_engine("broken")
+class Broken(Engine):
+    def run_engine(self, *args, **kwargs):
+        raise RuntimeError("the engine is broken")
+"""
+
 
 def start_long_training(start_script, student_overrides, tmp_path, *overrides):
     """A training of a thousand epochs that has begun."""
@@ -51,15 +61,24 @@ def test_ctrl_c_ends_all_processes(start_script, student_overrides, tmp_path, nu
 
 
 @pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_any_other_failure_keeps_its_traceback(run_command, student_overrides, tmp_path, num_processes):
-    result = run_command(
+def test_any_other_failure_keeps_its_traceback(start_script, student_overrides, tmp_path, monkeypatch, num_processes):
+    (tmp_path / "broken_part.py").write_text(BROKEN_ENGINE)
+    monkeypatch.setenv("VISSL_CLUSTERFIT_IMPORT", "broken_part")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    process = start_script(
         *student_overrides,
-        "config.OPTIMIZER.name=no_such_optimizer",
+        "engine_name=broken",
         f"config.DISTRIBUTED.NUM_PROC_PER_NODE={num_processes}",
         f"config.CHECKPOINT.DIR={tmp_path / 'run'}",
         cwd=tmp_path,
     )
-    assert result.returncode == main.FAILED == 1
-    assert "Traceback (most recent call last)" in result.stderr
-    assert "no_such_optimizer" in result.stderr
-    assert "error: " not in result.stderr
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == main.FAILED == 1
+    assert "Traceback (most recent call last)" in errors
+    assert "RuntimeError: the engine is broken" in errors
+    assert "error: " not in errors
+
+
+def test_help_is_no_mistake(capsys):
+    assert main.main(["--help"]) == main.DONE == 0
+    assert "config=NAME" in capsys.readouterr().out

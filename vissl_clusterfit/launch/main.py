@@ -3,7 +3,7 @@
 VISSL's launcher swallows Ctrl-C, takes any finished training in the folder for the end of any engine, and starts
 processes that know no plugin; this one replaces it and uses VISSL's functions for the rest.
 
-Exit codes: 0 the whole run was done; 2 a mistake that the user can mend, said in one message; 1 any other failure,
+Exit codes: 0 the whole run was done; 2 a mistake that the user can fix, said in one message; 1 any other failure,
 with its traceback; 130 Ctrl-C.
 """
 
@@ -26,10 +26,24 @@ from vissl_clusterfit.launch.processes.failures import (
 )
 from vissl_clusterfit.plugin.log_bridge import without_secrets
 
+_USAGE = """\
+usage: vissl-clusterfit config=NAME [KEY=VALUE ...]
+
+Runs a config of VISSL or of this package, with overrides in Hydra's form; KEY=A,B runs a sweep.
+
+  vissl-clusterfit config=clusterfit/quickstart/teacher
+  vissl-clusterfit config=pretrain/simclr/simclr_8node_resnet +config/clusterfit=student \\
+      config.CLUSTERFIT.TEACHER.WEIGHTS=teacher.torch config.DATA.TRAIN.DATA_PATHS=[images]
+
+Exit code 0; 2 for a mistake of the user, said in one message; 1 for any other failure; 130 after Ctrl-C."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``config=<name> [overrides …]``, a sweep (``a=1,2``) run by run, and returns the exit code."""
     overrides = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & {*overrides}:
+        print(_USAGE)  # noqa: T201  (this is the command line)
+        return DONE
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be no text
     try:

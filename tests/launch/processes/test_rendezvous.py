@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hosts import free_port
-from meeting_work import fail_after, meet
 from processes import context, running
+from rendezvous_work import fail_after, meet
 
 from vissl_clusterfit.errors import ClusterFitError, ConfigError
 from vissl_clusterfit.launch.processes.failures import KILLED, LOST, Failure, of_exception, of_exit_code, root_cause
@@ -24,7 +24,7 @@ def short_patience(monkeypatch):
 
 
 def of_all(work, count=3, numbers=None):
-    """What ``work(meeting)`` gives or raises on each of the members."""
+    """What ``work(rendezvous)`` gives or raises on each participant."""
     port = free_port()
 
     def take_part(position_and_number):
@@ -58,7 +58,7 @@ def test_the_same_node_twice(monkeypatch):
     assert "allowed: another one of 0 to 1 on each node" in str(second)
 
 
-def test_nobody_at_the_meeting_point(monkeypatch):
+def test_nobody_at_the_endpoint(monkeypatch):
     monkeypatch.setenv(LIMIT_VARIABLE, "0.2")
     with pytest.raises(ConfigError, match=r"RUN_ID: found 127\.0\.0\.1:.*, where nobody has answered for 1 s"):
         Rendezvous(Participant(1, 2, 1, 2), "127.0.0.1", free_port(), has_store=False)
@@ -101,7 +101,7 @@ def test_a_node_that_falls_silent(stopped):
         os.kill((first, second)[stopped].pid, signal.SIGSTOP)
         failure = answers[1 - stopped].get(timeout=30)
     assert (failure.kind, failure.node) == (LOST, stopped)
-    assert "it is lost: no sign of life for 1 s" in failure.text
+    assert "it is lost: no heartbeat for 1 s" in failure.text
     host = "127.0.0.1" if stopped == 0 else os.uname().nodename
     assert failure.place == f"node {stopped}, {host}"
 
@@ -122,7 +122,7 @@ def test_a_mistake_is_one_message_and_anything_else_has_its_traceback():
 
 def test_what_an_exit_code_says():
     assert of_exit_code(-signal.SIGKILL, **PLACE).text.startswith("it was ended by SIGKILL.")
-    assert of_exit_code(3, **PLACE).text == "it ended with exit code 3, without a word."
+    assert of_exit_code(3, **PLACE).text == "it ended with exit code 3, without a message."
     aborted, killed = of_exit_code(-signal.SIGABRT, **PLACE), of_exit_code(-signal.SIGSEGV, **PLACE)
     assert root_cause([aborted, killed]).kind == KILLED
 

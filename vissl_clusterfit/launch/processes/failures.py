@@ -1,7 +1,7 @@
-"""What ended a run: one failure among those of all its processes, told once, with its place.
+"""What ended a run: the root cause among the failures of all its processes, reported once, with its place.
 
 When one process of a run fails, the others fail after it, with what they noticed: a connection that was closed. So a
-failure is kept with its kind, and the first one that is no such echo is the cause.
+failure has a kind, and the first one that is not such a secondary failure is the root cause.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vissl_clusterfit.plugin.log_bridge import without_secrets
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 #: A user's mistake; any other exception; a process that a signal ended; Ctrl-C.
 USER_MISTAKE, ERROR, KILLED, INTERRUPT = "mistake", "error", "killed", "interrupt"
-#: A node that gives no sign of life, and what others notice of one that failed. In this order the better causes.
+#: A node that sends no heartbeat, and what others notice of one that failed. In this order the better causes.
 LOST, SECONDARY = "lost", "echo"
 
 # What gloo, NCCL and the store say when the other end has gone.
@@ -83,19 +83,19 @@ def of_exception(error: BaseException, **place: Any) -> Failure:
     if isinstance(error, ClusterFitError):
         return Failure(USER_MISTAKE, strip_worker_traceback(error), **place)
     text = without_secrets("".join(traceback.format_exception(error))).rstrip()
-    return Failure(SECONDARY if _is_echo(error) else ERROR, text, **place)
+    return Failure(SECONDARY if _is_secondary(error) else ERROR, text, **place)
 
 
-def _is_echo(error: BaseException) -> bool:
+def _is_secondary(error: BaseException) -> bool:
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and bool(_GONE.search(str(error))))
 
 
 def of_exit_code(code: int, **place: Any) -> Failure:
-    """The failure of a process that left no word: its exit code, negative for a signal."""
+    """The failure of a process that left no message: its exit code, negative for a signal."""
     if code >= 0:
-        return Failure(ERROR, f"it ended with exit code {code}, without a word.", **place)
+        return Failure(ERROR, f"it ended with exit code {code}, without a message.", **place)
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
     # NCCL's guard aborts a process whose peer has gone.
     kind = SECONDARY if -code == signal.SIGABRT else KILLED
@@ -104,7 +104,7 @@ def of_exit_code(code: int, **place: Any) -> Failure:
 
 
 def root_cause(failures: Sequence[Failure]) -> Failure:
-    """The first failure that is no echo of another; ``failures`` are in the order in which they happened."""
+    """The first failure that is not secondary; ``failures`` are in the order in which they happened."""
     order = {LOST: 1, SECONDARY: 2}
     return min(failures, key=lambda failure: order.get(failure.kind, 0))
 

@@ -1,4 +1,4 @@
-"""Signs of life of the members of a meeting, and what went wrong, in the store that they share."""
+"""Heartbeats of the participants of a rendezvous, and their failures, in the store that they share."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.launch.processes import failures
 from vissl_clusterfit.launch.processes.failures import Failure
 
-#: An environment variable: after how many seconds without a sign of life a node counts as lost.
+#: An environment variable: after how many seconds without a heartbeat a node counts as lost.
 LIMIT_VARIABLE = "VISSL_CLUSTERFIT_NODE_TIMEOUT"
 _DEFAULT_LIMIT_S = 120.0
 
 
 def limit_s() -> float:
-    """After how many seconds without a sign of life a node counts as lost.
+    """After how many seconds without a heartbeat a node counts as lost.
 
     Raises:
         ConfigError: the variable holds no positive number.
@@ -37,7 +37,7 @@ def limit_s() -> float:
 
 @dataclass(frozen=True)
 class Participant:
-    """Who takes part: its number among ``count``, its node among ``nodes``, its rank if it is a process of the run."""
+    """One participant: its number among ``count``, its node among ``nodes``, its rank if it is a process of the run."""
 
     number: int
     count: int
@@ -56,57 +56,57 @@ class Participant:
         return {"node": self.node, "host": socket.gethostname(), "rank": rank, "nodes": self.nodes}
 
 
-def post(store: dist.Store, failure: Failure) -> None:
-    """Tells all members of a failure."""
+def report_failure(store: dist.Store, failure: Failure) -> None:
+    """Reports a failure to all participants."""
     store.set(f"failure/{store.add('failures', 1)}", failure.to_json())
 
 
-def posted_failures(store: dist.Store) -> list[Failure]:
-    """All failures that members have told, in that order."""
+def reported_failures(store: dist.Store) -> list[Failure]:
+    """All reported failures, in that order."""
     return [Failure.from_json(store.get(f"failure/{number + 1}")) for number in range(store.add("failures", 0))]
 
 
 class Heartbeat:
-    """Gives a sign of life now and then, and looks for those of others, beside the work of this process."""
+    """Sends heartbeats, and watches those of the others, in a thread beside the work of this process."""
 
     def __init__(self, store: dist.Store, participant: Participant, host: str, limit: float) -> None:
-        self._store, self._member, self._host, self._limit_s = store, participant, host, limit
+        self._store, self._participant, self._host, self._limit_s = store, participant, host, limit
         self.period_s = min(2.0, limit / 5)
         self._stopped = threading.Event()
         self._seen: Failure | None = None
         self._last = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Begins, where there are others."""
         self._last = time.monotonic()
-        if self._member.count > 1:
+        if self._participant.count > 1:
             self._thread.start()
 
     def stop(self) -> None:
-        """Ends; what is seen from now on is nobody's failure."""
+        """Ends; from now on silence is no failure."""
         self._stopped.set()
 
     @property
     def failure(self) -> Failure | None:
-        """The first that was heard of, or the loss of member 0, who has the store."""
+        """The first that was reported, or the loss of participant 0, which has the store."""
         if self._seen is None and self._thread.is_alive() and time.monotonic() - self._last > self._limit_s:
             self._seen = self.lost(0)
         return self._seen
 
     def lost(self, number: int) -> Failure:
-        """The failure that the silence of a member is."""
-        node = number * self._member.nodes // self._member.count
+        """The failure of a participant that has gone silent."""
+        node = number * self._participant.nodes // self._participant.count
         host = self._host
-        if number:  # without member 0 there is no store to ask
+        if number:  # without participant 0 there is no store to ask
             host = self._store.get(f"host/{number}").decode()
-        text = f"it is lost: no sign of life for {self._limit_s:.0f} s, or its connection was closed."
-        rank = None if self._member.rank is None else number
-        return Failure(failures.LOST, text, node, host, rank, self._member.nodes)
+        text = f"it is lost: no heartbeat for {self._limit_s:.0f} s, or its connection was closed."
+        rank = None if self._participant.rank is None else number
+        return Failure(failures.LOST, text, node, host, rank, self._participant.nodes)
 
-    def signs(self, store: dist.Store) -> dict[int, bytes]:
-        """The last sign of life of each other member that has not ended."""
-        others = (number for number in range(self._member.count) if number != self._member.number)
+    def beats(self, store: dist.Store) -> dict[int, bytes]:
+        """The last heartbeat of each other participant that has not ended."""
+        others = (number for number in range(self._participant.count) if number != self._participant.number)
         return {
             number: store.get(f"alive/{number}") if store.check([f"alive/{number}"]) else b""
             for number in others
@@ -114,16 +114,16 @@ class Heartbeat:
         }
 
     def _run(self) -> None:
-        signs: dict[int, tuple[bytes, float]] = {}
+        beats: dict[int, tuple[bytes, float]] = {}
         count = 0
         try:
-            self._store.set(f"host/{self._member.number}", socket.gethostname())
+            self._store.set(f"host/{self._participant.number}", socket.gethostname())
             while not self._stopped.is_set():
                 count += 1
-                self._store.set(f"alive/{self._member.number}", str(count))
-                if self._member.number == 0:
-                    self._look_after_others(signs)
-                if found := posted_failures(self._store):
+                self._store.set(f"alive/{self._participant.number}", str(count))
+                if self._participant.number == 0:
+                    self._look_after_others(beats)
+                if found := reported_failures(self._store):
                     self._seen = failures.root_cause(found)
                     return
                 self._last = time.monotonic()
@@ -132,11 +132,11 @@ class Heartbeat:
             if not self._stopped.is_set():
                 self._seen = self.lost(0)
 
-    def _look_after_others(self, signs: dict[int, tuple[bytes, float]]) -> None:
+    def _look_after_others(self, beats: dict[int, tuple[bytes, float]]) -> None:
         now = time.monotonic()
-        current = self.signs(self._store)
-        for number, sign in current.items():
-            if number not in signs or signs[number][0] != sign:
-                signs[number] = sign, now
-            elif now - signs[number][1] > self._limit_s:
-                post(self._store, self.lost(number))
+        current = self.beats(self._store)
+        for number, beat in current.items():
+            if number not in beats or beats[number][0] != beat:
+                beats[number] = beat, now
+            elif now - beats[number][1] > self._limit_s:
+                report_failure(self._store, self.lost(number))

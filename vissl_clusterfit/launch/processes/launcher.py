@@ -1,7 +1,7 @@
 """A run on this node: its processes, and what they end with.
 
 With one process the run is done right here. With several, this launcher starts those of its node; on several nodes each
-has a launcher, and they meet (``meeting.py``). Under ``torchrun`` the processes are there already; this is one of them.
+has a launcher, and they meet (``rendezvous.py``). Under ``torchrun`` this is one of the processes already.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def launch(engine: str, node_id: int, config: Any, *, in_subprocess: bool = Fals
         engine: its name in VISSL.
         node_id: the number of this node.
         config: VISSL's.
-        apart: start a process even for a run of one, instead of doing its work in this one.
+        in_subprocess: start a process even for a run of one, instead of doing its work in this one.
 
     Raises:
         ClusterFitError: the user's mistake that a process met.
@@ -68,7 +68,7 @@ def launch(engine: str, node_id: int, config: Any, *, in_subprocess: bool = Fals
             rendezvous.finish()
             return
         except Failed as failed:
-            cause = rendezvous.fail(failed.failure, posted=failed.posted)
+            cause = rendezvous.fail(failed.failure, reported=failed.reported)
         except BaseException as error:
             cause = rendezvous.fail(failures.of_exception(error, **participant.place()))
             if isinstance(error, KeyboardInterrupt | SystemExit):  # the latter where a job is to be queued again
@@ -120,7 +120,7 @@ def _run_together(engine: str, config: Any, rendezvous: Rendezvous, hold: contex
             print(failure.exception(), file=sys.stderr, flush=True)  # noqa: T201
         os._exit(FAILED)
 
-    with rendezvous.when_lost(end):
+    with rendezvous.on_failure(end):
         work(participant.local_rank)
 
 

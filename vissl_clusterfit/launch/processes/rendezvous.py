@@ -1,7 +1,7 @@
-"""Where those who start the processes of a run meet: they agree, watch one another, and tell what went wrong.
+"""The rendezvous of a run: its participants agree on what is decided once, watch one another, and report failures.
 
-Members are the nodes' launchers, or under ``torchrun``, which has no launcher of ours, the processes themselves.
-Participant 0 decides what must be decided once. All is said through a store of ``torch.distributed``; the processes of
+Participants are the nodes' launchers, or under ``torchrun``, which has no launcher of ours, the processes themselves.
+Participant 0 decides what must be decided once. All goes through a store of ``torch.distributed``; the processes of
 the run use the same one to find each other.
 """
 
@@ -24,31 +24,37 @@ import torch.distributed as dist
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.launch.processes import failures
 from vissl_clusterfit.launch.processes.failures import Failure
-from vissl_clusterfit.launch.processes.heartbeat import Heartbeat, Participant, limit_s, post, posted_failures
+from vissl_clusterfit.launch.processes.heartbeat import (
+    Heartbeat,
+    Participant,
+    limit_s,
+    report_failure,
+    reported_failures,
+)
 from vissl_clusterfit.launch.processes.network import wait_for
 
 # People start nodes by hand, one after the other.
 _ARRIVAL = 5
 _POLL_S = 0.1
-# For the cause to become known after its echo, and for others to have read what there is.
+# For the cause to become known after its secondary failures, and for others to have read what there is.
 _GRACE_S = 10.0
 
 
 class Failed(Exception):
-    """A member, or one of its processes, has failed; ``posted`` if all know that."""
+    """A participant, or one of its processes, has failed; ``reported`` if all know that."""
 
-    def __init__(self, failure: Failure, *, posted: bool = False) -> None:
+    def __init__(self, failure: Failure, *, reported: bool = False) -> None:
         super().__init__(failure.text)
-        self.failure, self.posted = failure, posted
+        self.failure, self.reported = failure, reported
 
 
 class Rendezvous:
-    """One member's view. Use it in a ``with`` block; leaving it waits for the others.
+    """One participant's view. Use it in a ``with`` block; leaving it waits for the others.
 
     Args:
-        member: Who this is.
-        host, port: Where the store is; with port 0, member 0 takes a free one.
-        has_store: Whether this member is the one that has the store.
+        participant: This one.
+        host, port: Where the store is; with port 0, participant 0 takes a free one.
+        has_store: Whether this participant has the store.
     """
 
     def __init__(self, participant: Participant, host: str, port: int, *, has_store: bool) -> None:
@@ -63,7 +69,7 @@ class Rendezvous:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._prefix = f"vissl_clusterfit/{attempt}"
         self._store = self._connect()
-        self._watch = Heartbeat(self._connect(), participant, host, self._limit_s)
+        self._heartbeat = Heartbeat(self._connect(), participant, host, self._limit_s)
 
     def _say_waiting(self) -> None:
         if self.participant.rank is None:
@@ -87,14 +93,14 @@ class Rendezvous:
                     allowed=f"another one of 0 to {self.participant.nodes - 1} on each node",
                 )
             )
-        self._wait_for_all("here", self._arrival_s)
-        self._watch.start()
+        self._wait_until_all("here", self._arrival_s)
+        self._heartbeat.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._watch.stop()
+        self._heartbeat.stop()
 
-    def _wait_for_all(self, what: str, time_s: float | None = None) -> None:
+    def _wait_until_all(self, what: str, time_s: float | None = None) -> None:
         begin, said = time.monotonic(), False
         missing = list(range(self.participant.count))
         while missing := [number for number in missing if not self._store.check([f"{what}/{number}"])]:
@@ -115,17 +121,17 @@ class Rendezvous:
             time.sleep(_POLL_S)
 
     def check(self) -> None:
-        """Raises :class:`Failed` if somebody has failed or is lost."""
-        if failure := self._watch.failure:
-            raise Failed(failure, posted=True)
+        """Raises :class:`Failed` if a participant has failed or is lost."""
+        if failure := self._heartbeat.failure:
+            raise Failed(failure, reported=True)
 
     def barrier(self, what: str) -> None:
-        """Returns when all members have called this with the same word."""
+        """Returns when all participants have called this with the same name."""
         self._store.set(f"{what}/{self.participant.number}", "")
-        self._wait_for_all(what)
+        self._wait_until_all(what)
 
     def broadcast_from_first(self, name: str, decide: Callable[[], Any]) -> Any:
-        """What ``decide`` gives on member 0, which JSON must be able to hold, on all."""
+        """What ``decide`` gives on participant 0, which JSON must be able to hold, on all."""
         if self.participant.number == 0:
             value = decide()
             self._store.set(name, json.dumps(value))
@@ -136,16 +142,16 @@ class Rendezvous:
         return json.loads(self._store.get(name))
 
     @contextlib.contextmanager
-    def when_lost(self, end: Callable[[Failure], None]) -> Iterator[None]:
-        """Calls ``end`` from another thread if another member fails and the block does not end soon after."""
+    def on_failure(self, end: Callable[[Failure], None]) -> Iterator[None]:
+        """Calls ``end`` from another thread if another participant fails and the block does not end soon after."""
         over = threading.Event()
 
         def look() -> None:
             while not over.wait(1.0):
-                if (failure := self._watch.failure) and not over.wait(2 * _GRACE_S):
+                if (failure := self._heartbeat.failure) and not over.wait(2 * _GRACE_S):
                     end(failure)
 
-        thread = threading.Thread(target=look, name="guard", daemon=True)
+        thread = threading.Thread(target=look, name="on_failure", daemon=True)
         thread.start()
         try:
             yield
@@ -157,15 +163,15 @@ class Rendezvous:
         self.barrier("ended")
         self._leave()
 
-    def fail(self, failure: Failure, *, posted: bool = False) -> Failure:
-        """Tells all of a failure, unless they know it, and returns the cause as far as it becomes known."""
+    def fail(self, failure: Failure, *, reported: bool = False) -> Failure:
+        """Reports a failure, unless all know it, and returns the root cause as far as it becomes known."""
         found = [failure]
         with contextlib.suppress(RuntimeError):
-            if not posted:
-                post(self._store, failure)
+            if not reported:
+                report_failure(self._store, failure)
             end = time.monotonic() + _GRACE_S
             while time.monotonic() < end:
-                found = posted_failures(self._store) or found
+                found = reported_failures(self._store) or found
                 if (
                     failures.root_cause(found).kind not in (failures.LOST, failures.SECONDARY)
                     or self.participant.count == 1
@@ -176,19 +182,19 @@ class Rendezvous:
                 if failures.root_cause(found).kind == failures.SECONDARY:
                     found += self._silent()
             self._leave()
-        if self._watch.failure:
-            found.append(self._watch.failure)
+        if self._heartbeat.failure:
+            found.append(self._heartbeat.failure)
         return failures.root_cause(found)
 
     def _silent(self) -> list[Failure]:
-        """Those who have given no sign of life since the failure."""
-        before = self._watch.signs(self._store)
-        time.sleep(2 * self._watch.period_s + 1)
-        after = self._watch.signs(self._store)
-        return [self._watch.lost(number) for number in before if before[number] == after[number]]
+        """The losses of those that have sent no heartbeat since the failure."""
+        before = self._heartbeat.beats(self._store)
+        time.sleep(2 * self._heartbeat.period_s + 1)
+        after = self._heartbeat.beats(self._store)
+        return [self._heartbeat.lost(number) for number in before if before[number] == after[number]]
 
     def _leave(self) -> None:
-        """The store ends with the member that has it, so that one goes last."""
+        """The store ends with the participant that has it, so that one goes last."""
         self._store.set(f"left/{self.participant.number}", "")
         end = time.monotonic() + _GRACE_S
         while self._server and time.monotonic() < end:

@@ -38,7 +38,7 @@ def folders_to_share(engine: str, config: Any) -> dict[str, Path]:
 
 
 def require_shared(rendezvous: Rendezvous, folders: dict[str, Path]) -> None:
-    """Member 0 writes a file into each folder, and all others have to see it.
+    """Participant 0 writes a file into each folder, and all others have to see it.
 
     Folders on other file systems (``s3://…``) are the same everywhere, and one that cannot be written is left to the
     stage that needs it.

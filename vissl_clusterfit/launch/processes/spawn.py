@@ -28,10 +28,10 @@ _END_S = 5.0
 def spawn_workers(work: Callable[[int], None], num_processes: int, rendezvous: Rendezvous) -> None:
     """Runs ``work(local_rank)`` in new processes; ``work`` must pickle. None is left when this returns.
 
-    They find each other through the store of the meeting.
+    They find each other through the store of the rendezvous.
 
     Raises:
-        Failed: one of them failed, or another member of the meeting.
+        Failed: one of them failed, or another participant of the rendezvous.
     """
     first = rendezvous.participant.node * num_processes
     places = [rendezvous.participant.place(first + local_rank) for local_rank in range(num_processes)]
@@ -61,7 +61,7 @@ def spawn_workers(work: Callable[[int], None], num_processes: int, rendezvous: R
 def _worker_main(
     local_rank: int, work: Callable[[int], None], folder: str, places: Sequence[dict[str, Any]], host: str, port: int
 ) -> None:
-    # As torchrun does: the store is there, and nobody has to open one.
+    # As torchrun does: the store is there already.
     os.environ.update(
         TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0", MASTER_ADDR=host, MASTER_PORT=str(port)
     )

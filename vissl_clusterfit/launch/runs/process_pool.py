@@ -1,4 +1,4 @@
-"""Runs in processes of their own, several at a time, each forked from a server that has imported VISSL already.
+"""Runs in separate processes, several at a time, each forked from a server that has imported VISSL already.
 
 A fresh interpreter spends longer on its imports than a small training takes. The server computes nothing and touches no
 GPU, so what is forked from it starts clean.
@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vissl_clusterfit.launch.processes.failures import DONE
+from vissl_clusterfit.launch.runs.subprocess_runs import interrupt_after
 
 #: In the folder of a run: what it printed.
 OUTPUT_NAME = "output.txt"
@@ -47,7 +47,7 @@ class Processes:
 
     @property
     def folders(self) -> set[Path]:
-        """Those of the runs that are on their way."""
+        """The folders of the runs in progress."""
         return {*self._running}
 
     def start(self, folder: Path, command: list[str]) -> None:
@@ -93,18 +93,13 @@ def processes(num_threads: int, main: Callable[[list[str]], int]) -> Iterator[Pr
 
 
 def _run(main: Callable[[list[str]], int], overrides: list[str], output: str, num_threads: int) -> None:
-    """What a process runs; it is interrupted when the study dies, as nobody can any more."""
+    """What a process runs; it is interrupted when the study dies, as the study no longer can."""
     os.setsid()  # the terminal's Ctrl-C comes to it once, from the study, and whatever it leaves can be ended
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
-
-    def interrupt_when_alone() -> None:
-        wait([multiprocessing.parent_process().sentinel])
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt_when_alone, daemon=True).start()
+    interrupt_after(lambda: wait([multiprocessing.parent_process().sentinel]))
     import torch
 
     torch.set_num_threads(num_threads)

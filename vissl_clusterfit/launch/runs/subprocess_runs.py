@@ -1,4 +1,4 @@
-"""Several runs of the command, one after the other, each in a process and a folder of its own.
+"""Several runs of the command, one after the other, each in a separate process and folder.
 
 One that fails does not stop the others. What has finished leaves a record in its folder, and is not run again with the
 same overrides.
@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -98,7 +99,7 @@ def run_all(runs: Sequence[SubprocessRun], kind: str = "run") -> int:
 
 def _run(run: SubprocessRun) -> int:
     """One run to its end; stopped with all that it started when this process is."""
-    # In a group of its own: the terminal's Ctrl-C comes to it once, from here, and whatever it leaves can be ended.
+    # In a separate group: the terminal's Ctrl-C comes to it once, from here, and whatever it leaves can be ended.
     # Modules are looked for where they are here; ``-c`` would have it look in the working directory first.
     run.begin()
     start = f"import sys; sys.path[:] = {sys.path!r}; from {_MAIN} import main_of_run; sys.exit(main_of_run())"
@@ -125,6 +126,16 @@ def _run(run: SubprocessRun) -> int:
     if code == DONE and not run.submits:
         run.finish()
     return code
+
+
+def interrupt_after(wait: Callable[[], object]) -> None:
+    """Interrupts this process once ``wait`` returns, which it does when the process that started this one is gone."""
+
+    def interrupt() -> None:
+        wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
 
 
 @contextlib.contextmanager

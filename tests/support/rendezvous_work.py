@@ -9,7 +9,7 @@ from vissl_clusterfit.launch.processes.rendezvous import Failed, Rendezvous
 
 
 def meet(number: int, count: int, port: int, limit_s: float, answers) -> None:
-    """Meets, says so, and does nothing until another member fails, which it passes on."""
+    """Meets, says so, and does nothing until another participant fails, which it passes on."""
     os.environ[LIMIT_VARIABLE] = str(limit_s)
     participant = Participant(number, count, number, count)
     with Rendezvous(participant, "127.0.0.1", port, has_store=number == 0) as rendezvous:
