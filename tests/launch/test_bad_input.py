@@ -287,13 +287,6 @@ MISTAKES = {
         ["+config.LOSS.CrossEntropyLoss.smooth=1", "config.LOSS.name=CrossEntropyLoss"],
         ["config.LOSS.CrossEntropyLoss: found ignore_index, smooth; allowed: parameters that it takes (TypeError:"],
     ),
-    "a depth that the trunk does not have": (
-        ["config.MODEL.TRUNK.RESNETS.DEPTH=18"],
-        [
-            "config.MODEL: found a network that cannot be built, trunk resnet: ValueError: 18",
-            "Check config.MODEL.TRUNK",
-        ],
-    ),
     "a parameter that the head does not take": (
         ["config.MODEL.HEAD.PARAMS=[[mlp,{dim:[2048,4]}]]"],
         ["config.MODEL.HEAD.PARAMS: mlp: found dim; allowed: parameters that it takes (TypeError:"],
