@@ -65,7 +65,7 @@ def test_a_rank_that_is_killed(
         shutil.copytree(student_run / "clusterfit" / name, folder / "clusterfit" / name)
     command = [*student_overrides, f"config.CHECKPOINT.DIR={folder}"]
     if stage == "training":
-        command.append("config.OPTIMIZER.num_epochs=20")  # the last of which is far when the first has ended
+        command.append("config.OPTIMIZER.num_epochs=6")  # the last of which is far when the first has ended
     running = start_nodes(*command)
     while not any(folder.glob(sign)):
         assert not any(result.done() for result in running), [result.result() for result in running if result.done()]
