@@ -51,7 +51,7 @@ def test_the_last_figure_is_reported_and_not_the_best(linear, tmp_path):
         "weight decay 0.0005",
         'lr multistep {"values":[0.01,0.001,0.0001,1e-05],"milestones":[8,16,24]}',
         '"CenterCrop"',
-        "the figure after epoch 2 of 28, the last that was tested, which is not chosen",
+        "the score after epoch 2 of 28, the last that was tested, which is not chosen",
     ):
         assert part in protocol
 

@@ -70,6 +70,18 @@ def test_a_training_starts_with_the_whole_trunk(training, tmp_path, config, teac
     assert all(torch.equal(before[name], after[name]) for name in names)
 
 
+def test_a_test_scores_what_can_be_read_and_says_of_how_many_samples_it_is(training, tmp_path):
+    test = write_classes(tmp_path / "test", 8, 4, seed=1)
+    sorted(test.rglob("*.png"))[3].write_bytes(b"no image")
+    whole = (f"config.DATA.TEST.DATA_PATHS=[{test}]", "config.DATA.TEST.DATA_LIMIT=-1")
+    result = training(FULL_TUNING, *SMALL, *whole, "+config.BENCHMARK.MODEL_NAME=student")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "run/results.json").read_text())
+    assert rows
+    assert all("; 7 of 8 test samples, the others could not be read; " in row["protocol"] for row in rows)
+    assert all(7 * row["value"] == pytest.approx(round(7 * row["value"])) for row in rows)
+
+
 def test_a_partial_load_is_refused(training, teacher, tmp_path):
     """VISSL would start the rest at random, and say so in the middle of a long log."""
     state = torch.load(teacher)

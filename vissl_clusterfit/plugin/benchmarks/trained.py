@@ -15,6 +15,7 @@ from vissl.config import AttrDict
 from vissl.trainer.trainer_main import build_task
 
 from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.plugin.benchmarks.readable import COUNTS, describe_counts
 from vissl_clusterfit.plugin.benchmarks.rows import BenchmarkSettings, common_fields
 from vissl_clusterfit.plugin.training.progress import read_metrics
 from vissl_clusterfit.report.results import ResultRow, record_scores
@@ -72,7 +73,7 @@ def last_test(folder: str) -> Mapping[str, Any]:
 def scores(line: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
     """Metric, layer and value, as a fraction. VISSL's meters give percent, one or several for each name."""
     for name, of_metric in line.items():
-        if not name.startswith("test_"):
+        if not name.startswith("test_") or name == COUNTS:
             continue
         for metric, of_layer in of_metric.items():
             if metric == "AP":  # of each class
@@ -105,12 +106,13 @@ def _is_frozen(config: AttrDict) -> bool:
 
 def _protocol(config: AttrDict, line: Mapping[str, Any]) -> str:
     if config.TEST_ONLY:
-        return f"VISSL's test of the network as it is; {test_views(config)}"
+        parts = ["VISSL's test of the network as it is", test_views(config), describe_counts(line)]
+        return "; ".join(filter(None, parts))
     optimizer = config.OPTIMIZER
     phases = sum(phase["train"] for phase in build_task(config)._build_phases())
     done = (line["train_phase_idx"] + 1) * optimizer.num_epochs / phases
-    last = f"the figure after epoch {done:g} of {optimizer.num_epochs}, the last that was tested, which is not chosen"
-    return "; ".join([describe_training(config), test_views(config), last])
+    last = f"the score after epoch {done:g} of {optimizer.num_epochs}, the last that was tested, which is not chosen"
+    return "; ".join(filter(None, [describe_training(config), test_views(config), describe_counts(line), last]))
 
 
 def test_views(config: AttrDict) -> str:

@@ -23,6 +23,7 @@ from vissl_clusterfit.launch.runs.tune.inputs import check_tuning_labels, inputs
 from vissl_clusterfit.launch.runs.tune.settings import TuneSettings, chosen_by
 from vissl_clusterfit.launch.runs.tune.split import ValidationSplit
 from vissl_clusterfit.launch.runs.tune.trainings import Trial, grid, of_test, on_validation, with_setting
+from vissl_clusterfit.plugin.benchmarks.readable import describe_counts
 from vissl_clusterfit.plugin.benchmarks.rows import model_in_rows
 from vissl_clusterfit.plugin.benchmarks.trained import describe_training, last_test, scores, test_views
 from vissl_clusterfit.plugin.data.prepared import require_prepared
@@ -167,7 +168,8 @@ class _Tuning:
             by_name = dict(zip(self._names, self._grid, strict=True))
             chosen = {head: by_name[name] for head, name in names.items()}
         rows = []
-        for metric, head, value in scores(last_test(str(self._folder / "test"))):
+        line = last_test(str(self._folder / "test"))
+        for metric, head, value in scores(line):
             layer = head.removeprefix("layer ") if head.startswith("layer ") else ""
             rows.append(
                 ResultRow(
@@ -177,7 +179,7 @@ class _Tuning:
                     split="test",
                     metric=metric,
                     value=value,
-                    protocol=self._protocol(chosen[head]),
+                    protocol="; ".join(filter(None, [self._protocol(chosen[head]), describe_counts(line)])),
                     seed=self._cfg.SEED_VALUE,
                 )
             )
