@@ -118,7 +118,7 @@ def test_fits_that_do_not_converge_are_said_once(digits, caplog):
     assert not result.converged
     assert [record.getMessage() for record in caplog.records] == [
         "linear probe: max_iter = 3 was too few for C = 1, C = 100, the final fit. "
-        "Raise it for figures that do not depend on it."
+        "Raise it for scores that do not depend on it."
     ]
 
 

@@ -20,7 +20,8 @@ def register() -> None:
     | collators | ``multi_label_collator``: several labels of a sample as soft targets |
     | labels | a video source's own under its name; a file has a row for each video, not for each clip |
     | labels | names are numbered as those of TRAIN; other types and another number of them are refused |
-    | images | 16 bits of grey are read for what they show |
+    | images | 16 bits of grey are read for what they show; a damaged file of a folder ends no training |
+    | tests | the meters get the samples that could be read, and both numbers are in ``metrics.json`` |
     | transforms | one that fails says on which image; a crop is no larger than the image |
     | trunks | ``r2plus1d_18``, ``_34``, ``r3d_18``, ``mc3_18``, ``s3d``, ``mvit_v1_b``, ``_v2_s``, ``resnext3d`` |
     | pooling | PyTorch's 3-D ones, for the layers of a linear evaluation |
@@ -121,6 +122,8 @@ def register() -> None:
     dataset_class.__getitem__ = transforms.named_samples(dataset_class.__getitem__)
     # Nor for the reading of image files.
     disk_dataset.Image = torchvision.datasets.folder.Image = image_files.ImageFiles()
+    of_disk = disk_dataset.DiskImageDataset
+    of_disk.__getitem__ = image_files.with_stand_ins(of_disk.__getitem__)
 
     pair_data_sources()
 

@@ -1,4 +1,4 @@
-"""Figures that others published, to stand beside one's own: ``published.json`` of this package."""
+"""Scores that others published, to be shown beside one's own: ``published.json`` of this package."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from vissl_clusterfit.report.results import ResultRow
 
 _FILE = Path(__file__).with_name("published.json")
 
-#: What may be said of a published figure's protocol and ours.
+#: What may be said of a published score's protocol and ours.
 AGREEMENTS = ("agrees", "not known to agree", "reported elsewhere, protocol not reproduced")
 
 _KEYS = {"model", "dataset", "benchmark", "metric", "percent"}
 
 
 @dataclass(frozen=True)
-class PublishedFigure:
-    """One figure of one publication.
+class PublishedScore:
+    """One score of one publication.
 
     Attributes:
         model: As the publication has it.
         dataset: As our rows name it.
         benchmark: As our rows name it.
-        any_layer: The publication does not say of which layer; it stands beside all layers of the benchmark.
+        any_layer: The publication does not say of which layer; it is beside all layers of the benchmark.
         metric: As our rows name it.
         value: As a fraction.
         source: The publication.
@@ -53,38 +53,38 @@ class PublishedFigure:
 
 
 def published_rows(rows: Sequence[ResultRow]) -> list[ResultRow]:
-    """The published figures that belong beside some rows, as rows themselves.
+    """The published scores that belong beside some rows, as rows themselves.
 
     Their benchmark says that they are published, their protocol the source and whether the protocols agree: so they
-    share no column with figures that somebody here measured.
+    share no column with scores that were measured here.
     """
     found = []
-    for figure in read_published():
-        beside = [row for row in rows if figure.belongs_beside(row)]
+    for score in read_published():
+        beside = [row for row in rows if score.belongs_beside(row)]
         if beside:
-            layer = ", layer not stated" if figure.any_layer else ""
+            layer = ", layer not stated" if score.any_layer else ""
             found.append(
                 ResultRow(
-                    model=figure.model,
-                    benchmark=f"{figure.benchmark}{layer}, published",
-                    dataset=figure.dataset,
+                    model=score.model,
+                    benchmark=f"{score.benchmark}{layer}, published",
+                    dataset=score.dataset,
                     split=beside[0].split,
-                    metric=figure.metric,
-                    value=figure.value,
-                    protocol=f"published: {figure.source}; protocol: {figure.protocol}",
+                    metric=score.metric,
+                    value=score.value,
+                    protocol=f"published: {score.source}; protocol: {score.protocol}",
                     seed=0,
                 )
             )
     return found
 
 
-def read_published(path: Path = _FILE) -> list[PublishedFigure]:
-    """All published figures of a file, checked.
+def read_published(path: Path = _FILE) -> list[PublishedScore]:
+    """All published scores of a file, checked.
 
     Raises:
         ValueError: an entry is not what it should be; the file is a part of this package.
     """
-    figures = []
+    scores = []
     for number, publication in enumerate(json.loads(path.read_text(encoding="utf-8"))):
         where = f"{path.name}, publication {number}"
         if set(publication) != {"source", "protocol", "figures"} or not publication["source"]:
@@ -92,11 +92,11 @@ def read_published(path: Path = _FILE) -> list[PublishedFigure]:
         if publication["protocol"] not in AGREEMENTS:
             raise ValueError(problem(where, found=publication["protocol"], allowed=" | ".join(AGREEMENTS)))
         for place, entry in enumerate(publication["figures"]):
-            figures.append(_figure(entry, publication["source"], publication["protocol"], f"{where}, figure {place}"))
-    return figures
+            scores.append(_score(entry, publication["source"], publication["protocol"], f"{where}, entry {place}"))
+    return scores
 
 
-def _figure(entry: dict[str, Any], source: str, protocol: str, where: str) -> PublishedFigure:
+def _score(entry: dict[str, Any], source: str, protocol: str, where: str) -> PublishedScore:
     if set(entry) - {"layer"} != _KEYS or entry.get("layer", "any") != "any":
         raise ValueError(problem(where, found=entry, allowed=f"{', '.join(sorted(_KEYS))}, and layer: any"))
     texts = [entry[key] for key in ("model", "dataset", "benchmark", "metric")]
@@ -106,4 +106,4 @@ def _figure(entry: dict[str, Any], source: str, protocol: str, where: str) -> Pu
     if isinstance(percent, bool) or not isinstance(percent, (int, float)) or not 0 < percent <= 100:
         raise ValueError(problem(f"{where}, percent", found=repr(percent), allowed="above 0 and at most 100"))
     model, dataset, benchmark, metric = texts
-    return PublishedFigure(model, dataset, benchmark, "layer" in entry, metric, percent / 100, source, protocol)
+    return PublishedScore(model, dataset, benchmark, "layer" in entry, metric, percent / 100, source, protocol)

@@ -31,7 +31,7 @@ _LOCK_NAME = ".results.json.lock"
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One figure. All fields but ``value`` together are its identity.
+    """One score. All fields but ``value`` together are its identity.
 
     Attributes:
         model: What was evaluated.
@@ -117,7 +117,7 @@ def read_results(folder: Path) -> list[ResultRow]:
 def read_runs(places: Iterable[Path]) -> list[ResultRow]:
     """The rows of several runs: folders with a ``results.json``, or such files under any name that ends in ``.json``.
 
-    A row that is there twice counts once, as when a run is named twice, or a suite's rows lie in its training's folder.
+    A row that is there twice counts once, as when a run is named twice, or a suite's rows are in its training's folder.
 
     Raises:
         ArtifactError: a file is missing, damaged or without a row, or two give another value for the same thing.

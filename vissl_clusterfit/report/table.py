@@ -17,7 +17,7 @@ _STYLES = ("text", "markdown")
 
 
 class _Column(NamedTuple):
-    """What figures share that may be compared, and averaged over seeds."""
+    """What scores share that may be compared, and averaged over seeds."""
 
     benchmark: str
     dataset: str
@@ -28,7 +28,7 @@ class _Column(NamedTuple):
 
 @dataclass
 class _Cell:
-    """The figures of one model in one column."""
+    """The scores of one model in one column."""
 
     by_seed: dict[int, float] = field(default_factory=dict)
     #: Half-widths over the draws of each seed.
@@ -48,7 +48,7 @@ def format_table(rows: Sequence[ResultRow], *, style: str = "text", published: S
     A column holds what has the same benchmark, data set, split, metric and protocol. Its heading names the
     benchmark, and of data set, split and metric what differs from column to column; what is common stands
     above the table. Columns that differ in the protocol alone are numbered, with their protocols below; so are those of
-    published figures, with their sources. The half-width over the draws of a single seed stands behind its figure.
+    published scores, with their sources. The half-width over the draws of a single seed follows its score.
 
     Args:
         rows: At least one. Models and columns keep the order in which they first come.
@@ -83,7 +83,7 @@ def format_table(rows: Sequence[ResultRow], *, style: str = "text", published: S
 
 
 def table_csv(rows: Sequence[ResultRow], published: Sequence[ResultRow] = ()) -> str:
-    """The cells of the table, a line each, as CSV; figures are fractions.
+    """The cells of the table, a line each, as CSV; scores are fractions.
 
     Args:
         rows: as of :func:`format_table`.
@@ -99,8 +99,8 @@ def table_csv(rows: Sequence[ResultRow], published: Sequence[ResultRow] = ()) ->
                 interval, over = cell.interval()
                 half_width = repr(interval.half_width) if over else ""
                 seeds = [len(cell.by_seed), " ".join(map(str, sorted(cell.by_seed)))] if measured else ["", ""]
-                figures = [repr(interval.mean), half_width, over, *seeds]
-                lines.writerow([model, *column[:-1], *figures, column.protocol])
+                values = [repr(interval.mean), half_width, over, *seeds]
+                lines.writerow([model, *column[:-1], *values, column.protocol])
     return text.getvalue()
 
 
@@ -164,7 +164,7 @@ def _markdown(table: list[list[str]]) -> str:
 
 
 def _aligned(table: list[list[str]]) -> tuple[list[int], list[list[str]]]:
-    """The columns' widths, and the lines padded to them: names to the left, figures to the right."""
+    """The columns' widths, and the lines padded to them: names to the left, scores to the right."""
     widths = [max(map(len, texts)) for texts in zip(*table, strict=True)]
     lines = [
         [

@@ -40,7 +40,7 @@ class KnnSettings:
     topk: tuple[int, ...] = setting((1,), at_least=1)
 
     def protocol(self, gallery: str = "the training split") -> str:
-        """The text by which someone else can compute the same number; ``gallery``: who the neighbours are."""
+        """The text by which someone else can compute the same number; ``gallery``: of the samples that vote."""
         cosine = self.similarity == "cosine"
         if self.vote == "weighted":
             exponent = f"{'cosine' if cosine else 'dot product'} / {self.temperature:g}"
@@ -219,7 +219,7 @@ def vote(similarities_QK: Tensor, labels_QK: Tensor, settings: KnnSettings) -> T
         votes_QK = torch.ones_like(labels_QK)
     labels_QK, order_QK = labels_QK.sort(dim=1)
     running = pad(votes_QK.gather(1, order_QK).cumsum(dim=1), (1, 0))
-    # Equal labels now lie side by side: their votes are what the running sum gains from first to last.
+    # Equal labels are now adjacent: their votes are what the running sum gains from first to last.
     end_QK = torch.searchsorted(labels_QK, labels_QK, right=True)
     begin_QK = torch.searchsorted(labels_QK, labels_QK)
     totals_QK = running.gather(1, end_QK) - running.gather(1, begin_QK)

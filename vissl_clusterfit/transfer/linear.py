@@ -86,14 +86,14 @@ def linear_probe(
     that the training set lacks counts as wrong.
 
     The paper trains its linear layers by SGD over augmented images, as VISSL's linear benchmark does. This
-    probe sees each feature once and needs no learning rate; its figures do not compare with the paper's.
+    probe sees each feature once and needs no learning rate; its scores do not compare with the paper's.
 
     Args:
         train_features: ``(num_train, dim)``, any float dtype; copied to float64.
         train_labels: ``(num_train,)`` whole numbers, at least two classes of at least two samples each.
         test_features: ``(num_test, dim)``.
         test_labels: ``(num_test,)`` whole numbers.
-        settings: What defines the figure.
+        settings: What defines the score.
 
     Raises:
         DataError: features or labels that cannot be used, or too few samples to hold a validation split out.
@@ -173,7 +173,7 @@ def _report(settings: LinearProbeSettings, chosen: float, unconverged: list[floa
     if unconverged or not converged:
         fits = [f"C = {c:g}" for c in unconverged] + ["the final fit"] * (not converged)
         logger.warning(
-            "linear probe: max_iter = %d was too few for %s. Raise it for figures that do not depend on it.",
+            "linear probe: max_iter = %d was too few for %s. Raise it for scores that do not depend on it.",
             settings.max_iter,
             ", ".join(fits),
         )

@@ -80,7 +80,7 @@ def low_shot_probe(
         test_features: ``(num_test, dim)``.
         test_labels: ``(num_test,)`` whole numbers.
         num_shots: k.
-        settings: What defines the figure.
+        settings: What defines the score.
 
     Raises:
         DataError: features or labels that cannot be used, or a class with fewer than k samples.

@@ -23,7 +23,7 @@ class LowShotResult:
     """Over the draws, for the cost with the greatest mean, as fractions.
 
     Attributes:
-        cost: That cost. VISSL chooses it by the mean on the test split, so the figure is an optimistic one.
+        cost: That cost. VISSL chooses it by the mean on the test split, so the score is an optimistic one.
         mean: The mean of the draws' mean average precisions.
         least: The least of them.
         greatest: The greatest.
@@ -109,7 +109,7 @@ def score_draw(
         train_targets: ``(num_train, num_classes)``, of one draw.
         test: Features ``(num_test, dim)``, scaled likewise.
         test_targets: ``(num_test, num_classes)``.
-        settings: What defines the figure; no cross-validation takes place.
+        settings: What defines the score; no cross-validation takes place.
     """
     found = np.zeros((train_targets.shape[1], len(settings.costs)))
     for number, (kept, scored) in enumerate(

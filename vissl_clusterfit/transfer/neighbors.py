@@ -40,7 +40,7 @@ COSINE_GRID = 2**30
 _LOCAL_RANGE = 2**22
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
-_NOBODY = torch.iinfo(torch.int64).min
+_NO_KEY = torch.iinfo(torch.int64).min
 # Candidates are looked for among the maxima of so many scores.
 _GROUP = 16
 # More groups than so many for each neighbour that is wanted are narrowed down first.
@@ -181,7 +181,7 @@ class _Search:
         self._operand_QD = torch.empty(queries_QD.shape, dtype=dtype, device=queries_QD.device)
         zero_D = torch.zeros(queries_QD.shape[1], device=queries_QD.device)
         self._prepared = shifted(queries_QD.float(), zero_D, 1.0, self._operand_QD)
-        self._best_QK = torch.full((len(queries_QD), 0), _NOBODY, dtype=torch.int64, device=queries_QD.device)
+        self._best_QK = torch.full((len(queries_QD), 0), _NO_KEY, dtype=torch.int64, device=queries_QD.device)
 
     def found(self) -> tuple[Tensor, Tensor]:
         """Similarities (Q, K) float64 and indices (Q, K) int64, best first."""
@@ -198,13 +198,13 @@ class _Search:
             query_P, place_P = query_P[apart], place_P[apart]
             counts_Q.masked_fill_(crowded_Q, 0)
         grid_P = (block.similarities(self._queries_QD, query_P, place_P) * COSINE_GRID).round_().long()
-        # The pairs of a query lie side by side, and become a row.
+        # The pairs of a query are adjacent, and become a row.
         column_P = torch.arange(len(query_P), device=query_P.device) - (counts_Q.cumsum(0) - counts_Q)[query_P]
-        keys_QC = torch.full((len(counts_Q), int(counts_Q.max())), _NOBODY, dtype=torch.int64, device=query_P.device)
+        keys_QC = torch.full((len(counts_Q), int(counts_Q.max())), _NO_KEY, dtype=torch.int64, device=query_P.device)
         keys_QC[query_P, column_P] = (grid_P << _INDEX_BITS) + (_INDEX_MASK - block.start - place_P)
         if crowded_Q.any():
             of_crowded = self._best_keys(crowded_Q, block)
-            keys_QC = pad(keys_QC, (0, max(0, of_crowded.shape[1] - keys_QC.shape[1])), value=_NOBODY)
+            keys_QC = pad(keys_QC, (0, max(0, of_crowded.shape[1] - keys_QC.shape[1])), value=_NO_KEY)
             keys_QC[crowded_Q, : of_crowded.shape[1]] = of_crowded
         self._best_QK = self._best_of(self._best_QK, keys_QC)
 
@@ -216,7 +216,7 @@ class _Search:
         # Scores are of rows less the shift.
         least_Q = (self._least_Q() - self._queries_QD @ shift_D).float()
         limit_Q = threshold_for(least_Q, error_Q, dtype)
-        # Scores of a group lie far apart, those of a place's queries side by side: so maxima are quick to find.
+        # Scores of a group are far apart in memory, those of a place's queries adjacent: so maxima are quick to find.
         groups = scores_GQ.view(-1, _GROUP, scores_GQ.shape[1])
         maxima_QM = groups.amax(dim=1).T.float()
         if self._best_QK.shape[1] < self._num_neighbors <= len(block) // (2 * _GROUP):

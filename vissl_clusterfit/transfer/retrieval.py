@@ -19,7 +19,7 @@ from vissl_clusterfit.transfer.neighbors import COSINE_GRID
 from vissl_clusterfit.transfer.rows import LEAST_NORM, Rows, parts_of, read_rows, require_device, row_norms, unit_rows
 
 # Below every key of a sample: nothing that has it counts.
-_NOBODY = torch.iinfo(torch.int64).min
+_NO_KEY = torch.iinfo(torch.int64).min
 # Keys that are held at a time, of 8 bytes each: so many queries times the whole gallery, but at least so many queries.
 _KEYS = 1 << 25
 _LEAST_QUERIES = 64
@@ -51,7 +51,7 @@ def category_retrieval(
 ) -> RetrievalResult:
     """Ranks the gallery for each query by cosine similarity, and scores where the samples of its class stand.
 
-    With the R gallery samples of the query's class, of which the i-th that comes up stands at place k_i, ::
+    With the R gallery samples of the query's class, of which the i-th that comes up is at place k_i, ::
 
         AP = 1/R * sum over i = 1 … R of  i / k_i          mAP = mean of AP over the queries
 
@@ -108,7 +108,7 @@ def category_retrieval(
         keys_QG = _keys(queries_QD, candidates, factors_G, gallery_chunk)
         if same:
             own = torch.arange(len(queries_QD), device=device)
-            keys_QG[own, own + start] = _NOBODY
+            keys_QG[own, own + start] = _NO_KEY
         relevant_QR = by_class.keys_of(wanted[start : start + size].to(device), keys_QG)
         precisions.append(_average_precisions(keys_QG, relevant_QR, harmonic, gallery_chunk).cpu())
     found = torch.cat(precisions).numpy()
@@ -170,13 +170,13 @@ class _ByClass:
         self._sorted_G = labels_G[self._order_G]
 
     def keys_of(self, labels_Q: Tensor, keys_QG: Tensor) -> Tensor:
-        """The keys of each query's relevant samples, (Q, R) ascending; missing ones are first, and are nobody's."""
+        """The keys of each query's relevant samples, (Q, R) ascending; missing ones are first, of no sample."""
         begin_Q = torch.searchsorted(self._sorted_G, labels_Q)
         end_Q = torch.searchsorted(self._sorted_G, labels_Q, right=True)
         places_QR = begin_Q[:, None] + torch.arange(int((end_Q - begin_Q).max()), device=labels_Q.device)
         missing_QR = places_QR >= end_Q[:, None]
         indices_QR = self._order_G[places_QR.clamp_(max=len(self._order_G) - 1)]
-        return keys_QG.gather(1, indices_QR).masked_fill_(missing_QR, _NOBODY).sort(dim=1).values
+        return keys_QG.gather(1, indices_QR).masked_fill_(missing_QR, _NO_KEY).sort(dim=1).values
 
 
 def _average_precisions(keys_QG: Tensor, relevant_QR: Tensor, harmonic: Tensor, chunk: int) -> Tensor:
@@ -197,10 +197,10 @@ def _average_precisions(keys_QG: Tensor, relevant_QR: Tensor, harmonic: Tensor, 
     end_QR = torch.searchsorted(relevant_QR, relevant_QR, right=True)
     relevant_tied_QR = end_QR - torch.searchsorted(relevant_QR, relevant_QR)
     first_QR = num_relevant - end_QR + 1  # P + 1
-    real_QR = relevant_QR != _NOBODY
+    real_QR = relevant_QR != _NO_KEY
     # A sample that is tied with none has no sum to take: the quotient is exact.
     alone_QR = first_QR / (before_QR + 1).double()
-    with_ties_QR.clamp_(max=len(harmonic) - 1)  # nobody's may be more
+    with_ties_QR.clamp_(max=len(harmonic) - 1)  # those of no sample may be more
     sums_QR = harmonic[with_ties_QR] - harmonic[before_QR.clamp(max=len(harmonic) - 1)]
     others_QR = (relevant_tied_QR - 1) / (tied_QR - 1).clamp(min=1).double()
     shared_QR = (first_QR * sums_QR + others_QR * (tied_QR - (before_QR + 1) * sums_QR)) / tied_QR.clamp(min=1)

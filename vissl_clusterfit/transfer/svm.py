@@ -69,7 +69,7 @@ class SvmSettings:
             )
 
     def svm(self, cost: float) -> LinearSVC:
-        """The classifier for one cost, as VISSL sets it up, but with a seed of its own."""
+        """The classifier for one cost, as VISSL sets it up, but with its own seed."""
         from sklearn.svm import LinearSVC
 
         return LinearSVC(
@@ -136,7 +136,7 @@ def score_svm_class(
         train_targets_N: 1 present, 0 absent, -1 ignored.
         test_ND: Features, scaled likewise.
         test_targets_N: As those of the training split.
-        settings: What defines the figure.
+        settings: What defines the score.
     """
     from sklearn.model_selection import cross_val_score
 
@@ -172,7 +172,7 @@ def scaled(features: np.ndarray, settings: SvmSettings) -> np.ndarray:
 def check_targets(
     train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], classes: Sequence[int], at_least: int
 ) -> None:
-    """Refuses targets that give no figure.
+    """Refuses targets that give no score.
 
     Args:
         train: features ``(N, D)`` and targets ``(N, C)``.

@@ -101,7 +101,7 @@ def taxonomy_knn_accuracies(
         gallery_labels: ``(num_gallery,)`` whole numbers from 0, of classes.
         taxonomy: With an entry for every class.
         levels: That it has.
-        settings: What defines the figures.
+        settings: What defines the scores.
         device: Where to compute.
 
     Raises:

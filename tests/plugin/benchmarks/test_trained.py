@@ -66,7 +66,7 @@ def test_mean_average_precision_without_that_of_each_class(linear, tmp_path):
 
 def test_without_a_test_phase_there_is_nothing_to_report(linear, tmp_path):
     write_metrics(tmp_path, {"phase_idx": 0, "train_phase_idx": 0, "train_accuracy_list_meter": {}})
-    with pytest.raises(ArtifactError, match=r"no figure of a test phase: set config\.TEST_MODEL=true"):
+    with pytest.raises(ArtifactError, match=r"no score of a test phase: set config\.TEST_MODEL=true"):
         add_trained_rows(linear, str(tmp_path))
 
 

@@ -149,11 +149,11 @@ def _any_device(script: Any, device: torch.device) -> Iterator[None]:
 
 
 def _revisited(scores: dict[str, Any]) -> dict[str, float]:
-    scores = {f"mAP, {name}": scores["mAP"][key] for key, name in _DIFFICULTIES.items()}
+    found = {f"mAP, {name}": scores["mAP"][key] for key, name in _DIFFICULTIES.items()}
     for key, name in _DIFFICULTIES.items():
         for k, value in zip(scores["mp@k"]["k"], scores["mp@k"][key], strict=True):
-            scores[f"mP@{k}, {name}"] = value
-    return scores
+            found[f"mP@{k}, {name}"] = value
+    return found
 
 
 def _copydays(scores: dict[str, Any]) -> dict[str, float]:

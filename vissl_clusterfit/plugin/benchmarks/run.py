@@ -39,7 +39,7 @@ from vissl_clusterfit.transfer.settings import TransferSettings
 
 logger = logging.getLogger(__name__)
 
-#: The name that stands for the output of the trunk, where a config asks for a head that was trained on pseudo-labels.
+#: The name of the output of the trunk, where a config asks for a head that was trained on pseudo-labels.
 TRUNK = "trunk"
 
 

@@ -114,8 +114,8 @@ class LowShotSvmEngine(StageEngine):
             test_targets = low_shot_svm.one_hot_targets(test_labels, num_classes)
 
             def targets_of(k: int, draw: int) -> np.ndarray:
-                kept = np.isin(union, drawn[k, draw])
-                return low_shot_svm.one_hot_targets(np.where(kept, train_labels[union], -1), num_classes)
+                is_drawn = np.isin(union, drawn[k, draw])
+                return low_shot_svm.one_hot_targets(np.where(is_drawn, train_labels[union], -1), num_classes)
 
             taken = "k samples of each class, those of other classes its negatives"
         else:
@@ -146,7 +146,7 @@ def _score_draws(
     rows = {split: svm.scaled(part[:], settings) for split, part in features.items()}
     readable = {split: part.samples for split, part in features.items()}
     wanted = test_targets[readable["TEST"]]
-    done = _kept(run, layer, features, settings)
+    cache = _cache(run, layer, features, settings)
 
     def score(k: int, draw: int) -> np.ndarray:
         targets = targets_of(k, draw)[readable["TRAIN"]]
@@ -156,7 +156,7 @@ def _score_draws(
             return {"figures": low_shot_svm.score_draw(rows["TRAIN"], targets, rows["TEST"], wanted, settings).tolist()}
 
         hashes = {"targets": [array_hash(targets), array_hash(wanted)]}
-        return np.array(done.get(f"draw_{draw}_k{k}", hashes, make)["figures"])
+        return np.array(cache.get(f"draw_{draw}_k{k}", hashes, make)["figures"])
 
     pairs = [(k, draw) for k in numbers for draw in draws]
     scores = dict(zip(pairs, svm.by_all_processes([functools.partial(score, *pair) for pair in pairs]), strict=True))
@@ -181,7 +181,7 @@ def _score_draws(
         run.record(report)
 
 
-def _kept(run: BenchmarkRun, layer: str, features: Mapping[str, LayerRows], settings: SvmSettings) -> ResultCache:
+def _cache(run: BenchmarkRun, layer: str, features: Mapping[str, LayerRows], settings: SvmSettings) -> ResultCache:
     stores = {split: rows.store.content_hash for split, rows in features.items()}
     return ResultCache(run.folder / "svm" / layer, {"features": stores, "settings": dataclasses.asdict(settings)})
 

@@ -1,6 +1,6 @@
 """Rows of the benchmarks that are trainings of VISSL: linear heads on a frozen trunk, full tuning, semi-supervised.
 
-VISSL leaves ``metrics.json`` with a line for each phase. The row has the figure of the last test phase: the best one
+VISSL leaves ``metrics.json`` with a line for each phase. The row has the score of the last test phase: the best one
 would be chosen on the test split.
 """
 
@@ -35,14 +35,14 @@ _USED = {
 
 
 def add_trained_rows(config: AttrDict, folder: str) -> None:
-    """Puts the figures of a finished training or test of VISSL's into ``results.json``.
+    """Puts the scores of a finished training or test of VISSL's into ``results.json``.
 
     Args:
         config: its ``config``; nothing is done where it is no benchmark, that is without a block ``BENCHMARK``.
         folder: with its ``metrics.json``.
 
     Raises:
-        ArtifactError: there is no figure of a test phase.
+        ArtifactError: there is no score of a test phase.
     """
     if config.get("BENCHMARK") is None:
         return
@@ -66,7 +66,7 @@ def last_test(folder: str) -> Mapping[str, Any]:
     """
     tested = [row for row in read_metrics(folder) if any(name.startswith("test_") for name in row)]
     if not tested:
-        raise ArtifactError(f"{folder} has no figure of a test phase: set config.TEST_MODEL=true and METERS.")
+        raise ArtifactError(f"{folder} has no score of a test phase: set config.TEST_MODEL=true and METERS.")
     return tested[-1]
 
 

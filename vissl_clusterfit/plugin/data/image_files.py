@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from vissl.data.data_helper import get_mean_image
+
+logger = logging.getLogger(__name__)
 
 
 class UnreadablePixels(ValueError):
@@ -31,6 +37,26 @@ class ImageFiles:
             UnreadablePixels: the range of the pixels is not known.
         """
         return in_8_bits(Image.open(*args, **kwargs))
+
+
+def with_stand_ins(get_item: Callable[[Any, int], tuple[Any, bool]]) -> Callable[[Any, int], tuple[Any, bool]]:
+    """VISSL's ``DiskImageDataset.__getitem__``, which ends a training at a damaged file of a folder, not of a list.
+
+    A grey image stands for it, as for one of a list, and is said not to be valid.
+    """
+
+    @functools.wraps(get_item)
+    def get(source: Any, index: int) -> tuple[Any, bool]:
+        try:
+            return get_item(source, index)
+        except Exception as error:  # damaged files make decoders raise nearly anything
+            if source.data_source != "disk_folder" or not source.is_initialized:
+                raise
+            name = source.image_dataset.samples[index][0]
+            logger.warning("%s cannot be read: %s: %s", name, type(error).__name__, error)
+            return get_mean_image(source.cfg["DATA"][source.split].DEFAULT_GRAY_IMG_SIZE), False
+
+    return get
 
 
 def in_8_bits(image: Image.Image) -> Image.Image:

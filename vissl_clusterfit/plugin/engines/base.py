@@ -66,5 +66,5 @@ class StageEngine(Engine):
         """The work of this engine, called by every process of the run."""
 
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
-        """What the user may look for when the run is finished: files and artefacts, each with a word that says what."""
+        """What the user may look for when the run is finished: files and artefacts, by their labels."""
         return {}

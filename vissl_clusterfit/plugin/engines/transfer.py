@@ -1,7 +1,7 @@
 """``engine_name: clusterfit_transfer``: how well the frozen features of a network serve classes that it never saw.
 
 The network is ``config.MODEL`` with ``MODEL.WEIGHTS_INIT.PARAMS_FILE`` (none: an untrained network, as a control).
-Features of both splits go into feature stores in the run's folder, figures into its ``results.json``.
+Features of both splits go into feature stores in the run's folder, scores into its ``results.json``.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class TransferEngine(StageEngine):
         _score(train, test, settings, artifact_path(checkpoint_folder), cfg)
 
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
-        """The figures, and the features that they are of."""
+        """The scores, and the features that they are of."""
         features = artifact_path(TransferSettings.from_config(cfg.get("TRANSFER")).features.path)
         folders = {f"features of {split}": features / split.lower() for split in _SPLITS}
-        return {"figures": artifact_path(checkpoint_folder) / RESULTS_NAME, **folders}
+        return {"scores": artifact_path(checkpoint_folder) / RESULTS_NAME, **folders}
 
 
 def _checked_labels(cfg: AttrDict, settings: TransferSettings) -> dict[str, np.ndarray]:
@@ -77,7 +77,7 @@ def _split(cfg: AttrDict, split: str, labels: np.ndarray, settings: TransferSett
     of_clips = images.clips is not None and images.clips["PER"] == "clip"
     if of_clips and (others := sorted(set(settings.protocols) - _FOR_CLIPS)):
         found = f"{', '.join(others)}, and clips as samples"
-        allowed = f"{', '.join(sorted(_FOR_CLIPS))}, or CLIPS.PER=video: clips of one video are no samples of their own"
+        allowed = f"{', '.join(sorted(_FOR_CLIPS))}, or CLIPS.PER=video: clips of one video are no separate samples"
         raise ConfigError(problem("config.TRANSFER.PROTOCOLS", found=found, allowed=allowed))
     operations = list(cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP)
     if operations and encoding.layer_name:

@@ -21,14 +21,14 @@ class TuneEngine(Engine):
     """Stands for the trainings that ``launch/runs/execute.py`` starts one after the other."""
 
     def run_engine(self, *_: Any, **__: Any) -> None:
-        """Never called by our launcher, as a tuning has no process of its own."""
+        """Never called by our launcher, as a tuning has no engine process."""
         raise RuntimeError(f"{ENGINE} is started by tools/run_distributed_engines.py of vissl-clusterfit.")
 
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
-        """The figures, what they were chosen by, and the network."""
+        """The scores, what they were chosen by, and the network."""
         folder = artifact_path(checkpoint_folder)
         return {
-            "figures": folder / RESULTS_NAME,
+            "scores": folder / RESULTS_NAME,
             "what was tried": folder / VALIDATION_NAME,
             "network": folder / "tune" / NETWORK_NAME,
         }

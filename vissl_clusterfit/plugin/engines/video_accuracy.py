@@ -65,7 +65,7 @@ class VideoAccuracySettings:
 
 
 class VideoAccuracyEngine(StageEngine):
-    """Scores of the TEST split in the run's folder, figures in its ``results.json``."""
+    """Scores of the TEST split in the run's folder, accuracies in its ``results.json``."""
 
     settings_names: ClassVar[Mapping[str, str]] = {
         OUTPUT_FOLDERS: "config.CHECKPOINT.DIR",
@@ -106,9 +106,9 @@ class VideoAccuracyEngine(StageEngine):
         distributed.on_primary(lambda: _append_accuracies(store, labels, images, settings, cfg, folder))
 
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
-        """The figures, and the scores that they are of."""
+        """The accuracies, and the class probabilities that they are of."""
         folder = artifact_path(checkpoint_folder)
-        return {"figures": folder / RESULTS_NAME, "scores": folder / _SCORES}
+        return {"scores": folder / RESULTS_NAME, "class probabilities": folder / _SCORES}
 
 
 def _classifier_inputs(cfg: AttrDict, weights: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Every setting of a grid is trained by VISSL on TRAIN minus a validation split an
 epoch; the best is trained again on all of TRAIN; TEST is scored once. Heads on a frozen trunk learn alone, so each
 layer has its own choice; the network that is scored is put together of the trainings that were chosen.
 
-A tuning is no engine inside a run: it starts runs, one after the other. Each lies in a folder of its own, resumes as
+A tuning is no engine inside a run: it starts runs, one after the other. Each has its own folder, resumes as
 any training of VISSL does, and is not run again when it has finished.
 """
 
@@ -88,7 +88,7 @@ class _Tuning:
         if finished.is_file() and (tried := artifacts.read_json(finished)["grid"]) != self._names:
             raise ArtifactError(
                 f"{self._folder} has scored the test split for what was chosen of {', '.join(tried)}; this run has "
-                f"{', '.join(self._names)}. Name another config.CHECKPOINT.DIR to choose anew."
+                f"{', '.join(self._names)}. Name another config.CHECKPOINT.DIR to choose again."
             )
         if before.is_file() and any(self._folder.rglob("*.torch")):  # else the first command had a mistake
             found, places = artifacts.read_json(before), "config.CHECKPOINT.DIR"

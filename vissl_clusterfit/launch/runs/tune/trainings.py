@@ -94,7 +94,7 @@ def _scaled(schedule: AttrDict, factor: float) -> AttrDict:
 
 
 def with_setting(cfg: AttrDict, setting: Trial, folder: Path) -> AttrDict:
-    """The config of a training on TRAIN with one setting of the grid, in a folder of its own, without any test."""
+    """The config of a training on TRAIN with one setting of the grid, in its own folder, without any test."""
     made = _in_folder(cfg, folder)
     optimizer = made.OPTIMIZER
     # VISSL has scaled the rates by the batch size already.
