@@ -92,7 +92,7 @@ def read_published(path: Path = _FILE) -> list[PublishedScore]:
         if publication["protocol"] not in AGREEMENTS:
             raise ValueError(problem(where, found=publication["protocol"], allowed=" | ".join(AGREEMENTS)))
         for place, entry in enumerate(publication["figures"]):
-            scores.append(_score(entry, publication["source"], publication["protocol"], f"{where}, entry {place}"))
+            scores.append(_score(entry, publication["source"], publication["protocol"], f"{where}, figure {place}"))
     return scores
 
 

@@ -183,16 +183,25 @@ def test_one_of_several_networks_is_chosen_by_its_prefix(knn, teacher, tmp_path)
         for name, tensor in trunk.items()
     }
     torch.save({"state_dict": both}, tmp_path / "moco.torch")
-    refused = knn(weights=tmp_path / "moco.torch")
+    layer = [
+        f"config.MODEL.FEATURE_EVAL_SETTINGS.{setting}"
+        for setting in (
+            "EVAL_MODE_ON=true",
+            "FREEZE_TRUNK_ONLY=true",
+            'LINEAR_EVAL_FEAT_POOL_OPS_MAP=[["res5",["AdaptiveAvgPool2d",[[1,1]]]]]',
+        )
+    ]
+    refused = knn(*layer, weights=tmp_path / "moco.torch")
     assert refused.returncode == 2
     assert "config.MODEL.WEIGHTS_INIT.REMOVE_PREFIX" in refused.stderr
     assert "CLUSTERFIT.TEACHER" not in refused.stderr
     assert "Traceback" not in refused.stderr
-    chosen = knn("config.MODEL.WEIGHTS_INIT.REMOVE_PREFIX=module.encoder_q.", weights=tmp_path / "moco.torch")
+    name = "config.MODEL.WEIGHTS_INIT.REMOVE_PREFIX=module.encoder_q."
+    chosen = knn(*layer, name, weights=tmp_path / "moco.torch")
     assert chosen.returncode == 0, chosen.stderr
     features = FeatureStore.open(tmp_path / "run/features/test").read(0, 40)
     shutil.rmtree(tmp_path / "run")
-    assert knn().returncode == 0
+    assert knn(*layer).returncode == 0
     np.testing.assert_array_equal(features, FeatureStore.open(tmp_path / "run/features/test").read(0, 40))
 
 

@@ -154,7 +154,8 @@ def test_one_of_several_networks_is_chosen_by_its_key(transfer, rows_of, teacher
     several = weights_of(teacher, tmp_path, state_dict=1.0, state_dict_ema=-0.5)
     result = transfer(*ONE, several)
     assert result.returncode == 2
-    assert "config.MODEL.WEIGHTS_INIT.STATE_DICT_KEY_NAME" in result.stderr
+    assert "2 networks that fit the trunk; their names begin with 'state_dict.', 'state_dict_ema.'" in result.stderr
+    assert "Choose one with config.MODEL.WEIGHTS_INIT.REMOVE_PREFIX" in result.stderr
     assert "CLUSTERFIT.TEACHER" not in result.stderr
     assert "Traceback" not in result.stderr
     found = {}

@@ -84,7 +84,8 @@ def _update(task: Any, update: Callable[..., None], model_output: Any, target: t
 
 def _readable(task: Any, target: torch.Tensor) -> torch.Tensor | None:
     """Which samples of the batch at hand could be read, bool (B,); None where VISSL does not say it of each."""
-    valid = task.last_batch.sample.get("data_valid")
+    of_sources = task.last_batch.sample.get("data_valid")
+    valid = of_sources[0] if isinstance(of_sources, list) and len(of_sources) == 1 else of_sources
     if not isinstance(valid, torch.Tensor) or valid.shape != target.shape[:1]:
         return None
     return valid.cpu() == 1
