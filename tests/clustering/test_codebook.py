@@ -209,7 +209,7 @@ def test_a_manifest_that_does_not_fit_its_arrays_is_refused(make_store, blobs, t
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_clusters": 11}, r"manifest\.json was edited or damaged.* Make the codebook anew"),
+        ({"num_clusters": 11}, r"manifest\.json was edited or damaged.* Make the codebook again"),
         ({"seed": 1}, r"manifest\.json was edited or damaged"),
         ({"format": 99}, "found format 99"),
     ],

@@ -243,7 +243,7 @@ def test_a_manifest_that_does_not_fit_its_arrays_is_refused(labels, changes, mes
 @pytest.mark.parametrize("changes", [{"num_samples": 999}, {"num_unlabelled": 0}, {"new": 1}, {"drift": 0.5}])
 def test_an_edited_manifest_is_refused(labels, changes):
     edit_manifest(labels.folder, **changes)
-    with pytest.raises(ArtifactError, match=r"manifest\.json was edited or damaged.* Make the pseudo_labels anew"):
+    with pytest.raises(ArtifactError, match=r"manifest\.json was edited or damaged.* Make the pseudo_labels again"):
         PseudoLabels.open(labels.folder)
 
 

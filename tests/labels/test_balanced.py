@@ -195,7 +195,7 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(tmp_path, monkeypatch, caplo
     assert (folder / "prices.npy").is_file()
     with caplog.at_level("INFO"):
         label_store(store, codebook, "cpu", folder, max_cluster_size=1.0)
-    assert f"goes on after pass {in_pass}." in caplog.text if in_pass else "goes on after 512 of 1000" in caplog.text
+    assert f"resumes after pass {in_pass}." in caplog.text if in_pass else "resumes after 512 of 1000" in caplog.text
     assert contents(folder) == contents(expected.folder)
 
 

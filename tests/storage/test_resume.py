@@ -382,7 +382,7 @@ def test_a_labelling_goes_on_at_its_last_mark(tmp_path, store, codebook, labels,
     assert outcome(stage_work.label, store, codebook, tmp_path, max_distance=MAX_DISTANCE, dies_at=(3, True)) < 0
     with caplog.at_level(logging.INFO):
         label_store(FeatureStore.open(store), Codebook.open(codebook), "cpu", tmp_path, max_distance=MAX_DISTANCE)
-    assert "Labelling goes on after 2048 of 3000 samples." in caplog.text
+    assert "Labelling resumes after 2048 of 3000 samples." in caplog.text
     assert contents(tmp_path) == labels
 
 

@@ -181,7 +181,7 @@ def test_a_missing_file_is_named(run, name):
 @pytest.mark.parametrize("folder", [STORE, CODEBOOK, LABELS])
 def test_a_missing_manifest_is_named(run, folder):
     (run / folder / "manifest.json").unlink()
-    message = f"{run / folder} is incomplete: it has no manifest.json. Run its stage again; it goes on."
+    message = f"{run / folder} is incomplete: it has no manifest.json. Run its stage again; it resumes."
     assert wrong(run)[run / folder] == [message]
 
 

@@ -71,7 +71,7 @@ def last_iteration(folder: Path, inputs: Mapping[str, Any], features_hash: str) 
 
 
 def state_of(codebook: Codebook) -> tuple[KMeansResult, Sums]:
-    """What k-means goes on from."""
+    """What k-means resumes from."""
     manifest = codebook.manifest
     state = KMeansResult(
         centroids=codebook.centroids,

@@ -42,7 +42,7 @@ IN_PROGRESS = "in_progress"
 def fit_codebooks(store: FeatureStore, of_each: Sequence[ClusterFitConfig], device: str) -> list[Codebook]:
     """Clusters a store into several K in the same passes; each codebook is the very one of :func:`fit_codebook`.
 
-    Each is kept where its own settings say, and a clustering that was stopped goes on with each from its own state.
+    Each is kept where its own settings say, and a clustering that was stopped resumes each from its own state.
 
     Args:
         store: the features.
@@ -88,7 +88,7 @@ def fit_codebook(
     algebra of the machine's processor; another one's may differ in its last bits.)
 
     The state after each iteration is kept below ``folder``, as a codebook of its own. A clustering that was stopped
-    goes on from there, and ends with the very codebook that it would have had.
+    resumes from there, and ends with the same codebook as without the stop.
 
     Args:
         store: the features.
@@ -126,7 +126,7 @@ def fit_codebook(
         preprocessing = source.preprocessing
     else:
         preprocessing = distributed.on_primary(lambda: _fit_steps(raw, settings))
-    # A projection that was fitted anew may differ from that of a stopped clustering in its last bits.
+    # A projection that was fitted again may differ from that of a stopped clustering in its last bits.
     if source is None or not source.preprocessing.equals(preprocessing):
         source = StoreSource(store, preprocessing, indices, _own_part())
 

@@ -126,7 +126,7 @@ def kmeans(
     known: Sums = {}
     if resume_from is not None:
         state, known = resume_from
-        logger.info("k-means goes on after iteration %d of %d.", len(state.objective), num_iter)
+        logger.info("k-means resumes after iteration %d of %d.", len(state.objective), num_iter)
     else:
         if initial_centroids is None and start == KMEANS_PLUSPLUS:
             sample = start_share(plan, source.num_vectors, num_clusters)
@@ -219,9 +219,9 @@ def _iterate(
 
 
 def _carried(known: Sums, coming: MinibatchPlan, *, may_repeat: bool) -> tuple[Share, ...]:
-    """What the next iteration does not find anew; all of it, if that may have nothing to do."""
-    found_anew = () if may_repeat else coming
-    return tuple(sorted(share for share in known if not any(_overlap(share, new) for new in found_anew)))
+    """What the next iteration does not find again; all of it, if that may have nothing to do."""
+    found_again = () if may_repeat else coming
+    return tuple(sorted(share for share in known if not any(_overlap(share, new) for new in found_again)))
 
 
 def _overlap(one: Share, other: Share) -> bool:

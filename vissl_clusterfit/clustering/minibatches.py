@@ -1,7 +1,7 @@
 """How much of the data each iteration sees: a sample that grows, then one eighth after the other.
 
 The first iterations move centroids far, and a sample says where to nearly as well as all vectors. After them, an
-iteration assigns an eighth of the vectors anew, and each centroid becomes the mean of its vectors as they were last
+iteration assigns an eighth of the vectors again, and each centroid becomes the mean of its vectors as they were last
 assigned: of all of them, none more than eight iterations ago. That is the incremental variant of expectation
 maximisation (Neal and Hinton, 1998, section 4), for k-means: it costs an eighth of an iteration over all vectors and
 brings nearly as much. It is a heuristic; labels are always those of the last centroids, for all vectors.

@@ -35,7 +35,7 @@ from vissl_clusterfit.search.protocol import SearchFactory
 logger = logging.getLogger(__name__)
 
 # Features that are read at once, of as many coarse clusters as they hold; prepared, one of these takes that much again.
-# Larger ones are read anew in each iteration.
+# Larger ones are read again in each iteration.
 _GROUP_BYTES = 1 << 30
 
 

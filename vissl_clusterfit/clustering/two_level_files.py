@@ -145,7 +145,7 @@ class FineFiles:
             done = artifacts.read_json(self._done(index))
             if done["run"] != self._run or done["num_points"] != num_points:
                 return None
-            require_values(self._done(index), done, _DONE, {}, "It is made anew.")
+            require_values(self._done(index), done, _DONE, {}, "It is made again.")
             for name in ("centroids", "counts"):
                 require_unchanged(self._array(index, name), done["sha256"][name])
             centroids, counts = (artifacts.read_array(self._array(index, name)) for name in ("centroids", "counts"))

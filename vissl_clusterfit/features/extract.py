@@ -127,7 +127,7 @@ def _default_shard_size(num_samples: int, batch_size: int) -> int:
 
 
 def _begin(writer: FeatureStoreWriter, images: ImageSource) -> bool:
-    """Begins a store, or goes on with the one that is there; whether it is complete."""
+    """Begins a store, or resumes the one that is there; whether it is complete."""
     if writer.forget_empty():
         logger.info("%s was begun for other data or settings and has no row yet: it is begun again.", writer.folder)
     if artifacts.has_manifest(writer.folder):

@@ -73,7 +73,7 @@ def require_same_samples(folder: Path, samples: np.ndarray, name_of: Callable[[i
     if found.ndim != 1 or found.dtype != samples.dtype:
         raise ArtifactError(
             f"{folder / SAMPLES_FILE} must hold (N,) of {samples.dtype}, found {found.shape} of {found.dtype}. Delete "
-            "the folder to make it anew."
+            "the folder to make it again."
         )
     common = min(len(found), len(samples))
     differing = np.flatnonzero(found[:common] != samples[:common])
@@ -86,5 +86,5 @@ def require_same_samples(folder: Path, samples: np.ndarray, name_of: Callable[[i
         f"{folder} was made for other data: {num_differing} of {len(samples)} samples differ (it has {len(found)})"
         + (f". {shown}" if shown else "")
         + ". Files were renamed, changed in size, added, removed or reordered since. Restore them, name another folder "
-        "(CLUSTERFIT.OUTPUT_DIR, CLUSTERFIT.FEATURES.PATH), or move this one away to make it anew."
+        "(CLUSTERFIT.OUTPUT_DIR, CLUSTERFIT.FEATURES.PATH), or move this one away to make it again."
     )

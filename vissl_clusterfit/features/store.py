@@ -183,7 +183,7 @@ class FeatureStore:
         if not manifest.get("complete"):
             raise ArtifactError(
                 f"{folder} is incomplete: its extraction has not finished. Run the extraction again "
-                "(config.CLUSTERFIT.FEATURES.EXTRACT=true); it goes on where it stopped."
+                "(config.CLUSTERFIT.FEATURES.EXTRACT=true); it resumes where it stopped."
             )
         require_store_values(folder, manifest)
         _require_sizes(folder, manifest)

@@ -2,7 +2,7 @@
 
 A shard is a range of indices and a unit of work. Its rows are written first, then a small JSON file beside them that
 says what they are: with that the shard is done. Whoever is free takes the next shard that is not done and not taken
-(``storage/leases.py``). So an extraction resumes after any kill and goes on with another number of processes; no row
+(``storage/leases.py``). So an extraction resumes after any kill, with any number of processes; no row
 is lost, and nothing has to be merged. The manifest says at the start what the features are made from, and at the end
 that every row is there.
 """

@@ -44,7 +44,7 @@ def label_store(
 ) -> PseudoLabels:
     """Gives every sample of a store the label of its nearest centroid, in memory that does not grow with N.
 
-    Labels are written in the order of the samples. Labelling that was stopped goes on where it was, at most a million
+    Labels are written in the order of the samples. Labelling that was stopped resumes where it was, at most a million
     samples back, and ends with the very labels that it would have had.
 
     Args:

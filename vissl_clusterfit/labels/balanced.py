@@ -123,7 +123,7 @@ class BoundedLabels:
                 if len(packed) == 5 + 4 * len(self._centroids) and packed[0] == _mark(run, packed[1:]):
                     before = PriceState.unpack(packed[1:])
         if before is not None:
-            logger.info("The search for prices goes on after pass %d.", before.num_passes)
+            logger.info("The search for prices resumes after pass %d.", before.num_passes)
 
         def keep(state: PriceState) -> None:
             if kept is not None:

@@ -2,7 +2,7 @@
 
 They lie in their places from the start. What makes them an artefact is the manifest, which is written last. For another
 file system (``storage/remote.py``), where nothing can be appended to a file, they are written on this machine and
-copied when they are complete; labelling that was stopped then begins anew.
+copied when they are complete; labelling that was stopped then begins again.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class LabelFiles:
             self._close()
             raise self._refused(error) from error
         if marked:
-            logger.info("Labelling goes on after %d of %d samples.", marked, self._num_samples)
+            logger.info("Labelling resumes after %d of %d samples.", marked, self._num_samples)
         self.num_done = self._num_marked = marked
         return self
 

@@ -240,7 +240,7 @@ def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
     if kind is not None and manifest.get("kind") != kind:
         raise ArtifactError(f"{folder} must hold a {kind}, found a {manifest.get('kind')!r}.")
     if not _is_as_written(manifest):
-        raise ArtifactError(f"{path} was edited or damaged: it is not what was written. Make the {what} anew.")
+        raise ArtifactError(f"{path} was edited or damaged: it is not what was written. Make the {what} again.")
     if not isinstance(manifest.get("inputs"), dict):
         raise ArtifactError(f"{path} must name the inputs of the {what}.")
     return manifest
@@ -292,7 +292,7 @@ def require_same_inputs(
     if lines := differences(found, expected):
         raise ArtifactError(
             f"{folder} was made from other data or settings:\n{lines}\n"
-            + (remedy or f"Undo the change, name another folder ({places}), or move this one away to make it anew.")
+            + (remedy or f"Undo the change, name another folder ({places}), or move this one away to make it again.")
         )
 
 

@@ -2,7 +2,7 @@
 
 What is relied on is little, as an object store gives little: a file that is opened for writing is there, whole, once it
 is closed; a file can be read, removed and looked for; the names in a folder can be listed. There is no moving, no
-appending, no time of a change, no lock. Files are read anew each time, never from a handler's cache.
+appending, no time of a change, no lock. Files are read again each time, never from a handler's cache.
 """
 
 from __future__ import annotations

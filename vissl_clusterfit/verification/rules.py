@@ -62,7 +62,7 @@ def _done_shards(contents: Contents, shards: list[Shard]) -> list[Shard]:
     contents.require(
         False,
         f"says that the store is incomplete: {len(shards) - len(done)} of {len(shards)} shards are missing. Run the "
-        "extraction again; it goes on where it stopped",
+        "extraction again; it resumes where it stopped",
     )
     return done
 

@@ -1,7 +1,7 @@
 """Whether artefacts hold what was written: every file against its manifest, each artefact against those it came from.
 
 Opening an artefact checks shapes, counts and coverage. Here all of it is read, in memory that does not grow with the
-number of samples. What is wrong is told, one line each, and never raised.
+number of samples. What is wrong is reported, one line each, and never raised.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _has_iterations(folder: Path) -> bool:
     try:
         return any(name.startswith("iteration-") for name in names_in(folder / IN_PROGRESS))
     except OSError:
-        return False  # it cannot be read, which is told when the walk comes to it
+        return False  # it cannot be read, which is reported when the walk comes to it
 
 
 def _is_ours(folder: Path) -> bool:
@@ -146,7 +146,7 @@ def _is_ours(folder: Path) -> bool:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     if MANIFEST_NAME not in names_in(folder):
-        raise ArtifactError(f"{folder} is incomplete: it has no {MANIFEST_NAME}. Run its stage again; it goes on.")
+        raise ArtifactError(f"{folder} is incomplete: it has no {MANIFEST_NAME}. Run its stage again; it resumes.")
     require_inside(folder, MANIFEST_NAME)
     manifest = artifacts.read_manifest(folder)
     if manifest.get("kind") not in [*_CHECKS]:
@@ -178,7 +178,7 @@ class _Origin:
 def _wrong_origins(
     folder: Path, manifest: Mapping[str, Any], origins: Sequence[_Origin], made_of: dict[str, Path]
 ) -> Iterator[str]:
-    """Which of the artefacts that ``folder`` was made from are other ones now; ``made_of`` is told the right ones."""
+    """Which of the artefacts that ``folder`` was made from are other ones now; adds the right ones to ``made_of``."""
     if manifest["kind"] == store.KIND or manifest.get("imported"):
         return
     run = folder.parent.parent
