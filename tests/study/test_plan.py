@@ -6,7 +6,7 @@ import pytest
 
 from vissl_clusterfit.errors import ConfigError
 from vissl_clusterfit.report.results import ResultRow
-from vissl_clusterfit.study.plan import StudyPlan, quoted
+from vissl_clusterfit.study.plan import StudyPlan
 from vissl_clusterfit.study.settings import StudySettings
 
 STUDY = {
@@ -190,10 +190,3 @@ def test_all_runs_are_counted_before_any_is_done(changes):
 def test_a_mistake_is_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         StudySettings.from_config({**STUDY, **changes})
-
-
-@pytest.mark.parametrize("text", ["plain", "a b", "it's", "back\\slash", "\\'", "end\\", "[1]", "a=b,c"])
-def test_any_text_comes_through_hydra_as_it_is(text):
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    assert OverridesParser.create().parse_overrides([f"key={quoted(text)}"])[0].value() == text

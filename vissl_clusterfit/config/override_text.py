@@ -23,6 +23,10 @@ def _text(value: Any) -> str:
         return "{" + ",".join(f"{key}:{_text(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_text, value)) + "]"
-    # A backslash is one, unless it stands before a quotation mark.
-    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(value))
-    return f"'{quoted}'"
+    return quoted(str(value))
+
+
+def quoted(text: str) -> str:
+    """A text as a value of an override, whatever is in it."""
+    # Hydra reads a backslash as such, unless a quotation mark follows.
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"

@@ -25,7 +25,8 @@ def register() -> None:
     | transforms | one that fails says on which image; a crop is no larger than the image |
     | trunks | ``r2plus1d_18``, ``_34``, ``r3d_18``, ``mc3_18``, ``s3d``, ``mvit_v1_b``, ``_v2_s``, ``resnext3d`` |
     | pooling | PyTorch's 3-D ones, for the layers of a linear evaluation |
-    | data sources | ``clusterfit_<source>`` for every VISSL source, with support for ``DATA_LIMIT`` |
+    | data sources | ``tolerant_<source>`` for every VISSL source: damaged files are reported, not raised |
+    | data sources | ``clusterfit_<source>`` for every VISSL source: with pseudo-labels, and ``DATA_LIMIT`` of them |
     | subsets | balanced ones leave out samples without a label |
     | batch norm | PyTorch's synchronous one trains on the CPU, too, for VISSL's XCiT |
     | data loaders | the processes that read images end with the one that they read for |
@@ -169,13 +170,15 @@ def register() -> None:
 
 
 def pair_data_sources() -> None:
-    """Registers ``clusterfit_<source>`` for every data source that is there, a user's own, too; safe to call again."""
+    """Registers ``tolerant_`` and ``clusterfit_<source>`` for every source, a user's own, too; safe to call again."""
     import vissl.data
 
-    from vissl_clusterfit.plugin.data.labelled_source import PseudoLabelledSource, is_paired, labelled_source_name
+    from vissl_clusterfit.plugin.data.labelled_source import PseudoLabelledSource
+    from vissl_clusterfit.plugin.data.source_names import base_source, labelled_source_name, tolerant_source_name
+    from vissl_clusterfit.plugin.data.tolerant_source import TolerantSource
 
-    for source in [name for name in vissl.data.DATASET_SOURCE_MAP if not is_paired(name)]:
-        paired = labelled_source_name(source)
-        vissl.data.DATASET_SOURCE_MAP[paired] = PseudoLabelledSource
+    for source in {base_source(name) for name in vissl.data.DATASET_SOURCE_MAP}:
+        vissl.data.DATASET_SOURCE_MAP[tolerant_source_name(source)] = TolerantSource
+        vissl.data.DATASET_SOURCE_MAP[labelled_source_name(source)] = PseudoLabelledSource
         if source in vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT:
-            vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(paired)
+            vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(labelled_source_name(source))

@@ -9,12 +9,12 @@ trained once per seed.
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vissl_clusterfit.config.override_text import quoted
 from vissl_clusterfit.report.results import ResultRow
 from vissl_clusterfit.study.settings import POINT, MethodSettings, StudySettings, replaced
 
@@ -243,12 +243,6 @@ class StudyPlan:
         method = self._method(name)
         texts = [*method.network, *method.training, *([self._settings.wrong_labels] if method.labelled else [])]
         return any(POINT in str(text) for text in texts) or any(map(self._depends_on_point, method.after))
-
-
-def quoted(text: str) -> str:
-    """A text as a value of an override, whatever is in it."""
-    # Hydra reads a backslash as such, unless a quote follows.
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
 def _file_name(text: str) -> str:

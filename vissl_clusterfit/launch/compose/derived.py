@@ -15,7 +15,7 @@ from vissl.config import AttrDict
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
-from vissl_clusterfit.plugin.data.labelled_source import labelled_source_name, paired_paths, unused_label_paths
+from vissl_clusterfit.plugin.data.source_names import labelled_source_name, paired_paths, unused_label_paths
 from vissl_clusterfit.plugin.models.head import trunk_width
 from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
 from vissl_clusterfit.plugin.training.meter import METER

@@ -15,8 +15,8 @@ from vissl.hooks import default_hook_generator
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.worker_init import lost_readers_told
 from vissl_clusterfit.plugin import bootstrap
-from vissl_clusterfit.plugin.data.labelled_source import base_source, require_data_paths
 from vissl_clusterfit.plugin.data.prepared import require_prepared
+from vissl_clusterfit.plugin.data.source_names import base_source, require_data_paths
 from vissl_clusterfit.plugin.data.transforms import require_transforms
 from vissl_clusterfit.plugin.data.true_labels import require_labels
 from vissl_clusterfit.plugin.training.progress import run_folder

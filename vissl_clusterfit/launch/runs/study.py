@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vissl_clusterfit.config.override_text import quoted
 from vissl_clusterfit.datasets.synthetic.study_images import write_pictures
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
@@ -27,7 +28,7 @@ from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.study.label_noise import wrong_labels
 from vissl_clusterfit.study.output import write_report
-from vissl_clusterfit.study.plan import StudyPlan, StudyRun, quoted
+from vissl_clusterfit.study.plan import StudyPlan, StudyRun
 from vissl_clusterfit.study.report import Report
 from vissl_clusterfit.study.settings import StudySettings
 

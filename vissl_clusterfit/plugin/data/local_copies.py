@@ -19,7 +19,7 @@ from typing import Any
 from vissl.data.dataset_catalog import check_data_exists, get_data_files
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
-from vissl_clusterfit.plugin.data.labelled_source import base_source, data_errors, unused_label_paths
+from vissl_clusterfit.plugin.data.source_names import base_source, data_errors, unused_label_paths
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.remote import as_remote
 

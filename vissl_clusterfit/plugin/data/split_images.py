@@ -21,11 +21,11 @@ from vissl_clusterfit.features.extract import stack_images
 from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples, names_and_sizes
 from vissl_clusterfit.features.sample_names import NameList
 from vissl_clusterfit.plugin.data.image_files import in_8_bits
-from vissl_clusterfit.plugin.data.labelled_source import (
+from vissl_clusterfit.plugin.data.source_names import (
     base_source,
     data_errors,
-    labelled_source_name,
     paired_paths,
+    tolerant_source_name,
     unused_label_paths,
 )
 from vissl_clusterfit.plugin.data.transforms import TransformFailed, require_fixed
@@ -80,7 +80,7 @@ class SplitImages(Dataset):
             transforms = [{"name": ClipsToViews.__name__}, *transforms]
         require_fixed(transforms, setting, of_clips=self.clips is not None)
         data[split].update(
-            DATA_SOURCES=[labelled_source_name(kind) for kind in self._source_names],
+            DATA_SOURCES=[tolerant_source_name(kind) for kind in self._source_names],
             DATA_PATHS=paired_paths(self._source_names, data[split].DATA_PATHS),
             LABEL_SOURCES=[],
             LABEL_PATHS=unused_label_paths(self._source_names),
@@ -92,12 +92,9 @@ class SplitImages(Dataset):
         self._split = split
         self._names = data[split].DATASET_NAMES
         with data_errors(split):
-            self._dataset = build_dataset(
-                cfg=AttrDict({"DATA": data, "CLUSTERFIT": cfg.CLUSTERFIT}),
-                split=split,
-            )
+            self._dataset = build_dataset(cfg=AttrDict({"DATA": data}), split=split)
         self._dataset.transforms_setting = setting
-        self._sources = [paired.images for paired in self._dataset.data_objs]
+        self._sources = [tolerant.images for tolerant in self._dataset.data_objs]
         self._require_views_of_the_same_samples()
 
     def _require_views_of_the_same_samples(self) -> None:

@@ -14,7 +14,7 @@ from vissl.data import build_dataset
 from vissl.data.dataset_catalog import get_data_files
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
-from vissl_clusterfit.plugin.data.labelled_source import data_errors
+from vissl_clusterfit.plugin.data.source_names import data_errors
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.untrusted import load_array
 

@@ -15,7 +15,7 @@ from vissl.config import AttrDict
 from vissl.data import DATASET_SOURCE_MAP
 
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.plugin.data.labelled_source import base_source, labelled_source_name
+from vissl_clusterfit.plugin.data.source_names import base_source, tolerant_source_name
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.stages import Stages
 from vissl_clusterfit.plugin.training.checkpoints import has_checkpoints, is_checkpoint
@@ -79,7 +79,7 @@ def _data(config: AttrDict, split: str) -> dict[str, Any]:
     found = _without(data, *_OF_THE_MACHINE["DATA"])
     found["DATA_SOURCES"] = kinds = [base_source(source) for source in data.DATA_SOURCES]
     images = (
-        SplitImages(config, split, []) if {*map(labelled_source_name, kinds)} <= DATASET_SOURCE_MAP.keys() else None
+        SplitImages(config, split, []) if {*map(tolerant_source_name, kinds)} <= DATASET_SOURCE_MAP.keys() else None
     )
     found |= images.inputs() if images else {}
     if images is None or not images.have_files:  # a fingerprint knows their number alone

@@ -11,7 +11,7 @@ from vissl.data import build_dataset
 from vissl_clusterfit.datasets.preparation import KIND
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.launch.runs.tune.settings import TuneSettings
-from vissl_clusterfit.plugin.data.labelled_source import data_errors
+from vissl_clusterfit.plugin.data.source_names import data_errors
 from vissl_clusterfit.storage.artifacts import has_manifest, read_array, read_manifest, write_array
 from vissl_clusterfit.transfer.validation import hold_out
 
