@@ -2,7 +2,8 @@
 
 Call :func:`apply` before the first import of VISSL, in every process: launcher, ranks, data workers, jobs.
 Neither importing this module nor applying imports anything heavy: a repair of a module that is not there yet
-waits for it (``compat_imports``). Each repair looks first whether it is needed.
+waits for it (``import_hooks.py``). Each repair looks first whether it is needed. Those of ``torch.load`` are in
+``torch_load.py``.
 
 VISSL brings its own classy_vision (0.7.0.dev): "classy" below. Paths are inside VISSL's wheel.
 """
@@ -21,13 +22,11 @@ from types import ModuleType
 from typing import Any
 
 from vissl_clusterfit.compat.import_hooks import around_import
+from vissl_clusterfit.compat.torch_load import TRUST_VARIABLE, checkpoint_types, trusted_checkpoints
 
 __all__ = ["REPAIRS", "TRUST_VARIABLE", "apply"]
 
 logger = logging.getLogger(__name__)
-
-#: An environment variable; with 1, VISSL's ``torch.load`` reads any pickle: see :func:`trusted_checkpoints`.
-TRUST_VARIABLE = "VISSL_CLUSTERFIT_TRUST_CHECKPOINTS"
 
 #: Every repair by its name, in the order in which they are applied.
 REPAIRS: dict[str, Repair] = {}
@@ -36,7 +35,7 @@ REPAIRS: dict[str, Repair] = {}
 def apply() -> tuple[str, ...]:
     """Applies all repairs: at once where that is possible, else when the module in question is imported.
 
-    Calling it again changes nothing, and tells what has been repaired since.
+    Calling it again changes nothing, and returns what has been repaired since.
 
     Returns:
         The names of the repairs that were needed and have been made, so far, in this process.
@@ -111,22 +110,7 @@ def collections_mutable_mapping() -> bool:
     return True
 
 
-@_repair()
-def trusted_checkpoints() -> bool:
-    """Any pickle as a checkpoint, as before PyTorch 2.6, but only if the user sets ``TRUST_VARIABLE`` to 1.
-
-    VISSL and classy call ``torch.load`` without ``weights_only``, whose default turned from False to True in
-    2.6. PyTorch's own variable turns it back for such calls, in child processes too; a call with
-    ``weights_only=True`` stays safe. A file that is read like this can run any code. For the weights of the
-    teacher alone there is ``CLUSTERFIT.TEACHER.TRUST_WEIGHTS``.
-    """
-    value = os.environ.get(TRUST_VARIABLE, "")
-    if value not in ("", "0", "1"):
-        logger.warning("%s: found %r; allowed: 0 and 1. Checkpoints are not trusted.", TRUST_VARIABLE, value)
-    if value != "1":
-        return False
-    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    return True
+_repair()(trusted_checkpoints)
 
 
 @_repair("vissl.utils.misc", "vissl.utils.collect_env", during=True)
@@ -199,18 +183,7 @@ def numpy_aliases(numpy: Any) -> bool:
     return bool(missing)
 
 
-@_repair("torch")
-def checkpoint_types(torch: Any) -> bool:
-    """``AttrDict`` and NumPy's numbers in checkpoints, refused by default since PyTorch 2.6.
-
-    Loaded by vissl/utils/checkpoint.py and cluster_utils.py and by classy generic/util.py and
-    distributed_util.py: checkpoints of training, older ones with their configuration, cluster assignments.
-    What is allowed, and why no more: ``compat_checkpoints``.
-    """
-    from vissl_clusterfit.compat.checkpoints import safe_globals
-
-    torch.serialization.add_safe_globals(safe_globals())
-    return True
+_repair("torch")(checkpoint_types)
 
 
 @_repair("vissl.data.disk_dataset")
@@ -243,7 +216,7 @@ def images_read_once(disk_dataset: Any) -> bool:
 def cluster_assignment_config(cluster_utils: Any) -> bool:
     """The configuration in VISSL's cluster assignments as an ``AttrDict`` again.
 
-    It is one in the file, :func:`checkpoint_types` can only give a dictionary, vissl/data reads attributes.
+    It is one in the file, ``checkpoint_types`` can only give a dictionary, vissl/data reads attributes.
     """
     loader = cluster_utils.ClusterAssignmentLoader
     load = loader.load_cluster_assigment.__func__

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.fit import fit_codebooks
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
-from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
-from vissl_clusterfit.features.sample_list import require_same_samples
+from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
@@ -32,6 +30,7 @@ from vissl_clusterfit.planner.announce import announce_clustering
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.extraction import extract_split, feature_provenance
+from vissl_clusterfit.plugin.labels_of_other_data import open_labels, open_labels_of_others
 from vissl_clusterfit.plugin.models.encoder import build_encoder, teacher_spec
 from vissl_clusterfit.search.backends import require_backend
 from vissl_clusterfit.storage import artifacts
@@ -46,11 +45,12 @@ class Stages:
 
     Args:
         cfg: VISSL's ``config``.
+        settings: its block ``CLUSTERFIT``, where it has been read; read here if None.
     """
 
-    def __init__(self, cfg: AttrDict) -> None:
+    def __init__(self, cfg: AttrDict, settings: ClusterFitConfig | None = None) -> None:
         self._cfg = cfg
-        self.settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
+        self.settings = settings or ClusterFitConfig.from_config(cfg.CLUSTERFIT)
         self._device = run_device(cfg)
 
     @functools.cache  # noqa: B019  (an object of this class lives as long as its run)
@@ -190,22 +190,7 @@ class Stages:
         )
 
     def _valid_labels(self, split: str, settings: ClusterFitConfig) -> PseudoLabels:
-        folder = settings.paths.labels(split)
-        images = self._images(split)
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # each node may have a copy of the data of its own
-            require_same_samples(folder, images.samples, images.name_of)
-        if not settings.teacher.weights:
-            # Labels that were brought from elsewhere, without their teacher: the data must be theirs, and K.
-            labels = PseudoLabels.open(folder)
-            found = {"dataset": labels.inputs["features"]["dataset"], "num_clusters": list(labels.num_clusters)}
-            expected = {"dataset": self._dataset_inputs(split), "num_clusters": [settings.num_clusters]}
-            if settings.top_clusters > 1:
-                found["top_clusters"], expected["top_clusters"] = labels.top_clusters, settings.top_clusters
-            artifacts.require_same_inputs(folder, found, expected)
-            return labels
-        labels = PseudoLabels.open(folder, self._label_inputs(split, settings))
-        _require_same_codebook(labels, settings.paths.codebook)
-        return labels
+        return open_labels(split, settings, self._images(split), lambda: self._label_inputs(split, settings))
 
     def check_labels(self) -> None:
         """Refuses labels that are there and are not of this run; makes nothing.
@@ -229,11 +214,8 @@ class Stages:
         Raises:
             ArtifactError: they are missing, or of other data.
         """
-        expected = {"dataset": self._dataset_inputs(self.settings.features.data_partition)}
-        found = [PseudoLabels.open(artifact_path(folder)) for folder in self.settings.joined_labels]
-        for labels in found:
-            artifacts.require_same_inputs(labels.folder, {"dataset": labels.inputs["features"]["dataset"]}, expected)
-        return found
+        dataset = self._dataset_inputs(self.settings.features.data_partition)
+        return [open_labels_of_others(artifact_path(each), dataset) for each in self.settings.joined_labels]
 
     def also_labels(self) -> list[PseudoLabels]:
         """The same for each of ALSO_NUM_CLUSTERS."""
@@ -242,14 +224,6 @@ class Stages:
             for split in settings.splits:
                 found.append(self._labels(split, settings, lambda number=number: self.codebooks()[number]))
         return found
-
-
-def _require_same_codebook(labels: PseudoLabels, folder: Path) -> None:
-    if artifacts.has_manifest(folder) and Codebook.open(folder).content_hash != labels.codebook_hash:
-        raise ArtifactError(
-            f"{labels.folder} was made with another codebook than the one in {folder}. Move the labels away to "
-            "make them anew from this codebook."
-        )
 
 
 def _max_cluster_size(split: str, settings: ClusterFitConfig) -> float:

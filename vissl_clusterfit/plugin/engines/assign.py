@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from vissl_clusterfit.labels.drift import clustered_distances, describe_drift
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.device import run_device
-from vissl_clusterfit.plugin.engines.base import StageEngine
+from vissl_clusterfit.plugin.engines.base import PipelineEngine
 from vissl_clusterfit.plugin.extraction import extract_split, feature_provenance
 from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder, teacher_spec
 from vissl_clusterfit.plugin.stages import make_once
@@ -35,12 +35,11 @@ from vissl_clusterfit.storage.paths import artifact_path
 logger = logging.getLogger(__name__)
 
 
-class AssignEngine(StageEngine):
+class AssignEngine(PipelineEngine):
     """Labels of ``FEATURES.DATA_PARTITION``, and of ``TEST_PARTITION`` if there is one, under ``OUTPUT_DIR/labels``."""
 
-    def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
+    def make(self, cfg: AttrDict, settings: ClusterFitConfig) -> None:
         """Extracts with the codebook's teacher, then labels; says how much of the data is unlike the codebook's."""
-        settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
         if not settings.assign.codebook:
             raise ConfigError(
                 problem(
@@ -56,10 +55,10 @@ class AssignEngine(StageEngine):
             if distributed.is_primary():
                 logger.info("%s", describe_drift(labels, clustered_distances(codebook)))
 
-    def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
+    def made(self, settings: ClusterFitConfig) -> Iterator[tuple[str, Path]]:
         """The labels of each split."""
-        settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
-        return {f"labels of {split}": settings.paths.labels(split) for split in settings.splits}
+        for split in settings.splits:
+            yield f"labels of {split}", settings.paths.labels(split)
 
 
 def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split: str) -> PseudoLabels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from vissl.utils.env import set_env_vars
 from vissl.utils.logger import setup_logging, shutdown_logging
 from vissl.utils.misc import set_seeds, setup_multiprocessing_method
 
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import naming_settings
 
 # How shared code names the folders of artefacts, and the block of the features.
@@ -42,7 +43,7 @@ class StageEngine(Engine):
         """Runs the stage in this process; the arguments are those that VISSL gives every engine."""
         set_env_vars(local_rank, node_id, cfg)
         global_rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        # VISSL makes the logger of this name the root. One of our own would hand its lines to itself: see logs.py.
+        # VISSL makes the logger of this name the root. One of ours would pass its lines to itself: see log_bridge.py.
         setup_logging("clusterfit", output_dir=checkpoint_folder, rank=global_rank)
         setup_multiprocessing_method(cfg.MULTI_PROCESSING_METHOD)
         set_seeds(cfg, global_rank)
@@ -68,3 +69,23 @@ class StageEngine(Engine):
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
         """What the user may look for when the run is finished: files and artefacts, by their labels."""
         return {}
+
+
+class PipelineEngine(StageEngine):
+    """The engines that make artefacts of the pipeline, whose settings are read in one place."""
+
+    def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
+        """Makes what is missing."""
+        self.make(cfg, ClusterFitConfig.from_config(cfg.CLUSTERFIT))
+
+    def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
+        """The artefacts, each with a label."""
+        return dict(self.made(ClusterFitConfig.from_config(cfg.CLUSTERFIT)))
+
+    @abstractmethod
+    def make(self, cfg: AttrDict, settings: ClusterFitConfig) -> None:
+        """Makes what is missing, called by every process of the run."""
+
+    @abstractmethod
+    def made(self, settings: ClusterFitConfig) -> Iterator[tuple[str, Path]]:
+        """A label and the folder of each artefact."""
