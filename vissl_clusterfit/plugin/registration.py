@@ -22,7 +22,7 @@ def register() -> None:
     | labels | names are numbered as those of TRAIN; other types and another number of them are refused |
     | images | 16 bits of grey are read for what they show; a damaged file of a folder ends no training |
     | tests | the meters get the samples that could be read, and both numbers are in ``metrics.json`` |
-    | transforms | one that fails says on which image; a crop is no larger than the image |
+    | transforms | an image that one fails on is unreadable, and named; a crop is no larger than the image |
     | trunks | ``r2plus1d_18``, ``_34``, ``r3d_18``, ``mc3_18``, ``s3d``, ``mvit_v1_b``, ``_v2_s``, ``resnext3d`` |
     | pooling | PyTorch's 3-D ones, for the layers of a linear evaluation |
     | data sources | ``tolerant_<source>`` for every VISSL source: damaged files are reported, not raised |
@@ -35,9 +35,9 @@ def register() -> None:
     | engines | ``clusterfit_tune``, which stands for trainings that are started one after the other |
     | engines | ``clusterfit_nearest_neighbor``, ``_svm``, ``_low_shot_svm``, ``_retrieval``, for VISSL's benchmarks |
     | files of data and labels | are opened by one safe reader, whatever VISSL opens |
-    | checkpoints | one that is damaged or runs code is told in one message |
+    | checkpoints | one that is damaged or runs code is reported in one message |
     | log | of the environment what matters, and no secrets; no shell for what the machine is |
-    | networks | what a constructor does not take is told in one message |
+    | networks | what a constructor does not take is reported in one message |
     | checkpoints | written whole, and linked by a link that stays in the folder |
     | weights | a trunk that ``WEIGHTS_INIT`` gives weights to in part is refused |
 
@@ -66,7 +66,7 @@ def register() -> None:
     from vissl_clusterfit.plugin.data import (
         image_files,
         named_files,
-        transforms,
+        transform_steps,
         true_labels,
         video_labels,
         video_source,
@@ -119,8 +119,8 @@ def register() -> None:
     dataset_class.load_labels = true_labels.fitting(video_labels.with_video_labels(dataset_class.load_labels))
     dataset_class._convert_to_numeric_ids = true_labels.numbers_of_names
     # Nor for what composes transforms.
-    ssl_dataset.get_transform = transforms.named_steps(ssl_dataset.get_transform)
-    dataset_class.__getitem__ = transforms.named_samples(dataset_class.__getitem__)
+    ssl_dataset.get_transform = transform_steps.named_steps(ssl_dataset.get_transform)
+    dataset_class.__getitem__ = transform_steps.tolerant_samples(dataset_class.__getitem__)
     # Nor for the reading of image files.
     disk_dataset.Image = torchvision.datasets.folder.Image = image_files.ImageFiles()
     of_disk = disk_dataset.DiskImageDataset
@@ -177,7 +177,7 @@ def pair_data_sources() -> None:
     from vissl_clusterfit.plugin.data.source_names import base_source, labelled_source_name, tolerant_source_name
     from vissl_clusterfit.plugin.data.tolerant_source import TolerantSource
 
-    for source in {base_source(name) for name in vissl.data.DATASET_SOURCE_MAP}:
+    for source in dict.fromkeys(map(base_source, [*vissl.data.DATASET_SOURCE_MAP])):
         vissl.data.DATASET_SOURCE_MAP[tolerant_source_name(source)] = TolerantSource
         vissl.data.DATASET_SOURCE_MAP[labelled_source_name(source)] = PseudoLabelledSource
         if source in vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT:

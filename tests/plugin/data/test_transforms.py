@@ -7,7 +7,7 @@ import pytest
 import torch
 from classy_vision.dataset.transforms import register_transform
 from PIL import Image
-from tiny import write_images
+from tiny import write_images, write_labels
 from vissl.data import build_dataset
 
 from vissl_clusterfit.errors import ConfigError, DataError
@@ -133,14 +133,41 @@ def odd(tmp_path):
         ((40, 20), [CROP, TO_TENSOR], "40 x"),
     ],
 )
-def test_an_image_that_transforms_cannot_take_is_named_and_has_no_label(odd, size, transforms, reason):
+def test_an_image_that_transforms_cannot_take_is_named_and_has_no_label(odd, size, transforms, reason, caplog):
     cfg, file = odd(size, transforms)
     samples = list(SplitImages(cfg, "TRAIN", transforms))
     assert [why == "" for _, why in samples] == [True, True, False, True, True, True]
     assert reason in samples[2][1]
     assert str(file) in samples[2][1]
     assert len({tuple(image.shape) for image, _ in samples}) == 1
-    # A training of VISSL's ends with the name of the file.
+    # In a training of VISSL's it counts as unreadable, as in extraction.
+    with caplog.at_level("WARNING"):
+        trained = build_dataset(cfg, "TRAIN")
+        found = [trained[index] for index in range(6)]
+    assert [sample["data_valid"] for sample in found] == [[1], [1], [-1], [1], [1], [1]]
+    assert len({tuple(sample["data"][0].shape) for sample in found}) == 1
+    [message] = [record.getMessage() for record in caplog.records if "unreadable" in record.getMessage()]
+    assert message.startswith("config.DATA.TRAIN.TRANSFORMS: ")
+    assert f"The sample is {file}. It counts as unreadable." in message
+
+
+def test_in_training_a_failed_image_loses_its_pseudo_label(odd, tmp_path):
+    cfg, _ = odd((20, 20), [CROP, TO_TENSOR])
+    cfg.DATA.TRAIN.DATA_SOURCES, cfg.DATA.TRAIN.LABEL_SOURCES = ["clusterfit_disk_folder"], ["torchvision_dataset"]
+    write_labels(tmp_path / "run/clusterfit/labels/train", np.arange(6), 1000)
+    dataset = build_dataset(cfg, "TRAIN")
+    assert [dataset[index]["label"] for index in range(6)] == [[0], [1], [-1], [3], [4], [5]]
+    images, labels = (
+        torch.utils.data.default_collate([dataset[i][key][0] for i in range(6)]) for key in ("data", "label")
+    )
+    assert images.shape == (6, 3, 32, 32)
+    assert labels.dtype == torch.int64
+
+
+def test_transforms_that_take_no_grey_image_either_end_a_training_with_the_name_of_the_file(odd):
+    cfg, file = odd((20, 20), [{"name": "CenterCrop", "size": 32}, TO_TENSOR])
+    cfg.DATA.TRAIN.DEFAULT_GRAY_IMG_SIZE = 8
+    cfg.DATA.TRAIN.TRANSFORMS = [{"name": "RandomCrop", "size": 32}, TO_TENSOR]
     with pytest.raises(DataError, match=r"^config\.DATA\.TRAIN\.TRANSFORMS: .*The sample is .*\.png") as caught:
         build_dataset(cfg, "TRAIN")[2]
     assert str(file) in str(caught.value)

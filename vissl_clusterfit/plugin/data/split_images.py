@@ -14,7 +14,6 @@ from PIL import Image
 from torch.utils.data import Dataset
 from vissl.config import AttrDict
 from vissl.data import build_dataset
-from vissl.data.data_helper import get_mean_image
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.extract import stack_images
@@ -28,7 +27,8 @@ from vissl_clusterfit.plugin.data.source_names import (
     tolerant_source_name,
     unused_label_paths,
 )
-from vissl_clusterfit.plugin.data.transforms import TransformFailed, require_fixed
+from vissl_clusterfit.plugin.data.transform_steps import TransformFailed, grey_sample
+from vissl_clusterfit.plugin.data.transforms import require_fixed
 from vissl_clusterfit.plugin.data.video_source import FOLDER, extracted_clips
 from vissl_clusterfit.plugin.data.video_transforms import ClipsToViews, ClipToTensor
 
@@ -116,7 +116,7 @@ class SplitImages(Dataset):
         try:
             sample = self._dataset[index]
         except TransformFailed as error:
-            sample, failure = self._grey(error), str(error)
+            sample, failure = grey_sample(self._dataset, error), str(error)
         images = sample["data"]
         views, odd = divmod(len(images), len(self._sources))
         if odd or (views > 1 and self.clips is None) or not all(isinstance(image, torch.Tensor) for image in images):
@@ -134,15 +134,6 @@ class SplitImages(Dataset):
         alone = len(images) == 1 and self.clips is None  # a clip is always one of several views
         return (images[0] if alone else stack_images(images)), "; ".join(dict.fromkeys(filter(None, reasons)))
 
-    def _grey(self, error: TransformFailed) -> dict[str, Any]:
-        """What stands for a sample that the transforms cannot take, as for one that cannot be read."""
-        size, count = self._dataset.cfg.DATA[self._split].DEFAULT_GRAY_IMG_SIZE, len(self._sources)
-        try:
-            views = {"data": [get_mean_image(size) for _ in range(count)], "data_valid": [-1] * count}
-            return self._dataset.transform({**views, "data_idx": [0] * count, "label": [0] * count})
-        except TransformFailed:  # it is the transforms, or these are clips
-            raise error from None
-
     def _why_unreadable(self, number: int, index: int, read: bool) -> str:
         """Why a data source has no right image of a sample; "" if it has. VISSL keeps the reason to its log."""
         files = self._files[number]
@@ -155,7 +146,7 @@ class SplitImages(Dataset):
 
     @property
     def samples(self) -> np.ndarray:
-        """The ordered sample list, uint64 (N,): names, and for files of a folder their sizes, wherever it lies."""
+        """The ordered sample list, uint64 (N,): names, and for files of a folder their sizes, wherever the folder is."""
         return self._named_samples[0]
 
     @property

@@ -1,16 +1,14 @@
-"""VISSL's ``TRANSFORMS``: built, tried on a picture before the data are, and named where one fails."""
+"""VISSL's ``TRANSFORMS``, checked before anything starts: built, tried on a picture, and random ones found."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import difflib
-import functools
 import inspect
-import math
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +16,12 @@ import torch
 import torchvision.transforms
 from classy_vision.dataset.transforms import TRANSFORM_REGISTRY
 from PIL import Image
-from torchvision.transforms import v2
 from torchvision.tv_tensors import Video
 from vissl.config import AttrDict
 from vissl.data.ssl_transforms.ssl_transforms_wrapper import DEFAULT_TRANSFORM_TYPES, SSLTransformsWrapper
 
-from vissl_clusterfit.errors import ClusterFitError, ConfigError, DataError, problem
+from vissl_clusterfit.errors import ClusterFitError, ConfigError, problem
+from vissl_clusterfit.plugin.data.transform_steps import Steps, step_name
 
 # Width and height of the pictures that transforms are tried on: some crop of a square one has nothing to choose. The
 # large ones are tried only where the others are too small.
@@ -31,71 +29,6 @@ _SIZES = ((160, 120), (96, 96), (500, 750), (2048, 1536), (4096, 4096))
 _FEW = 3
 # Each process makes several data sets of the same transforms.
 _FOUND_FIXED: set[tuple[bool, str]] = set()
-
-
-class TransformFailed(DataError):
-    """One transform cannot take one image."""
-
-
-class Steps(torchvision.transforms.Compose):
-    """What VISSL composes, each step with its name where it fails.
-
-    A crop that is larger than the image is a failure, too, where torchvision fills up with black. An image that stands
-    for one that cannot be read is taken as it is.
-    """
-
-    def __call__(self, sample: Any) -> Any:
-        """Of VISSL's sample, a mapping with ``data``, the images of its sources, and ``data_valid``.
-
-        Raises:
-            TransformFailed: naming the transform and the size of the image.
-        """
-        for step in self.transforms:
-            sizes = [_size(image) for image in sample["data"]] if isinstance(sample, Mapping) else []
-            try:
-                if sizes and all(valid == 1 for valid in sample["data_valid"]):
-                    _require_room(step, sizes)
-                sample = step(sample)
-            except ClusterFitError:
-                raise
-            except Exception as error:  # a library's transforms raise anything
-                shown = " and ".join(f"{width} x {height} pixels" for width, height in filter(None, sizes))
-                of = f" of {shown}" if shown else ""
-                raise TransformFailed(f"{_name(step)}, for an image{of}: {type(error).__name__}: {error}") from None
-        return sample
-
-
-def named_steps(get_transform: Callable[[Sequence[Any]], Any]) -> Callable[[Sequence[Any]], Any]:
-    """Wraps VISSL's ``get_transform``."""
-
-    @functools.wraps(get_transform)
-    def get(transforms: Sequence[Any]) -> Steps:
-        return Steps(get_transform(transforms).transforms)
-
-    return get
-
-
-def named_samples(get_item: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
-    """Wraps ``GenericSSLDataset.__getitem__``: which sample a transform failed on."""
-
-    @functools.wraps(get_item)
-    def get(dataset: Any, index: int) -> Any:
-        try:
-            return get_item(dataset, index)
-        except TransformFailed as error:
-            text, subset = str(error).rstrip("."), dataset.image_and_label_subset
-            place = index if subset is None else int(subset[index])
-            files = [_file(getattr(source, "images", source), place) for source in dataset.data_objs]
-            setting = getattr(dataset, "transforms_setting", f"config.DATA.{dataset.split}.TRANSFORMS")
-            raise TransformFailed(
-                f"{setting}: {text}. The sample is {' | '.join(files)}. Change the transforms, or leave it out."
-            ) from None
-
-    return get
-
-
-def _file(source: Any, index: int) -> str:
-    return str(source.get_image_paths()[index]) if hasattr(source, "get_image_paths") else f"number {index}"
 
 
 def require_transforms(transforms: Any, setting: str) -> None:
@@ -237,8 +170,8 @@ def _random_steps(steps: Steps, of_clips: bool) -> list[str]:
                     other = _pixels(Steps([step])(again)) != _pixels(sample)
                 except ClusterFitError:
                     draws, other = _random_state() != before, False
-                if draws or other or re.match("(Clip)?Rand", _name(step)):
-                    found[number] = _name(step)
+                if draws or other or re.match("(Clip)?Rand", step_name(step)):
+                    found[number] = step_name(step)
                 if not isinstance(sample, Mapping) or not sample["data"]:
                     break
     return [found[number] for number in sorted(found)]
@@ -262,33 +195,3 @@ def _same_random_numbers() -> Iterator[None]:
     finally:
         np.random.set_state(states[0])  # noqa: NPY002
         random.setstate(states[1])
-
-
-def _name(step: Any) -> str:
-    return getattr(step, "name", type(step).__name__)
-
-
-def _size(image: Any) -> tuple[int, int] | None:
-    """Width and height."""
-    if isinstance(image, Image.Image):
-        return image.size
-    if isinstance(image, torch.Tensor) and image.ndim >= 3:
-        return int(image.shape[-1]), int(image.shape[-2])
-    return None
-
-
-def _require_room(step: Any, sizes: Sequence[tuple[int, int] | None]) -> None:
-    """Refuses a crop that is larger than an image, and an image that would be scaled beyond all measure."""
-    transform = getattr(step, "transform", step)
-    for width, height in filter(None, sizes):
-        if isinstance(transform, (torchvision.transforms.CenterCrop, v2.CenterCrop)):
-            tall, wide = (transform.size * 2)[:2] if isinstance(transform.size, Sequence) else (transform.size,) * 2
-            if width < wide or height < tall:
-                raise ValueError(f"the crop of {wide} x {tall} pixels is larger than the image. Put Resize before it")
-        if isinstance(transform, (torchvision.transforms.Resize, v2.Resize)):
-            side = transform.size[0] if isinstance(transform.size, Sequence) and transform.size else transform.size
-            one_side = not isinstance(transform.size, Sequence) or len(transform.size) == 1
-            num_pixels = side * side * max(width, height) // max(1, min(width, height)) if one_side and side else 0
-            # What Pillow refuses to open; a long strip becomes it here.
-            if num_pixels > 2 * (Image.MAX_IMAGE_PIXELS or math.inf) and not transform.max_size:
-                raise ValueError(f"it would become one of {num_pixels:,} pixels")

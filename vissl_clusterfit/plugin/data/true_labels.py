@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +84,7 @@ def _load(cfg: AttrDict, split: str) -> np.ndarray:
         with data_errors(split):
             dataset.load_labels()
         return np.asarray(dataset.label_objs[0])
-    except (ValueError, EOFError, pickle.UnpicklingError) as error:
+    except ValueError as error:
         raise DataError(f"config.DATA.{split}: the labels cannot be read: {error}. Check LABEL_PATHS.") from None
 
 

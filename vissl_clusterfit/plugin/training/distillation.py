@@ -56,7 +56,7 @@ class DistillationLoss(ClassyLoss):
 
         Args:
             output: the student's logits (B, C).
-            target: int64 (B,), the index of each sample.
+            target: int64 (B,), the index of each sample; -1 where it cannot be read.
 
         Returns:
             A scalar; 0 (with a gradient of 0) where no sample of the batch could be read.
@@ -65,7 +65,8 @@ class DistillationLoss(ClassyLoss):
             TeacherError: the teacher's predictions have another width.
         """
         index = target.cpu()
-        logits, readable = self._logits[index].to(output.device), self._readable[index].to(output.device)
+        logits = self._logits[index].to(output.device)
+        readable = (self._readable[index] & (index >= 0)).to(output.device)
         if logits.shape != output.shape:
             raise TeacherError(
                 problem(
