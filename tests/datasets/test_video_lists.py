@@ -160,7 +160,7 @@ def test_a_list_without_any_of_its_videos_is_refused_and_nothing_written(kinetic
     kinetics_files["videos"] = tmp_path / "videos/zumba"
     done = run("kinetics400", tmp_path / "lists", **kinetics_files)
     assert done.returncode == 2
-    assert "none of the 1 videos of the test list lies below" in done.stderr
+    assert "none of the 1 videos of the test list is below" in done.stderr
     assert not (tmp_path / "lists").exists()
 
 

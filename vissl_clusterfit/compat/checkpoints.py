@@ -1,7 +1,7 @@
 """What VISSL's checkpoints hold besides tensors, in a form that a file from anywhere may use.
 
 ``torch.load(weights_only=True)`` calls only what is on its allow-list. NumPy's own functions there, the usual
-advice, open a hole: a crafted file can lay an array of objects over bytes of its own
+advice, open a hole: a crafted file can lay an array of objects over its own bytes
 (``ndarray(shape, "O", buffer)``), or set the object flags of a float type (``dtype.__setstate__``), and so
 have any address taken for a Python object. So what goes there under NumPy's names are the stand-ins below,
 which make numbers and arrays of numbers, and nothing else.
@@ -38,7 +38,7 @@ def safe_globals() -> list[Any]:
 class NumberType:
     """Stands for ``numpy.dtype`` in a file: a boolean, integer, float or complex type and its byte order.
 
-    A type that is a value of its own in the checkpoint stays one of these; its ``dtype`` is NumPy's.
+    A type that is itself a value in the checkpoint stays one of these; its ``dtype`` is NumPy's.
     """
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:

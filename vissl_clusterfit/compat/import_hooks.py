@@ -1,7 +1,7 @@
 """Something to do around the import of a module, without importing it: one finder for all of ``compat``.
 
 A repair of NumPy, PyTorch or VISSL needs the module that it repairs. To import that for the repair would cost
-every process seconds, even one that never uses it; so the repair waits until somebody imports it.
+every process seconds, even one that never uses it; so the repair waits for its import.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def around_import(module_name: str, around: Around) -> None:
 
 
 class _Finder:
-    """Finds what the finders after it find, and wraps the loader of the modules that somebody waits for."""
+    """Finds what the finders after it find, and wraps the loader of the modules that repairs wait for."""
 
     def __init__(self) -> None:
         self.wanted: dict[str, list[Around]] = {}

@@ -1,6 +1,6 @@
 """``config.CLUSTERFIT`` as frozen dataclasses: every setting, its meaning, its default and what it may be.
 
-VISSL's own keys keep their names and meaning; new ones stand beside them. ``settings.py`` reads a block into them.
+VISSL's own keys keep their names and meaning; new ones stand beside them. ``schema.py`` reads a block into them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TeacherSettings:
     model: dict = setting({})
     #: A VISSL checkpoint, or a torchvision or plain state dict.
     weights: str = setting("")
-    #: Where the state dict lies inside the file, as VISSL's WEIGHTS_INIT.STATE_DICT_KEY_NAME; found by itself if empty.
+    #: Where the state dict is inside the file, as VISSL's WEIGHTS_INIT.STATE_DICT_KEY_NAME; found by itself if empty.
     state_dict_key: str = setting("")
     #: With which the names of the wanted network begin, where a file has several: "module.encoder_q.", "teacher.".
     state_dict_prefix: str = setting("")
@@ -77,7 +77,7 @@ class EncodingSettings:
 class FeatureSettings(EncodingSettings):
     """``FEATURES``: what is taken from the teacher, and what is done to it before it is clustered."""
 
-    #: Extract what is missing; if false, the features must already lie under PATH.
+    #: Extract what is missing; if false, the features must already be under PATH.
     extract: bool = setting(False)
     #: The split of ``config.DATA`` that is clustered and trained on (the paper's D_cf).
     data_partition: str = setting("TRAIN", choices=("TRAIN", "TEST"))
@@ -225,7 +225,7 @@ class ClusterFitConfig:
                     "config.CLUSTERFIT.ALSO_NUM_CLUSTERS",
                     found=f"{self.also_num_clusters} with NUM_COARSE_CLUSTERS",
                     allowed="[] on two levels",
-                    remedy="Cluster each K in a run of its own, or set NUM_COARSE_CLUSTERS=0.",
+                    remedy="Cluster each K in a separate run, or set NUM_COARSE_CLUSTERS=0.",
                 )
             )
         if self.num_coarse_clusters >= self.num_clusters:
@@ -292,12 +292,12 @@ class ClusterFitConfig:
 
     @property
     def paths(self) -> ArtifactPaths:
-        """Where the artefacts of this run lie."""
+        """Where the artefacts of this run are."""
         return ArtifactPaths(output_dir=artifact_path(self.output_dir), features_dir=artifact_path(self.features.path))
 
     @property
     def also(self) -> tuple[ClusterFitConfig, ...]:
-        """The settings of each K in ALSO_NUM_CLUSTERS, whose codebook and labels lie in ``<OUTPUT_DIR>/also/<K>``."""
+        """The settings of each K in ALSO_NUM_CLUSTERS, whose codebook and labels are in ``<OUTPUT_DIR>/also/<K>``."""
         return tuple(
             dataclasses.replace(
                 self,

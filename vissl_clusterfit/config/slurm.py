@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from vissl_clusterfit.config.schema import setting
 from vissl_clusterfit.errors import ConfigError, problem
 
-#: The stages that may be jobs of their own, in the order in which they run.
+#: The stages that may be separate jobs, in the order in which they run.
 STAGES = ("extract", "cluster", "label", "train")
 #: The port that VISSL's defaults name. Two jobs on one node cannot both have it, so it stands for no wish.
 VISSLS_PORT = 40050
@@ -112,7 +112,7 @@ class StageJob:
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """``CLUSTERFIT.SLURM``: the stages that are jobs of their own, each of which begins when the one before is done."""
+    """``CLUSTERFIT.SLURM``: the stages that are separate jobs, each of which begins when the one before is done."""
 
     #: Some of ``STAGES``; [] for one job that does everything.
     stages: list = setting([])
@@ -120,12 +120,12 @@ class ChainSettings:
     cluster: StageJob = field(default_factory=StageJob)
     label: StageJob = field(default_factory=StageJob)
     train: StageJob = field(default_factory=StageJob)
-    #: Each of the benchmarks that follow the training, which are always jobs of their own.
+    #: Each of the benchmarks that follow the training, which are always separate jobs.
     benchmark: StageJob = field(default_factory=StageJob)
 
     @property
     def in_order(self) -> list[tuple[str, StageJob]]:
-        """The stages that are jobs of their own, as they run."""
+        """The stages that are separate jobs, as they run."""
         return [(stage, getattr(self, stage)) for stage in STAGES if stage in self.stages]
 
     def problems(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The archives of a publisher: found, checked, and unpacked so that a killed run goes on where it was."""
+"""The archives of a publisher: found, checked, and unpacked so that a killed run resumes where it was."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sources:
     """The files that a publisher ships, in one folder, and what is unpacked of them.
 
     Args:
-        archives: The folder they lie in.
+        archives: Their folder.
         unpacked: Where they are unpacked.
         expected: Their names and MD5 sums, "" where none is published.
         check_sums: Whether sums are checked.

@@ -54,8 +54,8 @@ class Recipe:
         title: Its name in the documentation.
         archives: Names of the files that are needed, with the MD5 that their publisher or torchvision lists, or "".
         read: Gives the content of the archives.
-        num_classes: As published; None if nobody published it.
-        num_images: Of "trainval" and "test", as published; nothing is checked where nobody did.
+        num_classes: As published; None if it was not published.
+        num_images: Of "trainval" and "test", as published; nothing is checked where they were not.
     """
 
     title: str

@@ -120,7 +120,7 @@ def hashtags(train: Path, vocabulary: Path, videos: Path) -> PublishedLists:
             entries.append((videos / name, tuple(sorted(known))))
         else:
             missing.append(name if known else f"{name} (no hashtag of the vocabulary)")
-    _require(bool(entries), f"none of the {len(missing)} videos of {train} lies below {videos} with a known hashtag")
+    _require(bool(entries), f"none of the {len(missing)} videos of {train} is below {videos} with a known hashtag")
     return PublishedLists([tags[0].lstrip("#") for tags in lines], {"train": PublishedSplit(entries, missing)})
 
 
@@ -146,7 +146,7 @@ def _found(
         found = [(place, numbers) for place, _, numbers in places if place is not None]
         missing = [name for place, name, _ in places if place is None]
         shown = ", ".join(missing[:_SHOWN])
-        _require(bool(found), f"none of the {len(entries)} videos of the {split} list lies below {videos}: {shown} …")
+        _require(bool(found), f"none of the {len(entries)} videos of the {split} list is below {videos}: {shown} …")
         splits[split] = PublishedSplit(found, missing)
     present = {number for _, numbers in splits["train"].entries for number in numbers}
     empty = [classes[number] for _, numbers in splits["test"].entries for number in numbers if number not in present]

@@ -129,7 +129,7 @@ def keep_secrets() -> None:
 
     def make_without_secrets(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
-        with contextlib.suppress(Exception):  # a message that cannot be made is told where it is
+        with contextlib.suppress(Exception):  # a message that cannot be made is reported where it is
             said = record.getMessage()
             told = without_secrets(said)
             if told != said:

@@ -26,7 +26,7 @@ _REMEDY = (
 
 
 def require_full_trunk(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps VISSL's ``init_model_from_consolidated_weights``, which logs what it does not find and goes on.
+    """Wraps VISSL's ``init_model_from_consolidated_weights``, which logs what it does not find and continues.
 
     A tensor of the trunk that gets no weights is refused, unless ``SKIP_LAYERS`` names it. Heads that start at random,
     as those of most benchmarks do, are said in the log.

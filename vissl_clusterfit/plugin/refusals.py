@@ -1,7 +1,8 @@
 """What VISSL's parts say of parameters that they do not take, with the block of the config that holds these.
 
 The parts are built in the processes of a run, before features are extracted. A loss that is given an unknown parameter
-ends in a TypeError of Python's there; the user can mend it, and is told where. All other errors keep their traceback.
+ends in a TypeError of Python's there; the user can fix it, and is shown the block. All other errors keep their
+traceback.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which runs a study consists of, and which of them can start now.
 
-    method, point, seed ─▶ training of each tuned value (tuning seed) ─▶ figures on validation ─▶ chosen value
-                        ─▶ training with the chosen value (every seed) ─▶ figures on test
+    method, point, seed ─▶ training of each tuned value (tuning seed) ─▶ scores on validation ─▶ chosen value
+                        ─▶ training with the chosen value (every seed) ─▶ scores on test
 
 A run is known by its folder, and runs that differ in nothing are one: a teacher that does not depend on the point is
 trained once per seed.
@@ -18,7 +18,7 @@ from vissl_clusterfit.config.override_text import quoted
 from vissl_clusterfit.report.results import ResultRow
 from vissl_clusterfit.study.settings import POINT, MethodSettings, StudySettings, replaced
 
-#: Whose figure on validation decides what is chosen.
+#: Whose score on validation decides what is chosen.
 CHOSEN_BY = "linear"
 _ALL_POINTS = "all"
 
@@ -46,10 +46,10 @@ class StudyPlan:
 
     Args:
         settings: the block ``config.STUDY``.
-        folder: where everything of the study lies.
+        folder: of the study.
         num_epochs: of a training of length 1.
         is_finished: whether a run was done to its end.
-        rows: the figures of an evaluation that is finished.
+        rows: the scores of an evaluation that is finished.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class StudyPlan:
             for point in self._settings.named_points:
                 self._choice(method, point)
                 for seed in self._seeds(method):
-                    self._figures(method, point, seed)
+                    self._scores(method, point, seed)
         return list(self._ready.values())
 
     def count(self) -> int:
@@ -91,13 +91,13 @@ class StudyPlan:
         return len(folders)
 
     def scores(self) -> Iterator[Score]:
-        """The figures on test of every method that is shown; complete when nothing is ready any more."""
+        """The scores on test of every method that is shown; complete when nothing is ready any more."""
         for name, method in self._settings.methods.items():
             if not method.shown:
                 continue
             for point in self._settings.named_points:
                 for seed in self._seeds(name):
-                    for target, rows in (self._figures(name, point, seed) or {}).items():
+                    for target, rows in (self._scores(name, point, seed) or {}).items():
                         yield from (Score(name, point, target, row) for row in rows)
 
     def trainings(self) -> Iterator[tuple[str, str, int, Path]]:
@@ -137,7 +137,7 @@ class StudyPlan:
             return None
         return tuning.values[scores.index(max(scores))]
 
-    def _figures(self, name: str, point: str, seed: int) -> dict[str, Sequence[ResultRow]] | None:
+    def _scores(self, name: str, point: str, seed: int) -> dict[str, Sequence[ResultRow]] | None:
         value = self._choice(name, point)
         return None if value is None else self._evaluated(name, point, seed, value, "test")
 
@@ -221,7 +221,7 @@ class StudyPlan:
         yield f"config.DATA.TRAIN.LABEL_PATHS=[{quoted(str(self.labels_file(point, seed)))}]"
 
     def labels_file(self, point: str, seed: int) -> Path:
-        """Where the labels lie that are wrong to the share of a point."""
+        """The file of labels of which a point's share is wrong."""
         share = self._settings.share_of_wrong_labels(point)
         return self._folder / "labels" / f"wrong={share:g},seed={seed}.npy"
 

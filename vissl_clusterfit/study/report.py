@@ -1,4 +1,4 @@
-"""The report of a study: ``study.md`` has its tables, ``study.csv`` every figure, ``study.png`` the curves."""
+"""The report of a study: ``study.md`` has its tables, ``study.csv`` every score, ``study.png`` the curves."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ALL_TARGETS = "all targets"
 
 
 class Report:
-    """The figures of a study by benchmark, target, method and point.
+    """The scores of a study by benchmark, target, method and point.
 
     Args:
         settings: of the study.
-        figures: complete, in percent nowhere: values are fractions.
+        scores: complete, in percent nowhere: values are fractions.
         choices: the tuned value of each method at each point.
         information: by method and point, for each seed, what the labels of a training say of the true ones, of 1.
     """
@@ -42,7 +42,7 @@ class Report:
         self.benchmarks = list(dict.fromkeys(score.row.benchmark for score in scores))
         self.methods = list(dict.fromkeys(score.method for score in scores))
         self.targets = [ALL_TARGETS, *settings.targets] if len(settings.targets) > 1 else list(settings.targets)
-        self._figures = scores
+        self._scores = scores
         self._values: dict[tuple[str, str, str, str], dict[int, float]] = {}
         for score in scores:
             key = (score.row.benchmark, score.target, score.method, score.point)
@@ -60,14 +60,14 @@ class Report:
         return student_interval([*self.values(benchmark, target, method, point).values()])
 
     def lead(self, benchmark: str, target: str, method: str, point: str) -> Interval:
-        """How far a method is ahead of the baseline, seed by seed; of what has one figure for all seeds, that one."""
+        """How far a method is ahead of the baseline, seed by seed; of what has one score for all seeds, that one."""
         of_method = self.values(benchmark, target, method, point)
         of_baseline = self.values(benchmark, target, self.settings.baseline, point)
         seeds = max(of_method, of_baseline, key=len)
         return student_interval([_at(of_method, seed) - _at(of_baseline, seed) for seed in seeds])
 
     def markdown(self) -> str:
-        """The tables: who is ahead of the baseline, then every benchmark and target."""
+        """The tables: what is ahead of the baseline, then every benchmark and target."""
         settings, baseline = self.settings, self.settings.baseline
         seeds = len(settings.seeds)
         parts = [
@@ -116,11 +116,11 @@ class Report:
         return text + "\n\n" + _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])
 
     def csv(self) -> str:
-        """Every figure, a line each."""
+        """Every score, a line each."""
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
         lines.writerow(["method", "point", "seed", "benchmark", "target", "metric", "value"])
-        for score in self._figures:
+        for score in self._scores:
             row = score.row
             place = [score.method, score.point, row.seed, row.benchmark, score.target]
             lines.writerow([*place, row.metric, repr(row.value)])

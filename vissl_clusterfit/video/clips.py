@@ -24,7 +24,7 @@ class ClipSettings:
     num_clips: int = setting(1, at_least=1)
     #: Spread evenly ("uniform"; one alone in the middle), or each anywhere in its own part of the video ("random").
     sampling: str = setting("random", choices=("random", "uniform"))
-    #: Whether a sample is a video with all of its clips, or each clip is a sample of its own.
+    #: Whether a sample is a video with all of its clips, or each clip is a separate sample.
     per: str = setting("video", choices=("video", "clip"))
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class ClipSettings:
 def clip_position(clip: int, settings: ClipSettings, draw: float) -> float:
     """Where a clip begins, from 0, the first of the possible starts, to 1, the last one.
 
-    The position of an evenly spread clip lies within the part from which the random clip of that number is drawn, so
+    The position of an evenly spread clip is within the part from which the random clip of that number is drawn, so
     labels of the former are those of nearly the same pictures in training.
 
     Args:
@@ -74,7 +74,7 @@ def clip_frames(seconds: np.ndarray, settings: ClipSettings, position: float) ->
     if settings.fps:
         last_start = max(seconds[0], seconds[-1] - (settings.num_frames - 1) / settings.fps)
         start = seconds[0] + position * (last_start - seconds[0])
-        # Times are sums of fractions: one that falls on a frame must not come to lie a rounding before it.
+        # Times are sums of fractions: one that falls on a frame must not round to just before it.
         moments = start + steps / settings.fps + 1e-6
         return np.searchsorted(seconds, moments, side="right") - 1
     last_start = max(0, len(seconds) - 1 - (settings.num_frames - 1) * settings.stride)

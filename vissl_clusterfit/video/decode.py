@@ -236,7 +236,7 @@ def _opened(source: str | BinaryIO) -> tuple[InputContainer, av.VideoStream]:
     for stream in container.streams:
         if stream is not streams[0]:
             stream.discard = Discard.all
-    # Each process that reads decodes a video of its own.
+    # Each process that reads decodes its own video.
     streams[0].codec_context.thread_count = 1
     return container, streams[0]
 

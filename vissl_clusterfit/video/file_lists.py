@@ -80,7 +80,7 @@ def read_list(path: str, open_file: Callable[[str], BinaryIO]) -> VideoFiles:
 
     Args:
         path: of the list.
-        open_file: opens it, wherever it lies.
+        open_file: opens it, on whatever file system.
 
     Raises:
         DataError: it is no such list.

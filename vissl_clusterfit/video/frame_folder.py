@@ -1,4 +1,4 @@
-"""A video that lies on disk as a folder of pictures, one per frame, as some data sets are published."""
+"""A video stored as a folder of pictures, one per frame, as some data sets are published."""
 
 from __future__ import annotations
 

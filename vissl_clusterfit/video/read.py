@@ -1,4 +1,4 @@
-"""Clips of a video as tensors, however it lies on disk."""
+"""Clips of a video as tensors, however it is stored."""
 
 from __future__ import annotations
 

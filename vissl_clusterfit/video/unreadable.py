@@ -6,4 +6,4 @@ class UnreadableVideoError(Exception):
 
 
 class FramesRecountedError(Exception):
-    """The frames that are decoded are others than the packets promised: the times have changed, choose frames anew."""
+    """The frames that are decoded are others than the packets promised: the times have changed, choose frames again."""

@@ -64,7 +64,7 @@ class DigitsSpec:
 def write_digits(folder: Path, spec: DigitsSpec = DigitsSpec()) -> None:
     """Writes ``folder/{train,test}/<digit>/<scan>_<drawing>.png``, grey, the same bytes at every call.
 
-    The folder appears whole or not at all. Where the same pictures already lie, nothing is written.
+    The folder appears whole or not at all. Where the same pictures already are, nothing is written.
 
     Args:
         folder: Made by this function; its parents, too.

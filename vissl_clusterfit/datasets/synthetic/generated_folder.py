@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 def write_drawn_set(
     folder: Path, what: str, inputs: Mapping[str, Any], draw: Callable[[Path], Mapping[str, Any]]
 ) -> None:
-    """Has ``draw`` fill ``folder``, unless what it would draw lies there already.
+    """Has ``draw`` fill ``folder``, unless what it would draw is there already.
 
     Args:
         folder: Made by this function; its parents, too.
@@ -62,7 +62,7 @@ def _check(folder: Path, what: str, inputs: Mapping[str, Any]) -> None:
     require_same_inputs(folder, manifest["inputs"], dict(inputs))
     if manifest.get("sha256") != _digest(folder):
         raise ArtifactError(
-            f"The {what} in {folder} were changed or are incomplete. Delete the folder to make them anew."
+            f"The {what} in {folder} were changed or are incomplete. Delete the folder to make them again."
         )
 
 

@@ -52,7 +52,7 @@ def write_moving_digits(folder: Path, spec: DigitsSpec) -> None:
     """Writes ``folder/{train,test}/<motion>/<scan>_<drawing>.mp4``, MPEG-4, and ``folder/hashtags.txt``.
 
     A line of that file is the path of a training clip and the numbers of its verbs. The folder appears whole or not at
-    all, with the same bytes at every call. Where the same clips already lie, nothing is written.
+    all, with the same bytes at every call. Where the same clips already are, nothing is written.
 
     Args:
         folder: Made by this function; its parents, too.
@@ -92,7 +92,7 @@ def draw_clips(scans: np.ndarray, motions: np.ndarray, rng: np.random.Generator)
     Args:
         scans: (N, 8, 8), ink from 0 to 1.
         motions: (N,), numbers of ``MOTIONS``.
-        rng: Draws where the digits begin, how fast they move, and what lies around.
+        rng: Draws where the digits begin, how fast they move, and what is around.
 
     Returns:
         uint8 (N, T, P, P), grey.

@@ -51,7 +51,7 @@ def paste(scans: np.ndarray, side: np.ndarray, centre: np.ndarray, angle: np.nda
     right = pixel[None, None, :] - centre[:, 1, None, None]
     cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
     step = (_SCAN_PX / side)[:, None, None]
-    # A blank frame of two pixels: what is read beyond the scan is blank, and so is what lies between.
+    # A blank frame of two pixels: what is read beyond the scan is blank, and so is what is between.
     framed = np.pad(scans, ((0, 0), (2, 2), (2, 2)))
     offset = _SCAN_PX / 2 - 0.5 + 2
     y = np.clip((cos * down + sin * right) * step + offset, 0, _SCAN_PX + 2.999)

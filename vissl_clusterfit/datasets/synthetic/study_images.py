@@ -43,7 +43,7 @@ class PicturesSettings:
 
 
 def write_pictures(folder: Path, settings: PicturesSettings) -> None:
-    """Draws all splits, the same bytes at every call; where they lie already, checks them.
+    """Draws all splits, the same bytes at every call; where they exist already, checks them.
 
     Raises:
         ArtifactError: the folder holds other pictures, pictures that were changed, or something else.

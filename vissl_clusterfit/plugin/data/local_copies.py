@@ -36,7 +36,7 @@ def local_copies(config: Any) -> Iterator[None]:
     """Has ``config.DATA`` name local copies of the splits that ask for it, while the block runs.
 
     Raises:
-        ConfigError: the destination cannot be written, or lies inside the data.
+        ConfigError: the destination cannot be written, or is inside the data.
         DataError: the data cannot be copied.
     """
     with contextlib.ExitStack() as stack:
@@ -79,7 +79,7 @@ def _copies_of(split: str, all_data: Any) -> Iterator[None]:
 
 
 def _own_folder(split: str, destination: str) -> Path:
-    """A folder that nobody has, for this run alone."""
+    """A new folder for this run alone."""
     if not destination:
         return Path(tempfile.mkdtemp(prefix=_PREFIX))
     setting = f"config.DATA.{split}.COPY_DESTINATION_DIR"

@@ -109,7 +109,7 @@ def require_data_files(data: Mapping[str, Any]) -> None:
         DataError: one of them cannot be used.
     """
     for setting, filename, kind in _named_files(data):
-        if artifact_path(filename, setting).is_file():  # what is missing is told where the data set is made
+        if artifact_path(filename, setting).is_file():  # what is missing is reported where the data set is made
             (read_file_list if kind == "DATA_PATHS" else read_label_file)(filename, setting, mmap=True)
 
 

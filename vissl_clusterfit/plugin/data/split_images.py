@@ -146,7 +146,7 @@ class SplitImages(Dataset):
 
     @property
     def samples(self) -> np.ndarray:
-        """The ordered sample list, uint64 (N,): names, and for files of a folder their sizes, wherever the folder is."""
+        """The ordered sample list, uint64 (N,): names, and for files of a folder their sizes, wherever it is."""
         return self._named_samples[0]
 
     @property

@@ -68,7 +68,7 @@ class ClipToTensor(_FromConfig):
 
 
 class ClipCrops(_FromConfig):
-    """Square crops spread along the longer side, each a view of its own: 3 of them see all of a wide picture.
+    """Square crops spread along the longer side, each a separate view: 3 of them see all of a wide picture.
 
     Config params:
         size: side of the squares in pixels, at most the shorter side of the clip (put ``ClipResize`` before).
@@ -92,7 +92,7 @@ class ClipCrops(_FromConfig):
         crops = []
         for number in range(self._num):
             share = number / (self._num - 1) if self._num > 1 else 0.5
-            # Along the shorter side, all of them lie in the middle.
+            # Along the shorter side, all of them are in the middle.
             top, left = (round(space * (share if space == max(room) else 0.5)) for space in room)
             crops.append(Video(clip[..., top : top + self._size, left : left + self._size]))
         return crops

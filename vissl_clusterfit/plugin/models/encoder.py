@@ -63,7 +63,7 @@ class EncoderSpec:
     Attributes:
         model: a VISSL MODEL block.
         weights: a checkpoint; None leaves the network at its random start.
-        state_dict_key: where the state dict lies in the file; "" looks everywhere.
+        state_dict_key: where the state dict is in the file; "" looks everywhere.
         trust_weights: whether the file may run code when it is opened.
         layer: a layer of the trunk, "heads", or "" for the trunk's own output.
         pooling: how a feature map (C, H, W) becomes a vector: avg, max or flatten.
@@ -159,7 +159,7 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> Callable[[torch.Te
 
     Returns:
         A function from a batch of images (B, C, H, W) to features (B, D) float32, both on ``device``'s side of the
-        call: images may lie on the CPU.
+        call: images may be on the CPU.
 
     Raises:
         TeacherError: the weights do not fit, or the layer does not exist (the message lists those that do).
@@ -249,7 +249,7 @@ def _build_network(spec: EncoderSpec) -> nn.Module:
 
 
 def network_errors(build: Callable[..., nn.Module], setting: str = "config.MODEL") -> Callable[..., nn.Module]:
-    """Wraps VISSL's ``build_model``: what a trunk's or a head's constructor does not take is the user's to mend."""
+    """Wraps VISSL's ``build_model``: what a trunk's or a head's constructor does not take is the user's to fix."""
 
     @functools.wraps(build)
     def build_or_say(model_config: Any, *args: Any, **kwargs: Any) -> nn.Module:

@@ -118,7 +118,7 @@ class VideoResNetTrunk(VideoTrunk):
 
 
 class S3DTrunk(VideoTrunk):
-    """torchvision's S3D. Its stages are what lies between its five halvings of the frame."""
+    """torchvision's S3D. Its stages are what is between its five halvings of the frame."""
 
     _ENDS = (1, 4, 7, 13, 16)
 

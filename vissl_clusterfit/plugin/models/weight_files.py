@@ -52,7 +52,7 @@ def load_state_dict(
 
     Args:
         path: a VISSL checkpoint, a torchvision or plain state dict, safetensors, TorchScript or a whole module.
-        key: where the state dict lies in the file, dotted; everything is looked at when it is empty.
+        key: where the state dict is in the file, dotted; everything is looked at when it is empty.
         prefix: with which the names of the wanted network begin, with or without their place; "" for any.
         trusted: whether the file may run code when it is opened (Python's pickle, TorchScript).
         settings: what to call the settings.
@@ -149,7 +149,7 @@ def _below(content: Any, place: str, levels: int) -> Iterator[tuple[str, dict[st
 
 
 def _tensors(content: Any) -> dict[str, torch.Tensor]:
-    """Those that a mapping holds by name, and those of trunk and heads, which VISSL keeps as mappings of their own."""
+    """Those that a mapping holds by name, and those of trunk and heads, which VISSL keeps as separate mappings."""
     if not isinstance(content, Mapping):
         return {}
     found = {

@@ -115,7 +115,7 @@ def _fits(target: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor],
 def _different(
     renamings: list[tuple[str, dict[str, str]]], state: Mapping[str, torch.Tensor]
 ) -> list[tuple[str, dict[str, str]]]:
-    """Without those whose tensors are all equal to an earlier one's, as where a network lies in a file twice."""
+    """Without those whose tensors are all equal to an earlier one's, as where a file holds a network twice."""
     kept: list[tuple[str, dict[str, str]]] = []
     for prefix, renamed in renamings:
         if not any(_equal(renamed, other, state) for _, other in kept):
@@ -128,7 +128,7 @@ def _equal(one: Mapping[str, str], other: Mapping[str, str], state: Mapping[str,
 
 
 def told_in_one_message(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps VISSL's ``load_and_broadcast_checkpoint``: a file that PyTorch refuses is the user's to mend."""
+    """Wraps VISSL's ``load_and_broadcast_checkpoint``: a file that PyTorch refuses is the user's to fix."""
 
     @functools.wraps(load)
     def load_or_tell(checkpoint_folder: str, checkpoint_path: str, device: Any) -> Any:

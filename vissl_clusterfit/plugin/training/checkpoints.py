@@ -68,7 +68,7 @@ def saved_whole(save: Callable[..., str]) -> Callable[..., str]:
 
 
 def _is_refused_by_disk(error: BaseException) -> bool:
-    """PyTorch's writer says that a disk is full in errors of its own."""
+    """PyTorch's writer says that a disk is full in its own errors."""
     return isinstance(error, OSError) or "PytorchStreamWriter failed" in str(error) or "unexpected pos" in str(error)
 
 
@@ -123,7 +123,7 @@ def _number(name: str) -> int:
 
 
 def checkpoint_to_resume(config: Any, folder: str, say: Callable[[str], None]) -> str | None:
-    """The checkpoint that a training goes on from: VISSL's choice, or the last one before it that is whole.
+    """The checkpoint that a training resumes from: VISSL's choice, or the last one before it that is whole.
 
     Only files of this folder are taken, wherever a link leads.
 
@@ -218,7 +218,7 @@ def _why_damaged(path: Path, size: int, _changed: int) -> str:
             begins_as_archive = file.read(2) == b"PK"
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from None
-    whole_archive = zipfile.is_zipfile(path)  # what lists its members lies at its end
+    whole_archive = zipfile.is_zipfile(path)  # the list of its members is at its end
     if begins_as_archive and not whole_archive:
         return "it was cut off"
     try:
@@ -243,7 +243,7 @@ def _why_damaged(path: Path, size: int, _changed: int) -> str:
 def phase_of(path: str) -> int | None:
     """The last phase, training and test phases counted together, that a checkpoint knows to be done.
 
-    None where it does not say, or lies in an object store, where it is not read twice.
+    None where it does not say, or is in an object store, where it is not read twice.
     """
     place = artifact_path(path)
     if as_remote(place):

@@ -43,7 +43,7 @@ def end_at_loss(_hook: Any, task: Any) -> None:
 def kept_unless_checked(on_forward: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
     """Wraps ``LogLossMetricsCheckpointHook.on_forward``, which makes a state that is no number the latest checkpoint.
 
-    With ``HOOKS.CHECK_NAN`` the run ends instead, and goes on from the checkpoint before it.
+    With ``HOOKS.CHECK_NAN`` the run ends instead, and resumes from the checkpoint before it.
     """
 
     @functools.wraps(on_forward)

@@ -1,7 +1,7 @@
 """What a training has done: whether it is finished, or its last test phase is missing.
 
 VISSL takes a training for finished as soon as its final checkpoint is there, which is written before the last test
-phase. A run that ends in between would never give its last figures. Here the training is finished when the row of that
+phase. A run that ends in between would never give its last scores. Here the training is finished when the row of that
 phase is in ``metrics.json``.
 """
 
@@ -103,7 +103,7 @@ def _metrics(folder: str) -> list[tuple[str, Mapping[str, Any] | None]]:
 
 
 def forget_phases_after(folder: str, phase: int) -> None:
-    """Takes the lines of later phases out of ``metrics.json``, as a training that goes on does them again."""
+    """Takes the lines of later phases out of ``metrics.json``, as a training that resumes does them again."""
     rows = _metrics(folder)
     stay = [line for line, row in rows if row is not None and row.get("phase_idx", phase) <= phase]
     if len(stay) < len(rows):

@@ -1,7 +1,7 @@
 """What the training in a folder was made from: one record that every later start is held against.
 
-VISSL knows a training by its folder alone. It takes whatever checkpoint lies there for its own, so that a training of
-another network goes on from it, and a finished one lends its figures to any name.
+VISSL knows a training by its folder alone. It takes whatever checkpoint is there for its own, so that a training of
+another network resumes from it, and a finished one lends its scores to any name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _OF_THE_MACHINE = {
 def training_inputs(config: AttrDict) -> dict[str, Any]:
     """All that decides what a training of VISSL gives, or a test of it (``TEST_ONLY``), as JSON holds it.
 
-    Data are known by their fingerprint and weights by their hash, wherever they lie. Where weights are gone that a
+    Data are known by their fingerprint and weights by their hash, wherever they are. Where weights are gone that a
     training has started from, their path stands for them.
 
     Raises:
@@ -95,7 +95,7 @@ def _data(config: AttrDict, split: str) -> dict[str, Any]:
 def check_record(config: AttrDict, folder: str, inputs: Mapping[str, Any]) -> bool:
     """Refuses a folder whose training was made from something else; whether there is a record.
 
-    A folder in which nothing was made yet, as the first command had a mistake, is nobody's.
+    A folder in which nothing was made yet, as the first command had a mistake, belongs to no training.
 
     Raises:
         ArtifactError: naming each setting that differs, with both values, and the remedy.
@@ -110,7 +110,7 @@ def check_record(config: AttrDict, folder: str, inputs: Mapping[str, Any]) -> bo
     if lines := artifacts.differences(found, expected):
         raise ArtifactError(
             f"{place} has a training that was made from other data or settings:\n{lines}\n"
-            "Undo the change, or name another config.CHECKPOINT.DIR. To train anew in this folder, set "
+            "Undo the change, or name another config.CHECKPOINT.DIR. To train again in this folder, set "
             "config.CHECKPOINT.OVERWRITE_EXISTING=true and AUTO_RESUME=false: what is there is moved aside."
         )
     return True
@@ -125,7 +125,7 @@ def write_record(config: AttrDict, folder: str, inputs: Mapping[str, Any]) -> No
 
 
 def training_beside(weights: str) -> dict[str, Any] | None:
-    """What the training was made from that a checkpoint lies in the folder of; None if that is not known."""
+    """What the training was made from whose checkpoint is in the folder; None if that is not known."""
     folder, _, name = weights.rpartition("/")
     record = artifact_path(folder or ".") / RECORD_NAME
     if not is_checkpoint(name) or not record.is_file():

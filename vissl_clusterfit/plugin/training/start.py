@@ -1,4 +1,4 @@
-"""How a training begins: it has its folder to itself, what lies there is its own, and it goes on from a whole file."""
+"""How a training begins: it has its folder to itself, what is there is its own, and it resumes from a whole file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LOOK_AGAIN_S = 1.0
 
 
 def begin_training(config: Any, folder: str, hold: contextlib.ExitStack) -> tuple[bool, str | None]:
-    """Whether the training of a folder is finished, and the checkpoint that it goes on from; one process of a run asks.
+    """Whether the training of a folder is finished, and the checkpoint that it resumes from; one process of a run asks.
 
     Args:
         config: VISSL's ``config``.
@@ -51,7 +51,7 @@ def begin_training(config: Any, folder: str, hold: contextlib.ExitStack) -> tupl
             holder = lease.holder()
             _say(
                 f"Process {holder.get('pid')} on {holder.get('host')} trains in {folder}: waiting for its end. Name "
-                "another config.CHECKPOINT.DIR for a training of its own."
+                "another config.CHECKPOINT.DIR for a separate training."
             )
             waits = True
         time.sleep(_LOOK_AGAIN_S)
@@ -71,7 +71,7 @@ def begin_training(config: Any, folder: str, hold: contextlib.ExitStack) -> tupl
         is_known = False
     if not is_known and has_products(place):
         if not starts_over:
-            _say(f"{place} has no {RECORD_NAME}, which says what its training was made from: this run goes on with it.")
+            _say(f"{place} has no {RECORD_NAME}, which says what its training was made from: this run resumes it.")
         elif not as_remote(place):
             _say(f"What an earlier training left in {place} was moved to {set_aside(place).name}.")
     write_record(config, folder, inputs)
@@ -82,7 +82,7 @@ def begin_training(config: Any, folder: str, hold: contextlib.ExitStack) -> tupl
 
 
 def is_done(config: Any, folder: str) -> bool:
-    """Whether the training of a folder has finished, and it is that of this config; waits for nobody, makes nothing.
+    """Whether the training of a folder has finished, and it is that of this config; neither waits nor makes anything.
 
     Raises:
         ClusterFitError: a finished training is of other data or settings.
