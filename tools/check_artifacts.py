@@ -2,7 +2,7 @@
 
 Every feature store, codebook and set of pseudo-labels in the folders, and below them, is held against its manifest, and
 against the artefacts that it was made from. One line for each that is well, one for each thing that is wrong,
-and one that says how to mend it.
+and one that says how to fix it.
 Exit code 0 if all is well, 1 if anything is wrong, 2 if a folder holds no artefact.
 """
 

@@ -2,7 +2,7 @@
 
 From the archives in DIR, as their publisher ships them, the data set is unpacked into OUTPUT/DATA_SET, with the lists
 of images and labels that the configs clusterfit/transfer/DATA_SET_… read. Nothing is downloaded: docs/datasets.md says
-which files are needed. Started again after it was stopped, it goes on. Exit code 0, or 2 if the archives are not what
+which files are needed. Started again after it was stopped, it resumes. Exit code 0, or 2 if the archives are not what
 they should be.
 """
 

@@ -66,7 +66,7 @@ def _file_name(title: str) -> str:
 
 
 def _run(log: Path, config: str, folder: Path, overrides: Sequence[str]) -> int:
-    """Runs one config in a process of its own, its output in a log file."""
+    """Runs one config in a separate process, its output in a log file."""
     command = [f"config={config}", f"quickstart.folder={folder}", *overrides]
     print(f"    python tools/{RUN.name} {shlex.join(command)}", flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)

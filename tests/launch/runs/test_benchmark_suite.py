@@ -95,7 +95,7 @@ def test_what_was_measured_on_other_weights_is_not_taken_for_this(planned, data,
         run.finish()
     assert not run.is_finished
     (tmp_path / "student/model_final_checkpoint_phase0.torch").write_bytes(b"other weights")
-    with pytest.raises(ArtifactError, match=r"was made anew since\. Move the folder away"):
+    with pytest.raises(ArtifactError, match=r"was made again since\. Move the folder away"):
         run.begin()
 
 

@@ -147,7 +147,7 @@ def _add_heads_for_joined_labels(config: dict[str, Any], settings: ClusterFitCon
 def _pair_with_predictions(config: dict[str, Any], changes: list[str]) -> None:
     data, reason = config["DATA"]["TRAIN"], "as a sample's target is the teacher's prediction for it"
     if data["DATA_LIMIT"] >= 0:
-        allowed = "-1 with clusterfit_distillation_loss: VISSL numbers the samples of a subset anew"
+        allowed = "-1 with clusterfit_distillation_loss: VISSL renumbers the samples of a subset"
         raise ConfigError(problem("config.DATA.TRAIN.DATA_LIMIT", found=data["DATA_LIMIT"], allowed=allowed))
     _set(data, "LABEL_SOURCES", [], "config.DATA.TRAIN.LABEL_SOURCES", reason, changes)
     _set(data, "LABEL_TYPE", "sample_index", "config.DATA.TRAIN.LABEL_TYPE", reason, changes)

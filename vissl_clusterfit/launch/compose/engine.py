@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-#: VISSL runs these by scripts of their own; the paths are those of its configs, and nothing in them says so.
+#: VISSL runs these by separate scripts; the paths are those of its configs, and nothing in them says so.
 _ENGINES = (
     (r"benchmark/nearest_neighbor/[^/]+", "clusterfit_nearest_neighbor"),
     (r"benchmark/linear_image_classification/voc07/[^/]+_svm", "clusterfit_svm"),

@@ -1,6 +1,6 @@
 """ClusterFit laid over a config (``config=<x> +config/clusterfit=student``): whether it fits, and what it replaces.
 
-Hydra lays one group over another without a word, in the order of the command line. Here the groups are composed with
+Hydra lays one group over another silently, in the order of the command line. Here the groups are composed with
 and without those of ours, and what differs is said.
 """
 
@@ -54,7 +54,7 @@ def check_and_describe(overrides: Sequence[str], config: Mapping[str, Any]) -> l
         One sentence for each setting that the overlay changed, for the log; nothing without an overlay.
 
     Raises:
-        ConfigError: it lies on a config that evaluates or extracts, on one without trunk or data, or another group
+        ConfigError: it is laid over a config that evaluates or extracts, on one without trunk or data, or another group
             undoes it.
     """
     groups = [override for override in overrides if _options(override)]

@@ -1,6 +1,6 @@
 """What the registries of VISSL, Classy Vision and this package hold, by name, without importing any of them.
 
-An import of VISSL takes seconds, and a name that nobody has is to be refused at once. Decorators name what they
+An import of VISSL takes seconds, and an unknown name is to be refused at once. Decorators name what they
 register in the text of the source, so the text is searched. A test compares with the registries themselves.
 """
 

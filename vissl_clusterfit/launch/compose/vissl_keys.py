@@ -205,7 +205,7 @@ def _reach(composed: Mapping[str, Any], key: str) -> tuple[str, Any]:
 
 
 def _unknown(row: _Name, composed: Mapping[str, Any]) -> str | None:
-    """What is wrong with the first name that nobody has."""
+    """What is wrong with the first unknown name."""
     reached, value = _reach(composed, row.name)
     if reached != row.name:
         return None

@@ -99,7 +99,7 @@ def of_exit_code(code: int, **place: Any) -> Failure:
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
     # NCCL's guard aborts a process whose peer has gone.
     kind = SECONDARY if -code == signal.SIGABRT else KILLED
-    hint = " Is its memory enough? The log of the system says who killed it." if -code == signal.SIGKILL else ""
+    hint = " Is its memory enough? The log of the system says what killed it." if -code == signal.SIGKILL else ""
     return Failure(kind, f"it was ended by {name}.{hint}", **place)
 
 

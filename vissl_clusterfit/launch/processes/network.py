@@ -49,10 +49,10 @@ def rendezvous_endpoint(run: Any) -> tuple[str, int]:
 
 
 def wait_for(host: str, port: int, limit_s: float, waiting: Callable[[], None]) -> None:
-    """Returns when somebody listens there. ``waiting`` is called once, if that takes longer than a moment.
+    """Returns when the port is open. ``waiting`` is called once, if that takes longer than a moment.
 
     Raises:
-        ConfigError: nobody did in the time.
+        ConfigError: it was not in that time.
     """
     begin, said = time.monotonic(), False
     while True:

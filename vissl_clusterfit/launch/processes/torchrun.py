@@ -30,7 +30,7 @@ def take_over() -> bool:
 
 
 def without_torchrun(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a command that is a run of its own, not one of the processes of this."""
+    """The environment for a command that is a separate run, not one of the processes of this."""
     ours = (*_VARIABLES, "GROUP_WORLD_SIZE")
     return {
         name: value for name, value in environment.items() if name not in ours and not name.startswith("TORCHELASTIC_")

@@ -56,7 +56,7 @@ def prepare_worker(
     if engine == "train":
         require_labels(config)
         _require_parts_of_data(config)
-    # One node decides: others may have a folder of checkpoints of their own, with nothing in it.
+    # One node decides: others may have another folder of checkpoints, with nothing in it.
     begin = functools.partial(begin_training, config, folder, hold)
     finished, checkpoint = broadcast("start", begin) if engine == "train" else (False, None)
     if finished:

@@ -1,6 +1,6 @@
 """The benchmarks that follow a training (``config.CLUSTERFIT.BENCHMARKS``): which runs they are, and their rows.
 
-Each benchmark of each checkpoint is a run of the command in a folder of its own,
+Each benchmark of each checkpoint is a run of the command in a separate folder,
 ``<config.CHECKPOINT.DIR>/benchmarks/<name>-<what it was asked>/epoch_<number>``; its rows go into the ``results.json``
 of the training, too. Nothing is chosen by a figure: the last checkpoint is reported, or every one, by its epoch.
 """
@@ -52,7 +52,7 @@ class SuiteRun(SubprocessRun):
         return (artifact_path(self.folder) / self.record_name).is_file() and super().is_finished
 
     def begin(self) -> None:
-        """Checks that what lies in its folder is of the same weights.
+        """Checks that what is in its folder is of the same weights.
 
         Raises:
             ArtifactError: the checkpoint is not there, or another one of this name was evaluated in this folder.
@@ -64,7 +64,7 @@ class SuiteRun(SubprocessRun):
             artifacts.write_json(started, record)
         elif artifacts.read_json(started) != record:
             raise ArtifactError(
-                f"{self.folder} has what was measured on another {self.weights}, which was made anew since. Move the "
+                f"{self.folder} has what was measured on another {self.weights}, which was made again since. Move the "
                 "folder away, and start again."
             )
 

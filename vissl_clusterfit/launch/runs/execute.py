@@ -1,4 +1,4 @@
-"""What the user is told when a run is finished, and what is left to do then."""
+"""One run of an engine, and what is reported when it is finished."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """``engine_name: clusterfit_study``: a comparison of methods, made of real runs, and its report.
 
 The study is no engine inside a run: as a sweep, it is a launcher of runs. Each is the study's own command with a few
-overrides more, in a process and a folder of its own. What has finished is not run again.
+overrides more, in a separate process and folder. What has finished is not run again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sweeps: ``a=1,2`` on the command line is a run for each value, and ``a=1,2 b=x,y`` one for each pair.
 
-Each has a folder of its own, ``<config.CHECKPOINT.DIR>/<what was swept>``.
+Each has a separate folder, ``<config.CHECKPOINT.DIR>/<what was swept>``.
 """
 
 from __future__ import annotations

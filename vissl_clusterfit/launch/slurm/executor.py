@@ -139,7 +139,7 @@ def _executor(resources: Resources, folder: Path, after: str | None) -> submitit
         slurm_constraint=settings.constraint or None,
         slurm_dependency=f"afterok:{after}" if after else None,
         slurm_additional_parameters={**options, **settings.additional_parameters},
-        # Since 22.05, srun does not know how many CPUs sbatch has asked for. And nobody should wait for a dead node.
+        # Since 22.05, srun does not know how many CPUs sbatch has asked for. And no task should wait for a dead node.
         slurm_srun_args=[f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
     )
     return executor

@@ -33,7 +33,7 @@ _FIRST_PORT, _NUM_PORTS = 12000, 20000
 class StageRun:
     """One run of an engine: its name for people, VISSL's name of it, and VISSL's ``config``.
 
-    Others go on when a ``benchmark`` fails; they wait for nothing of it.
+    The others continue when a ``benchmark`` fails; they need nothing of it.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Job:
             return FAILED
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Called by submitit before the job is queued again: everything to go on from is on disk."""
+        """Called by submitit before the job is queued again: everything to resume from is on disk."""
         return submitit.helpers.DelayedSubmission(Job(self.stages))
 
 
@@ -118,7 +118,7 @@ def _let_processes_meet(config: AttrDict, environment: submitit.JobEnvironment) 
 
 
 def has_timed_out(handler: SignalHandler) -> bool:
-    """Whether a job that is told to end has reached its time limit; else it was preempted, which does not count.
+    """Whether a job that is asked to end has reached its time limit; else it was preempted, which does not count.
 
     submitit takes the last ten minutes for the limit, and so every preemption below ten minutes. Here they are the last
     two of a short job, as SLURM tells a job of its limit 90 s ahead.

@@ -57,12 +57,12 @@ def submit(overrides: Sequence[str], engine: str, config: AttrDict) -> None:
     _refuse_inside_a_job()
     settings = read_settings(SlurmSettings, config.SLURM, "config.SLURM")
     stages = [plan for plan in _plan(overrides, engine, config, settings) if not _is_there(plan)]
-    _warn_of_what_begins_anew(stages)
+    _warn_of_what_starts_over(stages)
     jobs = [
         WantedJob(plan.runs, _resources(plan), number - 1 if number else None) for number, plan in enumerate(stages)
     ]
     for plan in _plan_benchmarks(engine, config, settings):
-        # The training may be one that begins anew in the folder of another.
+        # The training may be one that starts over in the folder of another.
         if stages or not _is_there(plan):
             jobs.append(WantedJob(plan.runs, _resources(plan), len(stages) - 1 if stages else None))
     if not jobs:
@@ -177,12 +177,12 @@ def _resources(plan: _Plan) -> Resources:
     return Resources(plan.settings, nodes, processes, num_gpus=processes * (config.MACHINE.DEVICE == "gpu"))
 
 
-def _warn_of_what_begins_anew(plans: Sequence[_Plan]) -> None:
+def _warn_of_what_starts_over(plans: Sequence[_Plan]) -> None:
     for run in (run for plan in plans for run in plan.runs if run.engine == "train"):
         checkpoint = run.config.CHECKPOINT
         if checkpoint.OVERWRITE_EXISTING or not checkpoint.AUTO_RESUME:
             print(  # noqa: T201
-                "warning: after a time-out or preemption the training begins anew: config.CHECKPOINT."
+                "warning: after a time-out or preemption the training starts over: config.CHECKPOINT."
                 f"OVERWRITE_EXISTING={checkpoint.OVERWRITE_EXISTING}, AUTO_RESUME={checkpoint.AUTO_RESUME}."
             )
 
