@@ -253,7 +253,7 @@ def test_iterations_see_what_the_schedule_says(cluster, many_digits):
     assert result.counts.sum() == result.num_points == len(many_digits)
     assert len(kept.states) == len(result.objective) == len(result.repaired) == len(result.shares)
     assert parts == set(PARTS)
-    assert kept.states[-2].carried == tuple(sorted(parts - set(plan[-1])))
+    assert kept.states[-2].retained == tuple(sorted(parts - set(plan[-1])))
 
 
 def test_centroids_are_means_of_vectors_as_they_were_last_assigned(many_digits):
@@ -292,7 +292,7 @@ def test_k_means_in_parts_settles(cluster, many_digits, caplog):
     worked = sum(message.startswith("k-means iteration") for message in caplog.messages)
     assert worked < len(result.objective) < 400
     assert result.converged
-    assert result.num_still >= 8
+    assert result.num_unchanged >= 8
     settled = mean_distance(many_digits, result.centroids)
     further = cluster(many_digits, 3, num_iter=1, initial_centroids=result.centroids)
     assert mean_distance(many_digits, further.centroids) == pytest.approx(settled, rel=1e-6)

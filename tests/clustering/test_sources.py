@@ -4,7 +4,7 @@ import torch
 
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, unit_rows
-from vissl_clusterfit.clustering.protocol import ALL, Work
+from vissl_clusterfit.clustering.protocol import ALL, ChunkTask
 from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.clustering.sources import ArraySource, StoreSource
 from vissl_clusterfit.errors import DataError
@@ -154,7 +154,7 @@ def test_what_fails_in_reading_ahead_is_raised(blobs):
     rows = np.array(blobs)
     rows[999] = np.nan
     with pytest.raises(DataError, match=r"of 1 of 1000 samples are NaN or infinite, the first is sample 999"):
-        ArraySource(rows).over_chunks(Work(lambda positions, rows, found: None))
+        ArraySource(rows).over_chunks(ChunkTask(lambda positions, rows, found: None))
 
 
 def test_a_store_gives_the_samples_that_were_asked_for(make_store, blobs):

@@ -14,7 +14,7 @@ from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.labels import assign, balanced, files
 from vissl_clusterfit.labels.assign import label_store
-from vissl_clusterfit.labels.balanced import size_limit
+from vissl_clusterfit.labels.balanced import capacity
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
 from vissl_clusterfit.search.backends import search_factory
 from vissl_clusterfit.storage import artifacts
@@ -84,7 +84,7 @@ def test_no_cluster_is_larger_than_the_bound(data, tmp_path_factory):
 
 @pytest.mark.parametrize(("ratio", "limit"), [(1.0, 100), (1.1, 110), (1.15, 115), (1.151, 116), (3, 300)])
 def test_the_factor_counts_as_the_decimal_number_that_it_is_written_as(ratio, limit):
-    assert size_limit(ratio, 1000, 10) == limit
+    assert capacity(ratio, 1000, 10) == limit
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.1, 1.5])
@@ -299,7 +299,7 @@ def test_the_bound_holds_on_hard_rows(
     made = label_store(store, codebook, "cpu", folder / "labels", max_cluster_size=ratio)
     facts, sizes = made.manifest["bounded"], np.bincount(made.labels, minlength=num_clusters)
     assert sizes.sum() == num_rows
-    assert sizes.max() == facts["largest"] <= facts["limit"] == size_limit(ratio, num_rows, num_clusters)
+    assert sizes.max() == facts["largest"] <= facts["limit"] == capacity(ratio, num_rows, num_clusters)
     assert facts["limit"] <= min(num_rows, ratio * num_rows / num_clusters + 1)
     limit, exact = facts["limit"], squared_distances(prepared.apply(store.read(0, num_rows)), result.centroids)
     least = least_cost(exact, min(limit, num_rows))
@@ -323,4 +323,4 @@ def test_a_cluster_that_is_a_link_of_many_chains_takes_no_more_than_it_may_have(
 
 @pytest.mark.parametrize("ratio", [1e300, 1.7976931348623157e308, 20.5])
 def test_a_bound_above_all_samples_is_that_of_all_samples(ratio):
-    assert size_limit(ratio, 200, 10) == 200
+    assert capacity(ratio, 200, 10) == 200

@@ -20,4 +20,4 @@ class KeptStates:
         state, known = self.states[number - 1], {}
         for sums in self._sums[max(0, number - NUM_PARTS) : number]:
             known |= sums
-        return state, {share: known[share] for share in state.carried}
+        return state, {share: known[share] for share in state.retained}

@@ -115,7 +115,7 @@ class ObjectStore(Handler):
         self.file(path).unlink(missing_ok=True)
 
 
-class Share(Handler):
+class Fraction(Handler):
     """``share://host/path``, like a network file system: folders that must be made first, plain names in a listing."""
 
     prefix = "share://"
@@ -149,7 +149,7 @@ def _key(uri: str) -> str:
     return uri.partition("://")[2]
 
 
-HANDLERS: dict[str, Handler] = {handler.prefix: handler for handler in (ObjectStore(), Share())}
+HANDLERS: dict[str, Handler] = {handler.prefix: handler for handler in (ObjectStore(), Fraction())}
 for each in HANDLERS.values():
     g_pathmgr.register_handler(each)
 

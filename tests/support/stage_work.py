@@ -234,7 +234,7 @@ def cluster(
     if begun is not None:
         accumulate = sources.StoreSource.accumulate
 
-        def accumulate_slowly(self, search: sources.Search, share: sources.Share) -> sources.ClusterSums:
+        def accumulate_slowly(self, search: sources.Search, share: sources.Fraction) -> sources.ClusterSums:
             begun.set()
             time.sleep(pause_s)
             return accumulate(self, search, share)

@@ -12,7 +12,7 @@ import numpy as np
 from vissl_clusterfit.clustering.codebook import KIND, Codebook
 from vissl_clusterfit.clustering.kmeans import KMeansResult, Sums
 from vissl_clusterfit.clustering.minibatches import NUM_PARTS
-from vissl_clusterfit.clustering.protocol import ClusterSums, Share
+from vissl_clusterfit.clustering.protocol import ClusterSums, Fraction
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in, remove_folder
@@ -24,7 +24,7 @@ _PREFIX = "iteration-"
 _SUMS, _COUNTS = "sums.npy", "sum_counts.npy"
 
 
-def keep_iteration(
+def save_checkpoint(
     folder: Path, state: KMeansResult, sums: Sums, save: Callable[[Path, Mapping[str, Any]], object]
 ) -> None:
     """Keeps the state after an iteration, and no more of those before than it needs.
@@ -46,15 +46,15 @@ def keep_iteration(
         digests = {
             name: artifacts.write_array(place / name, np.stack(array), synced=False) for name, array in arrays.items()
         }
-    facts = {"num_still": state.num_still, "carried": state.carried, "sums_of": list(sums), "sums_sha256": digests}
+    facts = {"num_still": state.num_unchanged, "carried": state.retained, "sums_of": list(sums), "sums_sha256": digests}
     save(place, facts)
-    needed = NUM_PARTS if state.carried else 1
+    needed = NUM_PARTS if state.retained else 1
     for name in names_in(folder):
         if name.startswith(_PREFIX) and name <= _place(folder, number - needed).name:
             remove_folder(folder / name)
 
 
-def last_iteration(folder: Path, inputs: Mapping[str, Any], features_hash: str) -> Path | None:
+def last_checkpoint(folder: Path, inputs: Mapping[str, Any], features_hash: str) -> Path | None:
     """The last iteration from which a clustering that was stopped can go on, if it was this clustering."""
     kept = [name for name in names_in(folder) if name.startswith(_PREFIX)]
     for place in (folder / name for name in sorted(kept, reverse=True)):
@@ -80,9 +80,9 @@ def state_of(codebook: Codebook) -> tuple[KMeansResult, Sums]:
         repaired=tuple(manifest["empty_clusters_repaired"]),
         counts=codebook.counts,
         num_points=manifest["num_points"],
-        num_still=manifest["num_still"],
+        num_unchanged=manifest["num_still"],
         converged=manifest["converged"],
-        carried=_shares(manifest["carried"]),
+        retained=_shares(manifest["carried"]),
     )
     return state, _carried_sums(codebook)
 
@@ -116,7 +116,7 @@ def _carried_sums(codebook: Codebook) -> Sums:
     return found
 
 
-def _shares(listed: list[list[float]]) -> tuple[Share, ...]:
+def _shares(listed: list[list[float]]) -> tuple[Fraction, ...]:
     return tuple((low, high) for low, high in listed)
 
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_array, check_is
 
 from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM, kmeans
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
-from vissl_clusterfit.clustering.protocol import Work
+from vissl_clusterfit.clustering.protocol import ChunkTask
 from vissl_clusterfit.clustering.sources import ArraySource, chunk_rows
 from vissl_clusterfit.errors import problem
 from vissl_clusterfit.search.backends import TORCH, search_factory
@@ -177,7 +177,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         def keep(positions: np.ndarray, _: np.ndarray, found: np.ndarray) -> None:
             labels[positions] = found
 
-        self._source(rows).over_chunks(Work(keep, search.labels, search.at_once))
+        self._source(rows).over_chunks(ChunkTask(keep, search.labels, search.num_threads))
         return labels
 
     def _inertia(self, rows: np.ndarray, labels: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.clustering.checkpoints import keep_iteration, last_iteration, state_of
+from vissl_clusterfit.clustering.checkpoints import last_checkpoint, save_checkpoint, state_of
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.kmeans import (
     KMEANS_PLUSPLUS,
@@ -115,7 +115,7 @@ def fit_codebook(
     )
     cosine = settings.metric == "cosine"
     inputs = codebook_inputs(store.inputs, settings)
-    place = distributed.on_primary(lambda: last_iteration(folder / IN_PROGRESS, inputs, store.content_hash))
+    place = distributed.on_primary(lambda: last_checkpoint(folder / IN_PROGRESS, inputs, store.content_hash))
     stopped = None if place is None else Codebook.open(place, inputs)
     # Before the projection is fitted, which reads all features.
     dim = settings.features.dimensionality_reduction or store.dim
@@ -136,7 +136,7 @@ def fit_codebook(
 
     def keep(state: KMeansResult, sums: Sums) -> None:
         save_it = functools.partial(save, state, synced=False)
-        distributed.on_primary(lambda: keep_iteration(folder / IN_PROGRESS, state, sums, save_it))
+        distributed.on_primary(lambda: save_checkpoint(folder / IN_PROGRESS, state, sums, save_it))
 
     factory = search_factory(settings.cluster_backend, device)
     result = kmeans(

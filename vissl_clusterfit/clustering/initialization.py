@@ -12,7 +12,7 @@ import logging
 
 import numpy as np
 
-from vissl_clusterfit.clustering.protocol import ALL, Share, VectorSource, Work
+from vissl_clusterfit.clustering.protocol import ALL, ChunkTask, Fraction, VectorSource
 from vissl_clusterfit.clustering.sampling import uniform
 from vissl_clusterfit.search.norms import row_squares
 from vissl_clusterfit.search.protocol import Search, SearchFactory
@@ -31,7 +31,7 @@ def random_start(source: VectorSource, num_clusters: int, seed: int) -> np.ndarr
 
 
 def kmeans_plusplus(
-    source: VectorSource, num_clusters: int, seed: int, search_factory: SearchFactory, share: Share = ALL
+    source: VectorSource, num_clusters: int, seed: int, search_factory: SearchFactory, share: Fraction = ALL
 ) -> np.ndarray:
     """K vectors far from each other, as (K, D) float32. All processes of the run call it together.
 
@@ -59,7 +59,7 @@ def kmeans_plusplus(
     return centroids
 
 
-def _approach(search: Search, centroids_KD: np.ndarray, distances: list[np.ndarray]) -> Work:
+def _approach(search: Search, centroids_KD: np.ndarray, distances: list[np.ndarray]) -> ChunkTask:
     """Lowers the squared distances of each chunk to those from centroids that are nearer."""
     remaining = iter(distances)
 
@@ -70,7 +70,7 @@ def _approach(search: Search, centroids_KD: np.ndarray, distances: list[np.ndarr
         before = next(remaining)
         np.minimum(before, found, out=before)
 
-    return Work(keep, find, search.at_once)
+    return ChunkTask(keep, find, search.num_threads)
 
 
 def _squared_distances(rows_nD: np.ndarray, centroids_KD: np.ndarray, labels_n: np.ndarray) -> np.ndarray:
@@ -83,7 +83,7 @@ def _squared_distances(rows_nD: np.ndarray, centroids_KD: np.ndarray, labels_n: 
 
 
 def _draw(
-    source: VectorSource, share: Share, distances: list[np.ndarray], drawn: np.ndarray, count: int, stream: int
+    source: VectorSource, share: Fraction, distances: list[np.ndarray], drawn: np.ndarray, count: int, stream: int
 ) -> np.ndarray:
     """Draws positions without replacement, with weights; sorted.
 

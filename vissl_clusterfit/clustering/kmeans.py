@@ -11,7 +11,7 @@ import numpy as np
 from vissl_clusterfit.clustering.initialization import kmeans_plusplus, random_start
 from vissl_clusterfit.clustering.minibatches import MinibatchPlan, start_share, steps, width
 from vissl_clusterfit.clustering.preprocessing import unit_rows
-from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Share, VectorSource
+from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Fraction, VectorSource
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.search.protocol import SearchFactory
 
@@ -26,7 +26,7 @@ _MEANS_VALUES = 1 << 15
 
 
 #: What is known of each share: its vectors as they were last assigned.
-Sums = dict[Share, ClusterSums]
+Sums = dict[Fraction, ClusterSums]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,9 @@ class KMeansResult:
         repaired: per iteration, how many empty clusters were given a vector.
         counts: (K,) int64, the vectors of each cluster as they were last assigned, of those that were seen.
         num_points: N.
-        num_still: how many iterations, up to the last one, have changed no centroid.
+        num_unchanged: how many iterations, up to the last one, have changed no centroid.
         converged: they saw all vectors, so that no further one would change anything.
-        carried: the shares whose sums a later iteration needs.
+        retained: the shares whose sums a later iteration needs.
     """
 
     centroids: np.ndarray
@@ -52,9 +52,9 @@ class KMeansResult:
     repaired: tuple[int, ...]
     counts: np.ndarray
     num_points: int
-    num_still: int
+    num_unchanged: int
     converged: bool
-    carried: tuple[Share, ...] = ()
+    retained: tuple[Fraction, ...] = ()
 
     @property
     def num_empty(self) -> int:
@@ -138,7 +138,7 @@ def kmeans(
     for number, step in list(enumerate(plan, 1))[len(state.objective) :]:
         if state.converged:
             break
-        if step in plan[number - 1 - state.num_still : number - 1]:
+        if step in plan[number - 1 - state.num_unchanged : number - 1]:
             state = _repeated(state)
         else:
             state = _iterate(source, state, known, search_factory, step, spherical)
@@ -150,13 +150,15 @@ def kmeans(
                 state.objective[-1],
                 state.repaired[-1],
             )
-        still = {share for seen in plan[number - state.num_still : number] for share in seen}
+        still = {share for seen in plan[number - state.num_unchanged : number] for share in seen}
         coming = plan[number] if number < num_iter else (ALL,)
         state = replace(
-            state, converged=width(tuple(still)) >= 1, carried=_carried(known, coming, may_repeat=state.num_still > 0)
+            state,
+            converged=width(tuple(still)) >= 1,
+            retained=_retained(known, coming, may_repeat=state.num_unchanged > 0),
         )
         if on_iteration is not None:
-            on_iteration(state, {share: known[share] for share in step if share in state.carried})
+            on_iteration(state, {share: known[share] for share in step if share in state.retained})
     fillable = state.num_empty > 0 and bool(state.repaired) and state.repaired[-1] > 0
     if state.num_empty and plan and plan[-1] != (ALL,):
         state, fillable = _fill_last(source, state, search_factory)
@@ -213,18 +215,18 @@ def _iterate(
         (*state.repaired, repaired),
         counts,
         source.num_vectors,
-        state.num_still + 1 if np.array_equal(moved, state.centroids) else 0,
+        state.num_unchanged + 1 if np.array_equal(moved, state.centroids) else 0,
         False,
     )
 
 
-def _carried(known: Sums, coming: MinibatchPlan, *, may_repeat: bool) -> tuple[Share, ...]:
+def _retained(known: Sums, coming: MinibatchPlan, *, may_repeat: bool) -> tuple[Fraction, ...]:
     """What the next iteration does not find again; all of it, if that may have nothing to do."""
     found_again = () if may_repeat else coming
     return tuple(sorted(share for share in known if not any(_overlap(share, new) for new in found_again)))
 
 
-def _overlap(one: Share, other: Share) -> bool:
+def _overlap(one: Fraction, other: Fraction) -> bool:
     return one[0] < other[1] and other[0] < one[1]
 
 
@@ -235,7 +237,7 @@ def _repeated(state: KMeansResult) -> KMeansResult:
         objective=(*state.objective, state.objective[-1]),
         shares=(*state.shares, state.shares[-1]),
         repaired=(*state.repaired, 0),
-        num_still=state.num_still + 1,
+        num_unchanged=state.num_unchanged + 1,
     )
 
 

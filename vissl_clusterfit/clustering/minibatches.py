@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 
-from vissl_clusterfit.clustering.protocol import ALL, Share
+from vissl_clusterfit.clustering.protocol import ALL, Fraction
 
 #: The vectors are seen in so many parts.
 NUM_PARTS = 8
-PARTS: tuple[Share, ...] = tuple((number / NUM_PARTS, (number + 1) / NUM_PARTS) for number in range(NUM_PARTS))
+PARTS: tuple[Fraction, ...] = tuple((number / NUM_PARTS, (number + 1) / NUM_PARTS) for number in range(NUM_PARTS))
 #: The shares that one iteration sees, one after the other, with the same centroids.
-MinibatchPlan = tuple[Share, ...]
+MinibatchPlan = tuple[Fraction, ...]
 
 # The sample that grows, smallest first, and how many vectors per cluster each needs; with fewer, the end is worse.
 _SAMPLES: tuple[tuple[MinibatchPlan, int], ...] = ((((0.0, 1 / 16),), 96), (PARTS[:1], 96), (PARTS[:2], 24))
@@ -49,7 +49,7 @@ def steps(num_iter: int, num_vectors: int, num_clusters: int, *, growing: bool) 
     return early + [(PARTS[(first + number) % NUM_PARTS],) for number in range(num_iter - len(early))]
 
 
-def start_share(plan: list[MinibatchPlan], num_vectors: int, num_clusters: int) -> Share:
+def start_share(plan: list[MinibatchPlan], num_vectors: int, num_clusters: int) -> Fraction:
     """Where the first centroids are drawn from: half of what the first iteration sees, where that is enough."""
     seen = width(plan[0]) if plan else 1.0
     enough = num_vectors * seen / 2 >= _VECTORS_PER_START * num_clusters

@@ -15,24 +15,24 @@ from vissl_clusterfit.search.protocol import Search
 
 T = TypeVar("T")
 #: A fixed random part of a source: each vector has a number, and a share those with one from ``low`` to ``high``.
-Share = tuple[float, float]
-ALL: Share = (0.0, 1.0)
+Fraction = tuple[float, float]
+ALL: Fraction = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Work:
+class ChunkTask:
     """What is done with each chunk of a pass.
 
     Attributes:
-        keep: called with the positions (n,) int64 of a chunk, its vectors (n, D) float32, and what was found: in the
+        consume: called with the positions (n,) int64 of a chunk, its vectors (n, D) float32, and what was found: in the
             order of the chunks, one at a time.
-        find: from vectors (n, D) to what is to be found; called for several chunks at the same time.
-        at_once: for how many.
+        compute: from vectors (n, D) to what is to be found; called for several chunks at the same time.
+        num_threads: for how many.
     """
 
-    keep: Callable[[np.ndarray, np.ndarray, Any], None]
-    find: Callable[[np.ndarray], Any] = lambda rows: None
-    at_once: int = 1
+    consume: Callable[[np.ndarray, np.ndarray, Any], None]
+    compute: Callable[[np.ndarray], Any] = lambda rows: None
+    num_threads: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,20 +104,20 @@ class VectorSource(Protocol):
     def take(self, positions: np.ndarray) -> np.ndarray:
         """The vectors at ``positions`` (sorted, ascending), as (n, D) float32."""
 
-    def chunks(self, share: Share = ALL) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def chunks(self, share: Fraction = ALL) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """All vectors of a share that are this process's, in order, as (positions (n,) int64, (n, D) float32)."""
 
-    def positions(self, share: Share = ALL) -> Iterator[np.ndarray]:
+    def positions(self, share: Fraction = ALL) -> Iterator[np.ndarray]:
         """The positions (n,) int64 of each chunk, without reading it."""
 
-    def over_chunks(self, work: Work, share: Share = ALL) -> None:
+    def over_chunks(self, work: ChunkTask, share: Fraction = ALL) -> None:
         """Does ``work`` with every chunk. What it raises on one process of a run is raised on all."""
 
     def gather(self, value: T) -> list[T]:
         """One value of each process that has a part of the source, in order, on every one of them."""
 
-    def accumulate(self, search: Search, share: Share = ALL) -> ClusterSums:
+    def accumulate(self, search: Search, share: Fraction = ALL) -> ClusterSums:
         """Assigns every vector of a share to its nearest centroid. All processes of the run call it together."""
 
-    def farthest(self, search: Search, share: Share = ALL) -> Farthest:
+    def farthest(self, search: Search, share: Fraction = ALL) -> Farthest:
         """The farthest vector of each cluster. All processes of the run call it together."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from vissl_clusterfit.clustering.protocol import ALL, Share
+from vissl_clusterfit.clustering.protocol import ALL, Fraction
 
 # Rows that are drawn together, so that a share of a source is read from disk in runs.
 _RUN_ROWS = 16
 
 
-def in_share(positions: np.ndarray, share: Share) -> np.ndarray:
+def in_share(positions: np.ndarray, share: Fraction) -> np.ndarray:
     """Which positions belong to a share: (n,) bool."""
     if share == ALL:
         return np.ones(len(positions), dtype=bool)

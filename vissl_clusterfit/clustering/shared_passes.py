@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from vissl_clusterfit.clustering.protocol import Share, Work
+from vissl_clusterfit.clustering.protocol import ChunkTask, Fraction
 from vissl_clusterfit.clustering.sources import ChunkedSource
 
 Result = TypeVar("Result")
@@ -62,7 +62,7 @@ class _Turns(Generic[Result]):
 
     def __init__(self, job: Callable[[ChunkedSource], Result], source: ChunkedSource) -> None:
         #: The pass that it waits for, with the share; None when it has returned.
-        self.wanted: tuple[Work, Share] | None = None
+        self.wanted: tuple[ChunkTask, Fraction] | None = None
         self._job = job
         self._source = source.with_passes_by(self._want)
         self._results: list[Result] = []
@@ -107,7 +107,7 @@ class _Turns(Generic[Result]):
         self.wanted = None
         self._my_turn.release()
 
-    def _want(self, work: Work, share: Share) -> None:
+    def _want(self, work: ChunkTask, share: Fraction) -> None:
         self.wanted = work, share
         self._my_turn.release()
         self._its_turn.acquire()

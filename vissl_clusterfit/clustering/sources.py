@@ -21,13 +21,13 @@ import torch
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
-from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Share, Work
+from vissl_clusterfit.clustering.protocol import ALL, ChunkTask, ClusterSums, Farthest, Fraction
 from vissl_clusterfit.clustering.reproducible_sums import Accumulator, SquareSum, ValueRange, squared_norms
 from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.search.protocol import Search
-from vissl_clusterfit.search.threads import in_turns
+from vissl_clusterfit.search.threads import ordered_map
 
 T = TypeVar("T")
 #: Positions (n,) int64 and their vectors (n, D) float32.
@@ -55,8 +55,8 @@ class ChunkedSource(ABC):
     def __init__(self, num_vectors: int, raw_dim: int, preprocessing: Preprocessing, part: RankShard) -> None:
         self.num_vectors = num_vectors
         self._part = part
-        self._make_pass: Callable[[Work, Share], None] | None = None
-        self._squares: dict[Share, float] = {}
+        self._make_pass: Callable[[ChunkTask, Fraction], None] | None = None
+        self._squares: dict[Fraction, float] = {}
         self.dim = preprocessing.output_dim(raw_dim)
         self._raw_dim = raw_dim
         self.preprocessing = preprocessing
@@ -94,7 +94,7 @@ class ChunkedSource(ABC):
             if index * count // num_ranges == number:
                 yield positions
 
-    def positions(self, share: Share = ALL) -> Iterator[np.ndarray]:
+    def positions(self, share: Fraction = ALL) -> Iterator[np.ndarray]:
         """The positions (n,) int64 of each chunk, without reading it."""
         waiting: list[np.ndarray] = []
         for positions in self._own_ranges():
@@ -106,42 +106,42 @@ class ChunkedSource(ABC):
         if any(map(len, waiting)):
             yield np.concatenate(waiting)
 
-    def chunks(self, share: Share = ALL) -> Iterator[Chunk]:
+    def chunks(self, share: Fraction = ALL) -> Iterator[Chunk]:
         """All vectors of a share that are this process's, in order, as (positions (n,) int64, (n, D) float32)."""
         return _read_ahead((positions, self.take(positions)) for positions in self.positions(share))
 
-    def over_chunks(self, work: Work, share: Share = ALL) -> None:
+    def over_chunks(self, work: ChunkTask, share: Fraction = ALL) -> None:
         """Does ``work`` with every chunk. What it raises on one process of a run is raised on all."""
         if self._make_pass is not None:
             self._make_pass(work, share)
         else:
             self.over_shares([(work, share)])
 
-    def over_shares(self, works: Sequence[tuple[Work, Share]]) -> None:
+    def over_shares(self, works: Sequence[tuple[ChunkTask, Fraction]]) -> None:
         """Does each work with every chunk of its share, and reads vectors once for all that want the same share."""
         with contextlib.nullcontext() if self._part == WHOLE else distributed.errors_shared():
             for share in dict.fromkeys(share for _, share in works):
                 self._pass_over(share, [work for work, wanted in works if wanted == share])
 
-    def _pass_over(self, share: Share, works: Sequence[Work]) -> None:
-        at_once = min(work.at_once for work in works)
+    def _pass_over(self, share: Fraction, works: Sequence[ChunkTask]) -> None:
+        num_threads = min(work.num_threads for work in works)
         # A search that takes one call at a time has a second thread read for it meanwhile.
-        gate = threading.BoundedSemaphore(at_once)
+        gate = threading.BoundedSemaphore(num_threads)
 
         def prepare(positions: np.ndarray) -> Callable[[], None]:
             rows = self.take(positions)
             with gate:
-                found = [work.find(rows) for work in works]
+                found = [work.compute(rows) for work in works]
 
             def keep() -> None:
                 for work, its in zip(works, found, strict=True):
-                    work.keep(positions, rows, its)
+                    work.consume(positions, rows, its)
 
             return keep
 
-        in_turns(self.positions(share), prepare, max(2, at_once))
+        ordered_map(self.positions(share), prepare, max(2, num_threads))
 
-    def with_passes_by(self: Source, make_pass: Callable[[Work, Share], None]) -> Source:
+    def with_passes_by(self: Source, make_pass: Callable[[ChunkTask, Fraction], None]) -> Source:
         """The same source, whose ``over_chunks`` is ``make_pass``."""
         other = copy.copy(self)
         other._make_pass = make_pass
@@ -165,13 +165,13 @@ class ChunkedSource(ABC):
             largest[0] = max(largest[0], found[0])
             squares[0] += found[1]
 
-        self.over_chunks(Work(keep, look, torch.get_num_threads()))
+        self.over_chunks(ChunkTask(keep, look, torch.get_num_threads()))
         if self._part != WHOLE:
             distributed.take_largest(largest)
             distributed.add_up(squares)
         return ValueRange(float(largest[0]), math.sqrt(squares[0] / max(1, self.num_vectors * self.dim)))
 
-    def accumulate(self, search: Search, share: Share = ALL) -> ClusterSums:
+    def accumulate(self, search: Search, share: Fraction = ALL) -> ClusterSums:
         """Assigns every vector of a share to its nearest centroid. All processes of the run call it together."""
         sums = Accumulator(search.num_clusters, self.dim, self.extent, self.num_vectors)
         # That of the squares is the same in every iteration.
@@ -186,7 +186,7 @@ class ChunkedSource(ABC):
             if squares is not None and norms is not None:
                 squares.add(norms)
 
-        self.over_chunks(Work(add, find, search.at_once), share)
+        self.over_chunks(ChunkTask(add, find, search.num_threads), share)
         for part in (sums, squares):
             if part is not None and self._part != WHOLE:
                 part.add_up_over_processes()
@@ -194,7 +194,7 @@ class ChunkedSource(ABC):
             self._squares[share] = squares.total()
         return sums.total(self._squares[share])
 
-    def farthest(self, search: Search, share: Share = ALL) -> Farthest:
+    def farthest(self, search: Search, share: Fraction = ALL) -> Farthest:
         """The farthest vector of each cluster. All processes of the run call it together."""
         distances = np.zeros(search.num_clusters, dtype=np.float32)
         farthest = np.full(search.num_clusters, -1, dtype=np.int64)
@@ -206,7 +206,7 @@ class ChunkedSource(ABC):
             reached = np.flatnonzero((near == distances[labels]) & (near > before[labels]))[::-1]
             farthest[labels[reached]] = positions[reached]  # the last one written stays: the first of several
 
-        self.over_chunks(Work(look, search.nearest, search.at_once), share)
+        self.over_chunks(ChunkTask(look, search.nearest, search.num_threads), share)
         if self._part != WHOLE:
             own = distances.copy()
             distributed.take_largest(distances)

@@ -236,6 +236,6 @@ def _as_one(states: list[KMeansResult]) -> KMeansResult:
         repaired=tuple(sum(sum(state.repaired[number : number + 1]) for state in states) for number in range(num_iter)),
         counts=np.concatenate([state.counts for state in states]),
         num_points=num_points,
-        num_still=min(state.num_still for state in states),
+        num_unchanged=min(state.num_unchanged for state in states),
         converged=all(state.converged for state in states),
     )

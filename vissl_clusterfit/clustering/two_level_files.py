@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from vissl_clusterfit.clustering.kmeans import KMeansResult
-from vissl_clusterfit.clustering.protocol import Work
+from vissl_clusterfit.clustering.protocol import ChunkTask
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.search.protocol import Search
@@ -48,7 +48,7 @@ def write_coarse_labels(source: StoreSource, search: Search, folder: Path, rank:
         def keep(_: np.ndarray, __: np.ndarray, labels: np.ndarray) -> None:
             file.write(labels.astype("<i4").tobytes())
 
-        source.over_chunks(Work(keep, search.labels, search.at_once))
+        source.over_chunks(ChunkTask(keep, search.labels, search.num_threads))
 
     write_file(_labels_file(folder, rank), write)
 
@@ -128,7 +128,7 @@ class FineFiles:
             "objective": state.objective,
             "shares": state.shares,
             "repaired": state.repaired,
-            "num_still": state.num_still,
+            "num_still": state.num_unchanged,
             "converged": state.converged,
         }
         artifacts.write_json(self._done(index), done)
@@ -150,12 +150,12 @@ class FineFiles:
                 require_unchanged(self._array(index, name), done["sha256"][name])
             centroids, counts = (artifacts.read_array(self._array(index, name)) for name in ("centroids", "counts"))
             objective, shares, repaired = (tuple(done[name]) for name in ("objective", "shares", "repaired"))
-            num_still, converged = int(done["num_still"]), bool(done["converged"])
+            num_unchanged, converged = int(done["num_still"]), bool(done["converged"])
         except (ArtifactError, KeyError):
             return None
         if len(centroids) != num_clusters:
             return None
-        return KMeansResult(centroids, objective, shares, repaired, counts, num_points, num_still, converged)
+        return KMeansResult(centroids, objective, shares, repaired, counts, num_points, num_unchanged, converged)
 
     def _array(self, index: int, name: str) -> Path:
         return self._folder / f"fine-{index:06d}-{name}.npy"

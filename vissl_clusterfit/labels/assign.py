@@ -16,14 +16,14 @@ from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError, probl
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
 from vissl_clusterfit.features.sample_names import NAMES_FILE
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels.balanced import BoundedLabels
+from vissl_clusterfit.labels.balanced import BalancedAssignment
 from vissl_clusterfit.labels.files import (
     SIZES_FILE,
     LabelFiles,
 )
 from vissl_clusterfit.labels.pseudo_labels import KIND, PseudoLabels, label_inputs
 from vissl_clusterfit.search.protocol import Search
-from vissl_clusterfit.search.threads import in_turns
+from vissl_clusterfit.search.threads import ordered_map
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import remove_leftovers
 
@@ -81,7 +81,7 @@ def label_store(
     with LabelFiles(folder, store.num_samples, run, top_clusters) as files:
         bounded = None
         if max_cluster_size:
-            bounded = BoundedLabels(store, codebook, device, max_cluster_size, folder / _PRICES_FILE, run)
+            bounded = BalancedAssignment(store, codebook, device, max_cluster_size, folder / _PRICES_FILE, run)
         rules = AssignmentOptions(codebook.num_clusters, max_distance, top_clusters, bounded)
 
         def label(start: int) -> Callable[[], None]:
@@ -97,7 +97,7 @@ def label_store(
 
         # Where clusters are bounded, a label depends on those before it: what is written is gone through again.
         first = 0 if bounded else files.num_done
-        in_turns(range(first, store.num_samples, chunk_rows(store.dim)), label, search.at_once)
+        ordered_map(range(first, store.num_samples, chunk_rows(store.dim)), label, search.num_threads)
         files.complete()
         sizes, num_far = files.count(codebook.num_clusters)
         artifacts.write_array(folder / SIZES_FILE, sizes)
@@ -170,7 +170,7 @@ class AssignmentOptions:
     num_clusters: int
     max_distance: float | None = None
     top_clusters: int = 1
-    bounded: BoundedLabels | None = None
+    bounded: BalancedAssignment | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vissl_clusterfit.clustering.protocol import VectorSource, Work
+from vissl_clusterfit.clustering.protocol import ChunkTask, VectorSource
 from vissl_clusterfit.search.protocol import SearchFactory
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class PricedSearch:
         self._points = np.concatenate([centroids, heights[:, None]], axis=1)
         self._factory = factory
         self._search = factory(self._points)
-        self.at_once = self._search.at_once
+        self.num_threads = self._search.num_threads
 
     def nearest(self, rows_nD: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The ``count`` cheapest clusters of (n, D) float32, the cheapest first, and distances plus prices."""
@@ -123,7 +123,7 @@ class PriceState:
         return cls(int(num_passes), nearest_cost, prices, steps, signs, best_misfit, best, bool(settled))
 
 
-def find_prices(
+def solve_prices(
     source: VectorSource,
     centroids: np.ndarray,
     limit: int,
@@ -170,7 +170,9 @@ def _first(source: VectorSource, centroids: np.ndarray, limit: int, factory: Sea
         distances.add(near[:, 0])
         margins.add(np.maximum(near[:, -1] - near[:, 0], 0))
 
-    source.over_chunks(Work(look, functools.partial(search.nearest, count=min(2, num_clusters)), search.at_once))
+    source.over_chunks(
+        ChunkTask(look, functools.partial(search.nearest, count=min(2, num_clusters)), search.num_threads)
+    )
     number = max(1, source.num_vectors)
     excess, zeros = int(np.maximum(sizes - limit, 0).sum()), np.zeros(num_clusters)
     step = (margins.value() or distances.value()) / number / 2
@@ -192,7 +194,7 @@ def _pass(
     def count(_: np.ndarray, __: np.ndarray, labels: np.ndarray) -> None:
         sizes[:] += np.bincount(labels, minlength=len(sizes))
 
-    source.over_chunks(Work(count, search.labels, search.at_once), (0.0, share))
+    source.over_chunks(ChunkTask(count, search.labels, search.num_threads), (0.0, share))
     seen = max(1, int(sizes.sum()))
     capacity = limit * (seen / source.num_vectors)
     excess = float(np.maximum(sizes - capacity, 0).sum()) / seen

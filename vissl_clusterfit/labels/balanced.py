@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.clustering.codebook import Codebook
-from vissl_clusterfit.clustering.protocol import Work
+from vissl_clusterfit.clustering.protocol import ChunkTask
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels.auction import ExactSum, PricedSearch, PriceState, find_prices
-from vissl_clusterfit.labels.min_cost_flow import Indifferent, Moves
+from vissl_clusterfit.labels.auction import ExactSum, PricedSearch, PriceState, solve_prices
+from vissl_clusterfit.labels.min_cost_flow import CandidateArcs, Reassignments
 from vissl_clusterfit.search.backends import search_factory
 from vissl_clusterfit.search.protocol import SearchFactory
 from vissl_clusterfit.storage import artifacts
@@ -46,7 +46,7 @@ _CHOICES = 4
 _ROWS_AT_A_TIME, _CANDIDATES = 64, 8
 
 
-def size_limit(max_cluster_size: float, num_samples: int, num_clusters: int) -> int:
+def capacity(max_cluster_size: float, num_samples: int, num_clusters: int) -> int:
     """L: ``max_cluster_size`` times the mean size, rounded up; at most all samples.
 
     The factor counts as the decimal number that it prints as, so that 1.1 times 1,000 samples in 10 clusters are 110.
@@ -69,12 +69,12 @@ class _Survey:
 
     search: PricedSearch
     sizes: np.ndarray
-    moves: Moves
+    moves: Reassignments
     least_cost: float
-    misfit: float
+    relative_gap: float
 
 
-class BoundedLabels:
+class BalancedAssignment:
     """Labels such that no cluster has more than L samples. Chunks are labelled in the order of the samples, all once.
 
     Args:
@@ -100,7 +100,7 @@ class BoundedLabels:
     ) -> None:
         self._source = StoreSource(store, codebook.preprocessing)
         self._prepare, self._centroids, self._ratio = codebook.preprocessing.apply, codebook.centroids, max_cluster_size
-        self.limit = size_limit(max_cluster_size, self._source.num_vectors, codebook.num_clusters)
+        self.limit = capacity(max_cluster_size, self._source.num_vectors, codebook.num_clusters)
         factory = search_factory(codebook.manifest["cluster_backend"], device)
         self._prices = self._find_prices(factory, kept, run)
         survey = self._best_survey(factory)
@@ -130,23 +130,23 @@ class BoundedLabels:
                 packed = state.pack()
                 artifacts.write_array(kept, np.insert(packed, 0, _mark(run, packed)))
 
-        return find_prices(self._source, self._centroids, self.limit, factory, resume_from=before, on_pass=keep)
+        return solve_prices(self._source, self._centroids, self.limit, factory, resume_from=before, on_pass=keep)
 
     def _best_survey(self, factory: SearchFactory) -> _Survey:
         """The prices that were found, and better ones, as long as the samples that must move show how."""
         surveys = [self._survey(self._prices.best, factory)]
-        while surveys[-1].misfit > _TOLERATED_GAP and len(surveys) < _MOST_SURVEYS:
+        while surveys[-1].relative_gap > _TOLERATED_GAP and len(surveys) < _MOST_SURVEYS:
             rises = surveys[-1].moves.rises
             if not rises.any():
                 break
             surveys.append(self._survey(surveys[-1].search.prices + rises, factory))
         self._least_cost = max(self._prices.nearest_cost, *(survey.least_cost for survey in surveys))
-        return min(surveys, key=lambda survey: survey.misfit)
+        return min(surveys, key=lambda survey: survey.relative_gap)
 
     def _survey(self, prices: np.ndarray, factory: SearchFactory) -> _Survey:
         num_clusters, number = len(self._centroids), max(1, self._source.num_vectors)
         search = PricedSearch(self._centroids, prices, factory)
-        sizes, priced, indifferent = np.zeros(num_clusters, dtype=np.int64), ExactSum(), Indifferent(num_clusters)
+        sizes, priced, indifferent = np.zeros(num_clusters, dtype=np.int64), ExactSum(), CandidateArcs(num_clusters)
 
         def look(positions: np.ndarray, _: np.ndarray, found: tuple[np.ndarray, np.ndarray]) -> None:
             clusters, costs = found
@@ -155,8 +155,8 @@ class BoundedLabels:
             indifferent.add(self._source.sample_indices(positions), clusters, costs)
 
         choices = functools.partial(search.nearest, count=min(_CHOICES, num_clusters))
-        self._source.over_chunks(Work(look, choices, search.at_once))
-        moves = indifferent.moves(sizes, self.limit, lift=_LIFT * self._prices.nearest_cost)
+        self._source.over_chunks(ChunkTask(look, choices, search.num_threads))
+        moves = indifferent.moves(sizes, self.limit, dead_end_increment=_LIFT * self._prices.nearest_cost)
         # By weak duality, to within the rounding of distances to float32.
         least_cost = (priced.value() - self.limit * math.fsum(search.prices)) / number
         # What the moves cost, and prices of clusters that are not full.

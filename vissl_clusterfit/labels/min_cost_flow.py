@@ -26,7 +26,7 @@ _MOST_EDGES = 20_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Moves:
+class Reassignments:
     """Samples that leave their clusters.
 
     Attributes:
@@ -46,7 +46,7 @@ class Moves:
     rises: np.ndarray
 
 
-class Indifferent:
+class CandidateArcs:
     """Of each cluster the M cheapest ways out of it, pairs of a sample and another cluster, in memory of K·M.
 
     Args:
@@ -82,7 +82,7 @@ class Indifferent:
         self._worst[last["own"]] = last["margin"]
         self._found = found[ranks < self._kept]
 
-    def moves(self, sizes: np.ndarray, limit: int, lift: float) -> Moves:
+    def moves(self, sizes: np.ndarray, limit: int, dead_end_increment: float) -> Reassignments:
         """Chains of moves from clusters with more than ``limit`` samples to those with room.
 
         Args:
@@ -99,7 +99,7 @@ class Indifferent:
                 graph.move_along(chain)
                 sizes[full] -= 1
                 sizes[chain[-1]] += 1
-        return graph.moves(sizes, limit, lift)
+        return graph.moves(sizes, limit, dead_end_increment)
 
 
 class _Graph:
@@ -168,14 +168,14 @@ class _Graph:
             self._dead |= done.keys()
         return []
 
-    def moves(self, sizes: np.ndarray, limit: int, lift: float) -> Moves:
+    def moves(self, sizes: np.ndarray, limit: int, dead_end_increment: float) -> Reassignments:
         """What all chains come to; no more samples go to a cluster than it may have.
 
         A cluster that is too full gives one sample for each that comes as a link of chains. So many can come that they
         alone would be too many: those that would cost the most stay.
         """
         rises = np.array(self._potentials)
-        rises[list(self._dead)] += lift
+        rises[list(self._dead)] += dead_end_increment
         coming: dict[int, list[tuple[float, int]]] = {}
         for sample, place in self._place.items():
             if place != self._first[sample]:
@@ -190,4 +190,4 @@ class _Graph:
         moved.sort()
         pairs = np.array([which[:3] for which in moved], dtype=np.int64)
         samples, sources, goals = pairs.reshape(-1, 3).T
-        return Moves(samples, sources, goals, sizes, math.fsum(cost for *_, cost in moved), rises)
+        return Reassignments(samples, sources, goals, sizes, math.fsum(cost for *_, cost in moved), rises)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.clustering.checkpoints import last_iteration
+from vissl_clusterfit.clustering.checkpoints import last_checkpoint
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.fit import IN_PROGRESS, drawn_samples
 from vissl_clusterfit.clustering.kmeans import require_enough_points
@@ -47,7 +47,7 @@ def announce_clustering(store: FeatureStore, settings: ClusterFitConfig, device:
         ConfigError: more clusters than features; or as :func:`announce`.
     """
     folder, inputs = settings.paths.codebook, codebook_inputs(store.inputs, settings)
-    place = distributed.on_primary(lambda: last_iteration(folder / IN_PROGRESS, inputs, store.content_hash))
+    place = distributed.on_primary(lambda: last_checkpoint(folder / IN_PROGRESS, inputs, store.content_hash))
     num_done = 0 if place is None else len(Codebook.open(place, inputs).manifest["objective"])
     raw = StoreSource(store, indices=drawn_samples(store, settings))
     require_enough_points(settings.num_clusters, raw.num_vectors)

@@ -50,7 +50,7 @@ class FaissSearch:
         self._num_threads = faiss.omp_get_max_threads()
 
     #: faiss has threads of its own.
-    at_once = 1
+    num_threads = 1
 
     @property
     def num_clusters(self) -> int:

@@ -16,7 +16,7 @@ class Search(Protocol):
         """K."""
 
     @property
-    def at_once(self) -> int:
+    def num_threads(self) -> int:
         """How many calls, on threads of their own, are best made at the same time."""
 
     def labels(self, rows_nD: np.ndarray) -> np.ndarray:

@@ -36,22 +36,22 @@ def parallel_map(work: Callable[[Item], Result], items: Iterable[Item]) -> list[
         return list(_pool(num_threads, os.getpid()).map(work, items))
 
 
-def in_turns(items: Iterable[Item], work: Callable[[Item], Callable[[], None]], at_once: int) -> None:
+def ordered_map(items: Iterable[Item], work: Callable[[Item], Callable[[], None]], num_threads: int) -> None:
     """``work`` of several items at the same time; what each gives is called in the order of the items, one at a time.
 
     Args:
         items: made one at a time, on whichever thread is free.
         work: called on threads where PyTorch's operations take one thread each.
-        at_once: how many threads.
+        num_threads: how many threads.
 
     Raises:
         Exception: of the first item that fails; later ones have no turn.
     """
     keep_freed_memory()
     turns = _Turns(items, work)
-    with one_thread(), ThreadPoolExecutor(at_once, "clustering", torch.set_num_threads, (1,)) as pool:
+    with one_thread(), ThreadPoolExecutor(num_threads, "clustering", torch.set_num_threads, (1,)) as pool:
         try:
-            for thread in [pool.submit(turns.take_part) for _ in range(at_once)]:
+            for thread in [pool.submit(turns.take_part) for _ in range(num_threads)]:
                 thread.result()
         finally:
             turns.stop()  # where this thread was interrupted

@@ -56,7 +56,7 @@ class TorchSearch:
         # A thread of its own would take the first one.
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_card else torch.device("cpu")
         self.num_clusters = len(centroids)
-        self.at_once = 1 if on_card else torch.get_num_threads()
+        self.num_threads = 1 if on_card else torch.get_num_threads()
         dtype = product_type or fast_product_type(self._device.type)
         rows = torch.from_numpy(np.ascontiguousarray(centroids, dtype=np.float32)).to(self._device)
         with one_thread():  # short operations, in which threads would mostly wait for each other

@@ -48,7 +48,7 @@ class TwoLevelSearch:
         # How many fine centroids any one, two, ... coarse clusters have at least.
         self._least = np.cumsum(np.sort(counts))
         self._coarse = search_factory(coarse_centroids[filled])
-        self.at_once = self._coarse.at_once
+        self.num_threads = self._coarse.num_threads
         self._fine = [search_factory(part) for part in np.split(centroids, self._starts[1:])]
 
     def labels(self, rows_nD: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from vissl_clusterfit.clustering.codebook import COUNTS_FILE, FINE_COUNTS_FILE, array_shapes, is_split
 from vissl_clusterfit.features.store import UNREADABLE_FILE, Shard, num_shards, split_into_shards
 from vissl_clusterfit.labels.assign import UNLABELLED
-from vissl_clusterfit.labels.balanced import size_limit
+from vissl_clusterfit.labels.balanced import capacity
 from vissl_clusterfit.labels.files import DISTANCES_FILE, LABELS_FILE, MARGINS_FILE, SIZES_FILE
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in
@@ -185,7 +185,7 @@ def _check_bound(contents: Contents, counts: _LabelCounts) -> None:
     if not ratio or facts is None:
         return
     number = int(counts.sizes.sum())
-    limit, largest = size_limit(ratio, number, len(counts.sizes[0])), int(counts.sizes.max())
+    limit, largest = capacity(ratio, number, len(counts.sizes[0])), int(counts.sizes.max())
     contents.require(
         largest <= limit, f"gives a cluster {largest} samples, the bound is {limit} ({ratio} of the mean)", LABELS_FILE
     )
