@@ -128,3 +128,29 @@ def write_much(path: Path) -> None:
     """Writes more than is allowed."""
     stage_work.limit_file_size(PAGE)
     write_file(path, lambda file: file.write(b"x" * 10 * PAGE))
+
+
+def save_checkpoint_on_full_disk(folder: Path, answer: Path) -> None:
+    """Saves a checkpoint as VISSL does, then a larger one for which there is no room, and that again when there is.
+
+    Writes the message, the names that are there after it, whether the first one is as it was, and the last one's size.
+    """
+    import torch
+    from classy_vision.generic.util import save_checkpoint
+
+    from vissl_clusterfit.plugin.training.checkpoints import saved_whole
+
+    save = saved_whole(save_checkpoint)
+    disk = SmallDisk(folder, 400)
+    first = Path(save(str(folder), {"weights": torch.zeros(100)}, "model_phase0.torch"))
+    before, said = first.read_bytes(), ""
+    disk.leave(20)
+    try:
+        save(str(folder), {"weights": torch.zeros(100_000)}, "model_phase1.torch")
+    except ArtifactError as error:
+        said = str(error)
+    there = sorted(path.name for path in folder.iterdir())
+    disk.make_room()
+    second = Path(save(str(folder), {"weights": torch.ones(100_000)}, "model_phase1.torch"))
+    total = float(torch.load(second)["weights"].sum())
+    answer.write_text(json.dumps([said, there, first.read_bytes() == before, total]))
