@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vissl_clusterfit.datasets.archives import Sources, folder_holding
-from vissl_clusterfit.datasets.lists import read_lines
+from vissl_clusterfit.datasets.lists import is_number, read_lines
 from vissl_clusterfit.datasets.matlab import column, read_matlab
 from vissl_clusterfit.datasets.recipe import Content, DatasetSplit, Recipe
 from vissl_clusterfit.errors import DataError
@@ -35,7 +35,7 @@ def _read(sources: Sources) -> Content:
     wnids = {int(number): str(name) for number, name, below in zip(ids, names, children, strict=True) if not below}
     classes = sorted(wnids.values())
     truth = read_lines(data / "ILSVRC2012_validation_ground_truth.txt")
-    unknown = [line for line in truth if not line.isdecimal() or int(line) not in wnids]
+    unknown = [line for line in truth if not is_number(line) or int(line) not in wnids]
     if unknown:
         raise DataError(f"{data}: found the class {unknown[0]} for a validation image; expected: ids in meta.mat.")
     val = sources.folder(_VAL)

@@ -8,7 +8,6 @@ released after the competition, in which names are no longer obfuscated.
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from vissl_clusterfit.datasets.archives import Sources, folder_holding
 from vissl_clusterfit.datasets.recipe import Content, DatasetSplit, Recipe
 from vissl_clusterfit.errors import DataError
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, load_json
 
 #: From coarse to fine. The last one is called "name" in the files.
 LEVELS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
@@ -36,7 +36,10 @@ def _read(year: int, sources: Sources) -> Content:
         classes = [category["name"] for category in ordered]
     except (KeyError, TypeError) as error:
         raise DataError(f"{place}: found a category without {error}; expected: id and name.") from None
-    first = trainval["images"][0]["file_name"] if trainval["images"] else ""
+    try:
+        first = str(trainval["images"][0]["file_name"]) if trainval["images"] else ""
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{names[0]}.json: found a first image without {error}; expected: file_name.") from None
     archive = f"train_val{year}.tar.gz"
     root = folder_holding(sources.folder(archive), first, f"{archive} with the images of train{year}.json")
     return Content(
@@ -52,8 +55,8 @@ def _json(sources: Sources, name: str, *keys: str) -> Any:
     file = f"{name}.json"
     path = folder_holding(sources.folder(f"{file}.tar.gz"), file, file) / file
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = load_json(path)
+    except (OSError, UnsafeFileError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from None
     if keys and (not isinstance(content, dict) or not set(keys) <= content.keys()):
         raise DataError(f"{path}: expected an object with {', '.join(keys)}, the format of the publisher.")
@@ -78,7 +81,7 @@ def _split(root: Path, content: dict[str, Any], num_classes: int, file: str) -> 
         labels = {note["image_id"]: int(note["category_id"]) for note in content["annotations"]}
         images = [root / image["file_name"] for image in content["images"]]
         numbers = np.array([labels[image["id"]] for image in content["images"]], dtype=np.int64)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{file}: found an image or annotation without {error}; expected: one for each image."
         ) from None

@@ -27,6 +27,11 @@ def read_lines(path: Path) -> list[str]:
     return lines
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number from 0, of at most 18 digits: of 64 bits."""
+    return text.isdecimal() and len(text) <= 18
+
+
 def read_numbered(path: Path) -> tuple[list[str], np.ndarray]:
     """Names and the whole number from 0 behind each, int64: the lines of ``<name> <number>``.
 
@@ -36,7 +41,7 @@ def read_numbered(path: Path) -> tuple[list[str], np.ndarray]:
     names, numbers = [], []
     for line in read_lines(path):
         name, _, number = line.rpartition(" ")
-        if not name or not number.isdecimal():
+        if not name or not is_number(number):
             raise DataError(f"{path}: found the line {line!r}; expected: <name> <number of the class, from 0>.")
         names.append(name.strip())
         numbers.append(int(number))

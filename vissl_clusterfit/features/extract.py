@@ -149,7 +149,7 @@ def _finish(writer: FeatureStoreWriter, settings: EncodingSettings, images: Imag
     unreadable = 0
     examples: list[str] = []
     for shard in writer.shards():
-        reasons = artifacts.read_json(writer.folder / shard.done_file)["unreadable"]
+        reasons = writer.read_done(shard)["unreadable"]
         unreadable += len(reasons)
         examples += [_described(images, int(index), reasons[index]) for index in [*reasons][: _SHOWN - len(examples)]]
     _require_readable(unreadable, writer, settings, examples)

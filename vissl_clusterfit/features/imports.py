@@ -218,7 +218,10 @@ def _read_parquet(path: Path, key: str) -> tuple[np.ndarray, list[str] | None]:
     if values.null_count:
         raise DataError(problem(str(path), found=f"{values.null_count} values that are null", allowed="numbers"))
     rows = values.to_numpy(zero_copy_only=False).reshape(len(column), lengths.pop())
-    return rows, table.column(texts[0]).to_pylist() if len(texts) == 1 else None
+    try:
+        return rows, table.column(texts[0]).to_pylist() if len(texts) == 1 else None
+    except UnicodeDecodeError as error:
+        raise DataError(problem(f"{path}: {texts[0]}", found=str(error), allowed="texts in UTF-8")) from None
 
 
 def _is_list_of_floats(kind: Any) -> bool:

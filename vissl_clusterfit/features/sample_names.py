@@ -15,6 +15,7 @@ from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE, hash_samples
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import write_file
+from vissl_clusterfit.storage.untrusted import json_in
 
 #: Optional in every artefact that is addressed by data-set index.
 NAMES_FILE = "names.jsonl.gz"
@@ -79,15 +80,15 @@ def read_names(folder: Path, *, as_hashed: bool = False) -> Iterator[str]:
     path = folder / NAMES_FILE
     try:
         with path.open("rb") as compressed, gzip.open(compressed, "rt", encoding="ascii") as lines:
-            cut = bool(json.loads(next(lines))["with_sizes"]) and not as_hashed
+            cut = bool(json_in(next(lines))["with_sizes"]) and not as_hashed
             for line in lines:
-                name = json.loads(line)
+                name = json_in(line)
                 if not isinstance(name, str):
                     raise ValueError(f"a line holds {type(name).__name__}, not a name")
                 yield name.rpartition(" ")[0] if cut else name
     except FileNotFoundError:
         raise ArtifactError(f"{folder} has no names of its samples: {NAMES_FILE} is missing.") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, StopIteration, RecursionError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, StopIteration, zlib.error) as error:
         raise ArtifactError(f"{path} cannot be read as names: {error!r}. {_REMEDY}") from None
 
 

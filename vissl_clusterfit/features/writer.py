@@ -164,6 +164,18 @@ class FeatureStoreWriter:
         done = {"sha256": digest, "unreadable": reasons, "dim": dim, "inputs": self._inputs_hash, **more}
         artifacts.write_json(self.folder / shard.done_file, done)
 
+    def read_done(self, shard: Shard) -> dict[str, Any]:
+        """What is known of a shard that is done.
+
+        Raises:
+            ArtifactError: its file is missing or damaged.
+        """
+        path = self.folder / shard.done_file
+        done = artifacts.read_json(path)
+        if not _is_whole(done, shard):
+            raise ArtifactError(f"{path} is damaged. Delete it and {shard.rows_file}, and run the extraction again.")
+        return done
+
     def finish(self) -> FeatureStore:
         """Writes the final manifest, after all shards are done. Two processes that do it write the same.
 
@@ -176,7 +188,7 @@ class FeatureStoreWriter:
                 f"{self.folder}: {len(missing)} of {len(self.shards())} shards are missing, the first holds the "
                 f"samples {missing[0].start} to {missing[0].stop - 1}. Run the extraction again."
             )
-        done = {shard: artifacts.read_json(self.folder / shard.done_file) for shard in self.shards()}
+        done = {shard: self.read_done(shard) for shard in self.shards()}
         for shard, entry in done.items():
             require_done_values(self.folder / shard.done_file, entry)
             if entry.get("inputs") != self._inputs_hash:
@@ -210,6 +222,19 @@ class FeatureStoreWriter:
         remove_folder(self.folder / "leases")
         remove_leftovers(self.folder)
         return FeatureStore.open(self.folder)
+
+
+def _is_whole(done: Mapping[str, Any], shard: Shard) -> bool:
+    """Whether the file of a shard that is done says all that it must, of the types that it must."""
+    unreadable = done.get("unreadable")
+    return (
+        isinstance(done.get("sha256"), str)
+        and type(done.get("dim")) is int
+        and isinstance(done.get("rows_in", {}), dict)
+        and isinstance(unreadable, dict)
+        and unreadable.keys() <= {str(index) for index in range(shard.start, shard.stop)}
+        and all(isinstance(reason, str) for reason in unreadable.values())
+    )
 
 
 def _require_finite(rows: np.ndarray, shard: Shard) -> None:

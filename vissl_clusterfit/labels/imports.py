@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +27,12 @@ from vissl_clusterfit.labels.files import (
 from vissl_clusterfit.labels.pseudo_labels import KIND, PseudoLabels
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
+from vissl_clusterfit.storage.untrusted import json_in
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3
+_MOST_CLUSTERS = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +159,8 @@ def _require_labels(given: _Given, num_clusters: int | None) -> None:
         found = f"{int((labels < -1).sum())} labels below -1, the first of {given.names[int(np.argmax(labels < -1))]!r}"
     elif num_clusters is not None and len(labels) and labels.max() >= num_clusters:
         found, allowed = f"the label {labels.max()}", f"-1 to {num_clusters - 1}, as num_clusters is {num_clusters}"
+    elif len(labels) and labels.max() >= _MOST_CLUSTERS:  # there is a count of each
+        found, allowed = f"the label {labels.max()}", f"-1 to {_MOST_CLUSTERS - 1}"
     if found:
         raise DataError(problem("labels", found=found, allowed=allowed))
 
@@ -201,7 +204,7 @@ def _read(source: np.ndarray | Mapping[str, int] | str | Path, names: Iterable[s
     if path is not None and kind in readers:
         try:
             return _from_columns(path, readers[kind](path))
-        except (OSError, ValueError, csv.Error) as error:
+        except (OSError, ValueError, TypeError, OverflowError, csv.Error) as error:
             raise DataError(f"{path} cannot be read as labels: {error}.") from None
     if kind != ".npy":
         raise DataError(problem("source", found=str(path), allowed=f"a file of one of .npy, {', '.join(readers)}"))
@@ -220,6 +223,8 @@ def _from_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> _Given:
     if lacking:
         found = f"{path} without {' and '.join(lacking)} (it has {', '.join(map(str, columns)) or 'nothing'})"
         raise DataError(problem("source", found=found, allowed="the columns name and label, in every row"))
+    if not all(isinstance(name, str) for name in columns["name"]):
+        raise ValueError("names must be texts")
     labels = [int(label) for label in columns["label"]]
     if any(float(label) != whole for label, whole in zip(columns["label"], labels, strict=True)):
         raise ValueError("labels must be whole numbers")
@@ -242,7 +247,7 @@ def _read_csv(path: Path) -> dict[str, list[str]]:
 
 
 def _read_json_lines(path: Path) -> dict[str, list[Any]]:
-    entries = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+    entries = [json_in(line) for line in path.read_text("utf-8").splitlines() if line]
     if not all(isinstance(entry, dict) for entry in entries):
         raise ValueError("each line must be an object")
     common = set.intersection(*map(set, entries)) if entries else set()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
-import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from vissl_clusterfit.errors import ArtifactError, problem
 from vissl_clusterfit.storage.artifacts import write_json
 from vissl_clusterfit.storage.remote import as_remote
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, load_json
 
 try:
     import fcntl
@@ -66,7 +66,7 @@ class ResultRow:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise ValueError(problem("seed", found=repr(self.seed), allowed="a whole number"))
         number = isinstance(self.value, (int, float)) and not isinstance(self.value, bool)
-        if not number or not math.isfinite(self.value):
+        if not number or not abs(self.value) <= sys.float_info.max:  # a whole number may be beyond it
             raise ValueError(problem("value", found=repr(self.value), allowed="a finite number"))
 
     @property
@@ -147,10 +147,10 @@ def read_runs(places: Iterable[Path]) -> list[ResultRow]:
 def _read(path: Path) -> list[ResultRow]:
     """The rows of one file. Anything that writing it again would lose is refused."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing: nothing has been evaluated there yet.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnsafeFileError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}. Repair it, or move it away.") from None
     if not isinstance(content, list):
         raise ArtifactError(f"{path} must hold a JSON list of rows, found {type(content).__name__}.")

@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike
 from vissl_clusterfit.errors import ArtifactError, cannot_write
 from vissl_clusterfit.storage.atomic import write_file
 from vissl_clusterfit.storage.remote import as_remote
-from vissl_clusterfit.storage.untrusted import load_array
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, json_in, load_array
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -81,10 +81,10 @@ def read_json(path: Path) -> dict[str, Any]:
             text = file.read(_MOST_JSON_BYTES + 1)
         if len(text) > _MOST_JSON_BYTES:
             raise ArtifactError(f"{path} is larger than {_MOST_JSON_BYTES} bytes: nothing of ours is.")
-        content = json.loads(text.decode("utf-8"))
+        content = json_in(text)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, UnsafeFileError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}.") from None
     if not isinstance(content, dict):
         raise ArtifactError(f"{path} must hold a JSON object, found {type(content).__name__}.")

@@ -24,6 +24,7 @@ from vissl_clusterfit.errors import cannot_write
 from vissl_clusterfit.storage.atomic import move_if_new, remove_leftovers, temporary_path
 from vissl_clusterfit.storage.process_ids import has_died, is_alive, this_process
 from vissl_clusterfit.storage.remote import as_remote
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, json_in
 
 logger = logging.getLogger(__name__)
 
@@ -167,8 +168,8 @@ def _holder(path: Path) -> dict[str, Any]:
 
 def _parsed(content: bytes) -> dict[str, Any]:
     try:
-        holder = json.loads(content)
-    except (ValueError, RecursionError):
+        holder = json_in(content)
+    except UnsafeFileError:
         return {}
     return holder if isinstance(holder, dict) and isinstance(holder.get("token"), str) else {}
 

@@ -34,7 +34,7 @@ class ResultCache:
         """The result ``name`` that was made from the same; None if there is none."""
         path = self._folder / f"{name}.json"
         content = artifacts.read_json(path) if path.is_file() else {}
-        return content["result"] if content.get("made_from") == self._hash(inputs) else None
+        return content.get("result") if content.get("made_from") == self._hash(inputs) else None
 
     def store(self, name: str, inputs: Mapping[str, Any], result: Any) -> None:
         """Saves a result (for JSON, not None)."""

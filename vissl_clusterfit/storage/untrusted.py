@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import math
 import os
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -101,6 +103,28 @@ def _header(file: IO[bytes], size: int | None = None) -> tuple[tuple[int, ...], 
     return shape, column_order, dtype
 
 
+def load_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        UnsafeFileError: it holds no JSON, or what Python takes none of: thousands of levels, or of digits.
+        OSError: it cannot be read.
+    """
+    return json_in(path.read_bytes())
+
+
+def json_in(text: str | bytes) -> Any:
+    """The value of a text in JSON.
+
+    Raises:
+        UnsafeFileError: as :func:`load_json`.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnsafeFileError(str(error)) from None
+
+
 def _kind_of(beginning: bytes) -> str:
     if not beginning:
         return "an empty file"
@@ -181,6 +205,14 @@ _ALLOWED: dict[tuple[str, str], _Named] = {
 
 
 class _PlainUnpickler(pickle._Unpickler):  # the one in C takes whatever memory a file asks for
+    def load_bytearray8(self) -> None:
+        """The method of Python's makes room for as many bytes as the file says, before it reads them."""
+        (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
+        self.append(bytearray(self.read(size)))  # type: ignore[attr-defined]
+
+    dispatch: ClassVar[Any] = {**pickle._Unpickler.dispatch}
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, load_json
 from vissl_clusterfit.transfer.checks import validate_labels
 from vissl_clusterfit.transfer.knn import KnnSettings, vote
 from vissl_clusterfit.transfer.neighbors import nearest_neighbors
@@ -41,10 +41,10 @@ class Taxonomy:
             DataError: it is missing, or not such a file.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = load_json(path)
         except FileNotFoundError:
             raise DataError(f"{path} is missing: the taxonomy, {_LAYOUT}.") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, UnsafeFileError) as error:
             raise DataError(f"{path} cannot be read as JSON: {error}. Expected: {_LAYOUT}.") from None
         levels, classes = (content.get(key) if isinstance(content, dict) else None for key in ("levels", "classes"))
         if not _are_names(levels) or len(set(levels)) < len(levels):

@@ -108,8 +108,8 @@ def read_list(path: str, open_file: Callable[[str], BinaryIO]) -> VideoFiles:
 def _path_and_labels(line: bytes) -> tuple[bytes, list[int] | None]:
     name, _, last = line.strip().replace(b"\t", b" ").rpartition(b" ")
     try:
-        return name.strip(), [int(label) for label in last.split(b",")]
-    except ValueError:
+        return name.strip(), [int(np.int64(int(label))) for label in last.split(b",")]
+    except (ValueError, OverflowError):  # no whole numbers of 64 bits
         return line.strip(), None
 
 

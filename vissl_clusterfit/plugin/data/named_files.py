@@ -7,7 +7,6 @@ VISSL runs what a pickle says (``vissl/utils/io.py``, ``load_single_label_file``
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -17,7 +16,7 @@ import yaml
 
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.storage.paths import artifact_path
-from vissl_clusterfit.storage.untrusted import UnsafeFileError, load_array, load_plain_pickle
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, load_array, load_json, load_plain_pickle
 
 _LIST = "a .npy file with the path of each image, text of shape (N,); or a list of them in a .json, .yaml or .pkl file"
 _LABELS = "a .npy file with the label of each sample: numbers or texts of shape (N,), or numbers of shape (N, L)"
@@ -39,7 +38,7 @@ def load_file(filename: str, mmap_mode: str | None = None) -> Any:
             with path.open("rb") as file:
                 return load_plain_pickle(file)
         if ending == "json":
-            return json.loads(path.read_text("utf-8"))
+            return load_json(path)
         if ending == "yaml":
             return yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:

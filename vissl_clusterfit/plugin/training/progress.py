@@ -7,7 +7,6 @@ phase is in ``metrics.json``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint, final_phase, has_checkpoints
 from vissl_clusterfit.storage.atomic import write_file
 from vissl_clusterfit.storage.paths import artifact_path
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, json_in
 
 METRICS_NAME = "metrics.json"
 
@@ -89,16 +89,16 @@ def read_metrics(folder: str) -> list[Mapping[str, Any]]:
     return [row for _, row in _metrics(folder) if row is not None]
 
 
-def _metrics(folder: str) -> list[tuple[str, Mapping[str, Any] | None]]:
-    """Each line of the file, and what it says; None of half a line, as the disk was full."""
+def _metrics(folder: str) -> list[tuple[bytes, Mapping[str, Any] | None]]:
+    """Each line of the file, and what it says; None of half a line, as the disk was full, and of damaged ones."""
     path = artifact_path(folder, "config.CHECKPOINT.DIR") / METRICS_NAME
-    rows: list[tuple[str, Mapping[str, Any] | None]] = []
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+    rows: list[tuple[bytes, Mapping[str, Any] | None]] = []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = json_in(line)
+        except UnsafeFileError:
             row = None
-        rows.append((line, row if isinstance(row, Mapping) else None))
+        rows.append((line, row if isinstance(row, Mapping) and isinstance(row.get("phase_idx", 0), int) else None))
     return rows
 
 
@@ -107,6 +107,6 @@ def forget_phases_after(folder: str, phase: int) -> None:
     rows = _metrics(folder)
     stay = [line for line, row in rows if row is not None and row.get("phase_idx", phase) <= phase]
     if len(stay) < len(rows):
-        content = "".join(f"{line}\n" for line in stay).encode()
+        content = b"".join(line + b"\n" for line in stay)
         path = artifact_path(folder, "config.CHECKPOINT.DIR") / METRICS_NAME
         write_file(path, lambda file: file.write(content))

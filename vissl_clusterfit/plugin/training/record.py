@@ -104,8 +104,14 @@ def check_record(config: AttrDict, folder: str, inputs: Mapping[str, Any]) -> bo
     if not (place / RECORD_NAME).is_file() or not has_products(place):
         return False
     record, weights = artifacts.read_json(place / RECORD_NAME), config.MODEL.WEIGHTS_INIT.PARAMS_FILE
-    found, expected = dict(record["inputs"]), dict(inputs)
-    if "path" in {*(found[_WEIGHTS] or ()), *(expected[_WEIGHTS] or ())}:  # the file is gone; its weights are in use
+    found, expected = record.get("inputs"), dict(inputs)
+    if not isinstance(found, dict) or "weights" not in record:
+        raise ArtifactError(
+            f"{place / RECORD_NAME} is damaged: it does not say what the training was made from. Put it back, or name "
+            "another config.CHECKPOINT.DIR."
+        )
+    if any(isinstance(of, dict) and "path" in of for of in (found.get(_WEIGHTS), expected[_WEIGHTS])):
+        # The file is gone; its weights are in use.
         found[_WEIGHTS], expected[_WEIGHTS] = record["weights"], weights
     if lines := artifacts.differences(found, expected):
         raise ArtifactError(
