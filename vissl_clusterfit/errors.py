@@ -6,6 +6,7 @@ is a fault of the caller or of this package, and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,3 +83,25 @@ def cannot_write(path: Path, error: OSError) -> ArtifactError:
         f"{path} cannot be written: {error.strerror or error}. What is done is kept: make room or name another "
         "folder (CLUSTERFIT.OUTPUT_DIR, CLUSTERFIT.FEATURES.PATH), and start again."
     )
+
+
+_REFUSALS_OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+def mendable(error: BaseException) -> ClusterFitError | None:
+    """What a user can mend of an exception, wherever it was raised; None if nobody but us can.
+
+    VISSL and other libraries write files at many places. That a disk is full or read-only, or that a file may not grow,
+    is said by the error alone.
+    """
+    if isinstance(error, ClusterFitError):
+        return error
+    cause: BaseException | None = error
+    while cause is not None:  # PyTorch's writer fails again at the end of what it could not write
+        if isinstance(cause, OSError) and cause.errno in _REFUSALS_OF_DISK:
+            return ArtifactError(
+                f"{cause.filename or 'A file of this run'} cannot be written: {cause.strerror}. What is done is kept: "
+                "make room or name another config.CHECKPOINT.DIR, and start again."
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 from vissl_clusterfit import dependencies
-from vissl_clusterfit.errors import ClusterFitError
+from vissl_clusterfit.errors import mendable
 from vissl_clusterfit.launch.processes.failures import (
     DONE,
     FAILED,
@@ -49,16 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         dependencies.require("torch", "vissl")
         return _run(overrides)
-    except ClusterFitError as error:
-        print(f"error: {strip_worker_traceback(error)}", file=sys.stderr)  # noqa: T201  (this is the command line)
-        return USER_ERROR
     except RankFailed as error:
         print(error, file=sys.stderr)  # noqa: T201
         return FAILED
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
-    except Exception:
+    except Exception as error:
+        if mistake := mendable(error):
+            print(f"error: {strip_worker_traceback(mistake)}", file=sys.stderr)  # noqa: T201  (this is the command line)
+            return USER_ERROR
         print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)  # noqa: T201
         return FAILED
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
 import re
 import shutil
 import subprocess
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from vissl_clusterfit.errors import mendable
 
 _PACKAGE = "vissl_clusterfit"
 
@@ -44,9 +48,29 @@ class _WritableRecord(logging.LogRecord):
         return super().getMessage().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def _told_once(tell: Callable[[logging.Handler, logging.LogRecord], None]) -> Callable[..., None]:
+    """``Handler.handleError``, which prints a traceback for each line that a full disk refuses."""
+    told = False
+
+    @functools.wraps(tell)
+    def tell_once(handler: logging.Handler, record: logging.LogRecord) -> None:
+        nonlocal told
+        error = sys.exc_info()[1]
+        if error is None or mendable(error) is None:
+            tell(handler, record)
+        elif not told:
+            told = True
+            print(f"warning: the log cannot be written: {error}", file=sys.stderr)  # noqa: T201
+
+    return tell_once
+
+
 def join_vissls_log() -> None:
     """Sends our log lines where VISSL's go, from now on in this process."""
-    logging.setLogRecordFactory(_WritableRecord)
+    if logging.getLogRecordFactory() is logging.LogRecord:
+        logging.setLogRecordFactory(_WritableRecord)
+    if not hasattr(logging.Handler.handleError, "__wrapped__"):
+        logging.Handler.handleError = _told_once(logging.Handler.handleError)  # type: ignore[method-assign]
     logger = logging.getLogger(_PACKAGE)
     if not any(isinstance(handler, _IntoVisslsLog) for handler in logger.handlers):
         logger.setLevel(logging.INFO)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vissl_clusterfit.errors import ClusterFitError
+from vissl_clusterfit.errors import ClusterFitError, mendable
 from vissl_clusterfit.plugin.log_bridge import without_secrets
 
 #: Exit codes of the command.
@@ -80,8 +80,8 @@ def of_exception(error: BaseException, **place: Any) -> Failure:
     """The failure that an exception is; ``place`` are ``node``, ``host``, ``rank`` and ``nodes``."""
     if isinstance(error, KeyboardInterrupt):
         return Failure(INTERRUPT, "ended by Ctrl-C.", **place)
-    if isinstance(error, ClusterFitError):
-        return Failure(USER_MISTAKE, strip_worker_traceback(error), **place)
+    if mistake := mendable(error):
+        return Failure(USER_MISTAKE, strip_worker_traceback(mistake), **place)
     text = without_secrets("".join(traceback.format_exception(error))).rstrip()
     return Failure(SECONDARY if _is_secondary(error) else ERROR, text, **place)
 

@@ -17,7 +17,7 @@ from submitit.core.job_environment import SignalHandler
 from vissl.config import AttrDict
 
 from vissl_clusterfit.config.slurm import VISSLS_PORT
-from vissl_clusterfit.errors import ClusterFitError
+from vissl_clusterfit.errors import mendable
 from vissl_clusterfit.launch.processes.failures import DONE, FAILED, USER_ERROR, RankFailed
 from vissl_clusterfit.launch.runs.benchmark_suite import SuiteRun
 from vissl_clusterfit.launch.runs.execute import execute, summarize
@@ -95,12 +95,14 @@ class Job:
             if benchmark and is_first:
                 benchmark.finish()
             return DONE
-        except ClusterFitError as error:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
-            return USER_ERROR
         except RankFailed as error:
             print(error, file=sys.stderr)  # noqa: T201
             return FAILED
+        except Exception as error:
+            if not (mistake := mendable(error)):
+                raise
+            print(f"error: {mistake}", file=sys.stderr)  # noqa: T201
+            return USER_ERROR
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Called by submitit before the job is queued again: everything to resume from is on disk."""
