@@ -227,3 +227,10 @@ def test_a_file_system_without_mmap_is_slower_and_no_more(tmp_path, monkeypatch)
 def test_a_file_that_vanishes_while_it_is_hashed_is_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"rows\.npy cannot be read: No such file"):
         artifacts.file_sha256(tmp_path / "rows.npy")
+
+
+def test_a_record_without_what_it_must_say_is_damaged(tmp_path):
+    artifacts.write_json(tmp_path / "a.json", {"overrides": []})
+    assert artifacts.read_json(tmp_path / "a.json", "overrides") == {"overrides": []}
+    with pytest.raises(ArtifactError, match=r"a\.json is damaged: it has no grid, chosen\. Move it away, and start"):
+        artifacts.read_json(tmp_path / "a.json", "overrides", "grid", "chosen")

@@ -163,7 +163,7 @@ class Codebook:
         """The search of the clusters of raw features (n, input_dim) float32, by the backend that made the codebook.
 
         Distances are those to the centroids, in their space. On two levels, clusters are the nearest of those that were
-        looked at: see ``two_level_search.py``.
+        looked at: see ``two_level.py``.
 
         Args:
             device: "cpu" or "cuda".

@@ -110,8 +110,8 @@ def kmeans(
         search_factory: makes a search of (K, D) centroids.
         spherical: scale centroids to unit norm after each update (cosine k-means). The objective stays the
             squared L2 distance, which is 2 - 2·cos for unit vectors.
-        start: how the first centroids are drawn, "random" or "k-means++"; see ``starts.py``.
-        growing: begin on a sample and go on by parts; see ``schedule.py``.
+        start: how the first centroids are drawn, "random" or "k-means++"; see ``initialization.py``.
+        growing: begin on a sample and go on by parts; see ``minibatches.py``.
         initial_centroids: (K, D), instead of drawn ones.
         resume_from: go on after this state, with the sums that it carries, which gives the very result of a run that
             was not stopped.

@@ -1,7 +1,7 @@
 """Labels with a bound on the size of clusters (balanced assignment), in memory of one chunk and K.
 
-Prices (``prices.py``) make nearly all sizes hold; a flow of indifferent samples (``moves.py``) settles most of the
-rest; the few that are left go, in the order of the samples, to the cheapest cluster with room. That no cluster is
+Prices (``auction.py``) make nearly all sizes hold; a flow of indifferent samples (``min_cost_flow.py``) settles most
+of the rest; the few that are left go, in the order of the samples, to the cheapest cluster with room. That no cluster is
 larger than the bound is exact, and so is the lower bound on what any such labels cost, which says how far from the best
 ones these are. That they are near to it is a heuristic.
 
@@ -119,8 +119,8 @@ class BalancedAssignment:
         before = None
         if kept is not None:
             with contextlib.suppress(ArtifactError):
-                packed = artifacts.read_array(kept)
-                if len(packed) == 5 + 4 * len(self._centroids) and packed[0] == _mark(run, packed[1:]):
+                packed = artifacts.read_array(kept, shape=(5 + 4 * len(self._centroids),), dtype=np.float64)
+                if packed[0] == _mark(run, packed[1:]):
                     before = PriceState.unpack(packed[1:])
         if before is not None:
             logger.info("The search for prices resumes after pass %d.", before.num_passes)

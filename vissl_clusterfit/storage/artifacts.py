@@ -69,11 +69,15 @@ def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any], *, new: b
     return write_file(path, lambda file: file.write((text + "\n").encode()), new=new)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *needed: str) -> dict[str, Any]:
     """Reads a JSON object.
 
+    Args:
+        path: of the file.
+        needed: keys that it must have.
+
     Raises:
-        ArtifactError: there is no such file, or it holds no JSON object.
+        ArtifactError: there is no such file, or it holds no JSON object with these keys.
     """
     try:
         _require_regular(path)
@@ -88,6 +92,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}.") from None
     if not isinstance(content, dict):
         raise ArtifactError(f"{path} must hold a JSON object, found {type(content).__name__}.")
+    if lacking := [key for key in needed if key not in content]:
+        raise ArtifactError(f"{path} is damaged: it has no {', '.join(lacking)}. Move it away, and start again.")
     if _is_deeper(content, _DEEPEST_JSON):
         raise ArtifactError(f"{path} cannot be read as JSON: it is nested more than {_DEEPEST_JSON} deep.")
     return content

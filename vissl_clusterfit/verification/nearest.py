@@ -1,4 +1,4 @@
-"""What must hold of the nearest clusters that labels keep for each sample. ``contents.py`` calls it."""
+"""What must hold of the nearest clusters that labels keep for each sample. ``rules.py`` calls it."""
 
 from __future__ import annotations
 

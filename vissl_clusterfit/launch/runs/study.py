@@ -160,7 +160,7 @@ class _Study:
         record = run.folder / _RECORD_NAME
         if not record.is_file():
             return False
-        before, now = artifacts.read_json(record)["overrides"], self._command(run)
+        before, now = artifacts.read_json(record, "overrides")["overrides"], self._command(run)
         if before != now:
             differ = ", ".join(sorted({*before} ^ {*now}))
             raise ArtifactError(

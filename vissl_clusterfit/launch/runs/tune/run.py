@@ -85,7 +85,7 @@ class _Tuning:
 
     def _require_nothing_of_others(self) -> None:
         before, finished = self._folder / _INPUTS_NAME, self._folder / _FINISHED_NAME
-        if finished.is_file() and (tried := artifacts.read_json(finished)["grid"]) != self._names:
+        if finished.is_file() and (tried := artifacts.read_json(finished, "grid")["grid"]) != self._names:
             raise ArtifactError(
                 f"{self._folder} has scored the test split for what was chosen of {', '.join(tried)}; this run has "
                 f"{', '.join(self._names)}. Name another config.CHECKPOINT.DIR to choose again."
@@ -164,7 +164,7 @@ class _Tuning:
         """Puts the scores of the test into ``results.json``."""
         chosen = dict.fromkeys(self._heads, self._grid[0])
         if self._split is not None:
-            names = artifacts.read_json(self._place / VALIDATION_NAME)["chosen"]
+            names = artifacts.read_json(self._place / VALIDATION_NAME, "chosen")["chosen"]
             by_name = dict(zip(self._names, self._grid, strict=True))
             chosen = {head: by_name[name] for head, name in names.items()}
         rows = []
