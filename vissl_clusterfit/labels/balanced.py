@@ -1,9 +1,9 @@
 """Labels with a bound on the size of clusters (balanced assignment), in memory of one chunk and K.
 
 Prices (``auction.py``) make nearly all sizes hold; a flow of indifferent samples (``min_cost_flow.py``) settles most
-of the rest; the few that are left go, in the order of the samples, to the cheapest cluster with room. That no cluster is
-larger than the bound is exact, and so is the lower bound on what any such labels cost, which says how far from the best
-ones these are. That they are near to it is a heuristic.
+of the rest; the few that are left go, in the order of the samples, to the cheapest cluster with room. That no cluster
+is larger than the bound is exact, and so is the lower bound on what any such labels cost, which says how far from the
+best ones these are. That they are near to it is a heuristic.
 
 Legend: N samples, n of a chunk, D dimensions, K clusters, L samples that a cluster may have.
 """

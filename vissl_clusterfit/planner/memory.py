@@ -1,8 +1,8 @@
 """How much memory a clustering takes in one process, and of what it is made.
 
 Formulas of K clusters, D dimensions, chunks of n vectors and b sums per number (``reproducible_sums.py``), for each
-phase of a clustering; the largest phase counts. They leave out what a process with these libraries takes before it does anything,
-and the pages of files that the system keeps as long as no other process needs the memory.
+phase of a clustering; the largest phase counts. They leave out what a process with these libraries takes before it
+does anything, and the pages of files that the system keeps as long as no other process needs the memory.
 """
 
 from __future__ import annotations

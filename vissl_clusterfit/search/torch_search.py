@@ -1,9 +1,10 @@
 """Exact search of nearest centroids with the matrix units of a processor or a GPU.
 
 A matrix product in few bits gives every score at once. A bound on its rounding (``error_bounds.py``) says which
-centroids can be the nearest; where more than one can, the distances are computed from differences in float64. So labels are those
-of exact arithmetic on the float32 vectors, to within the last bits of float64, ties to the lower index: they do not
-depend on the product type, the size of a block, the number of threads or processes, or the machine.
+centroids can be the nearest; where more than one can, the distances are computed from differences in float64. So
+labels are those of exact arithmetic on the float32 vectors, to within the last bits of float64, ties to the lower
+index: they do not depend on the product type, the size of a block, the number of threads or processes, or the
+machine.
 
 Legend: n rows of a block, D dimensions, K centroids, B centroids of one group, P pairs of a row and a candidate.
 """
