@@ -88,20 +88,26 @@ def cannot_write(path: Path, error: OSError) -> ArtifactError:
 _REFUSALS_OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
-def mendable(error: BaseException) -> ClusterFitError | None:
-    """What a user can mend of an exception, wherever it was raised; None if nobody but us can.
-
-    VISSL and other libraries write files at many places. That a disk is full or read-only, or that a file may not grow,
-    is said by the error alone.
-    """
-    if isinstance(error, ClusterFitError):
-        return error
+def refusal_of_disk(error: BaseException) -> OSError | None:
+    """The error of a disk that is full or read-only, or of a file that may not grow, that is behind an exception."""
     cause: BaseException | None = error
     while cause is not None:  # PyTorch's writer fails again at the end of what it could not write
         if isinstance(cause, OSError) and cause.errno in _REFUSALS_OF_DISK:
-            return ArtifactError(
-                f"{cause.filename or 'A file of this run'} cannot be written: {cause.strerror}. What is done is kept: "
-                "make room or name another config.CHECKPOINT.DIR, and start again."
-            )
+            return cause
         cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def mendable(error: BaseException) -> ClusterFitError | None:
+    """What a user can mend of an exception, wherever it was raised; None if nobody but us can.
+
+    VISSL and other libraries write files at many places. That the disk refuses is said by the error alone.
+    """
+    if isinstance(error, ClusterFitError):
+        return error
+    if refusal := refusal_of_disk(error):
+        return ArtifactError(
+            f"{refusal.filename or 'A file of this run'} cannot be written: {refusal.strerror}. What is done is kept: "
+            "make room or name another config.CHECKPOINT.DIR, and start again."
+        )
     return None

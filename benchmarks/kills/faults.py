@@ -128,10 +128,23 @@ class Disk:
 
 
 def cut_newest_files(folder: Path, dice: random.Random) -> list[Path]:
-    """Cuts one or two of the files that were written last to half of their length; which."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and not is_log(path)]
-    newest = sorted((path for path in files if path.stat().st_size), key=lambda path: path.stat().st_mtime_ns)[-3:]
+    """Cuts one or two of the files that were written last to half of their length, as a dying machine leaves them."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and path.stat().st_size]
+    files.sort(key=lambda path: path.stat().st_mtime_ns)
+    last_checkpoint = next((path for path in reversed(files) if path.suffix == ".torch"), None)
+    newest = [
+        path
+        for path in files
+        # What nobody reads any more: checkpoints before the last, the records of shards whose store is complete.
+        if not (is_log(path) or (path.suffix == ".torch" and path != last_checkpoint) or _is_record_of_complete(path))
+    ][-3:]
     cut = dice.sample(newest, min(len(newest), dice.choice([1, 1, 2])))
     for path in cut:
         os.truncate(path, path.stat().st_size // 2)
     return cut
+
+
+def _is_record_of_complete(path: Path) -> bool:
+    manifest = path.parent / "manifest.json"
+    is_record = path.name.startswith("rows-") and path.suffix == ".json"
+    return is_record and manifest.is_file() and b'"complete": true' in manifest.read_bytes()

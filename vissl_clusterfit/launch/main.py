@@ -50,14 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         dependencies.require("torch", "vissl")
         return _run(overrides)
     except RankFailed as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)  # noqa: T201  (this is the command line)
         return FAILED
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
     except Exception as error:
         if mistake := mendable(error):
-            print(f"error: {strip_worker_traceback(mistake)}", file=sys.stderr)  # noqa: T201  (this is the command line)
+            print(f"error: {strip_worker_traceback(mistake)}", file=sys.stderr)  # noqa: T201
             return USER_ERROR
         print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)  # noqa: T201
         return FAILED

@@ -60,7 +60,8 @@ def _told_once(tell: Callable[[logging.Handler, logging.LogRecord], None]) -> Ca
             tell(handler, record)
         elif not told:
             told = True
-            print(f"warning: the log cannot be written: {error}", file=sys.stderr)  # noqa: T201
+            with contextlib.suppress(OSError):  # which may go to the same disk
+                print(f"warning: the log cannot be written: {error}", file=sys.stderr)  # noqa: T201
 
     return tell_once
 

@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -74,7 +75,7 @@ def _write_remote_file(path: RemotePath, write: Callable[[BinaryIO], object], ne
 
 
 def temporary_path(path: Path) -> Path:
-    """Where a file is written that will have the name ``path``: beside it, under a name that no other process uses."""
+    """Where a file or folder is written that will be ``path``: beside it, under a name that no other process uses."""
     return path.with_name(f".{path.name}.{process_name()}-{uuid.uuid4().hex[:16]}.tmp")
 
 
@@ -101,6 +102,10 @@ def remove_leftovers(folder: Path) -> None:
         writer = _WRITER.search(path.name)
         if writer is None:
             continue
+        has_died = named_process_has_died(writer[1])
         with contextlib.suppress(OSError):
-            if named_process_has_died(writer[1]) or time.time() - path.stat().st_mtime > _FORGOTTEN_AFTER_S:
+            if path.is_dir() and not path.is_symlink():
+                if has_died:  # of the living one cannot tell by its time, which is that of its first files
+                    shutil.rmtree(path)
+            elif has_died or time.time() - path.stat().st_mtime > _FORGOTTEN_AFTER_S:
                 path.unlink()

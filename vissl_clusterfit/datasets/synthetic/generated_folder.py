@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from vissl_clusterfit.storage.artifacts import (
     require_same_inputs,
     write_manifest,
 )
+from vissl_clusterfit.storage.atomic import remove_leftovers, temporary_path
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ def write_drawn_set(
     if folder.is_dir() and any(folder.iterdir()):
         raise ArtifactError(f"{folder} is not empty and holds no {what}. Name another folder, or delete this one.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    remove_leftovers(folder.parent)
+    temporary = temporary_path(folder)
     temporary.mkdir()
     try:
         facts = dict(draw(temporary))

@@ -18,7 +18,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from vissl_clusterfit.launch.processes.failures import DONE
+from vissl_clusterfit.errors import mendable
+from vissl_clusterfit.launch.processes.failures import DONE, USER_ERROR
 from vissl_clusterfit.launch.runs.subprocess_runs import interrupt_after
 
 #: In the folder of a run: what it printed.
@@ -96,16 +97,23 @@ def _run(main: Callable[[list[str]], int], overrides: list[str], output: str, nu
     """What a process runs; it is interrupted when the study dies, as the study no longer can."""
     os.setsid()  # the terminal's Ctrl-C comes to it once, from the study, and whatever it leaves can be ended
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
+    terminal = os.dup(2)
     interrupt_after(lambda: wait([multiprocessing.parent_process().sentinel]))
     import torch
 
     torch.set_num_threads(num_threads)
     gc.freeze()  # VISSL collects after every epoch; what was imported is a third of a second each time
-    code = main(overrides)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        code = main(overrides)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:  # a full disk refuses what the run says of it, too
+        if not (mistake := mendable(error)):
+            raise
+        os.write(terminal, f"error: {mistake}\n".encode())
+        os._exit(USER_ERROR)  # Python's own end would write again
     if code != DONE:
         sys.exit(code)

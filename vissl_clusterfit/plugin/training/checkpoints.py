@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from vissl_clusterfit.compat import TRUST_VARIABLE
-from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.errors import ArtifactError, refusal_of_disk
 from vissl_clusterfit.plugin.models.weight_files import reason_of
 from vissl_clusterfit.storage.atomic import remove_leftovers, temporary_path
 from vissl_clusterfit.storage.folders import names_in
@@ -52,9 +52,10 @@ def saved_whole(save: Callable[..., str]) -> Callable[..., str]:
                 os.fsync(file.fileno())
             os.replace(temporary, place)
         except (OSError, RuntimeError) as error:
-            if not _is_refused_by_disk(error):
+            refusal = error if isinstance(error, OSError) else refusal_of_disk(error)
+            if refusal is None and "PytorchStreamWriter failed" not in str(error):
                 raise
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            reason = (refusal and refusal.strerror) or str(error).splitlines()[0]
             raise ArtifactError(
                 f"{place} cannot be written: {reason}. The checkpoints before it are kept: make room or name another "
                 "config.CHECKPOINT.DIR, and start again."
