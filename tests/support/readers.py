@@ -24,7 +24,7 @@ from vissl.config import AttrDict
 
 import vissl_clusterfit.plugin.bootstrap  # noqa: F401  # isort: split
 from vissl_clusterfit.clustering import fit
-from vissl_clusterfit.clustering.checkpoints import last_iteration, state_of
+from vissl_clusterfit.clustering.checkpoints import last_checkpoint, state_of
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.two_level_files import FineFiles
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
@@ -37,7 +37,7 @@ from vissl_clusterfit.features.sample_list import hash_samples
 from vissl_clusterfit.features.sample_names import NameList, names_of
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.features.writer import FeatureStoreWriter
-from vissl_clusterfit.labels.balanced import BoundedLabels
+from vissl_clusterfit.labels.balanced import BalancedAssignment
 from vissl_clusterfit.labels.export import export_labels
 from vissl_clusterfit.labels.files import LabelFiles
 from vissl_clusterfit.labels.imports import import_labels
@@ -473,7 +473,7 @@ def _iterations(file: str) -> Callable[[Path], Path]:
 
 def _resume(path: Path) -> None:
     store = _store()
-    place = last_iteration(path.parent.parent, codebook_inputs(store.inputs, SETTINGS), store.content_hash)
+    place = last_checkpoint(path.parent.parent, codebook_inputs(store.inputs, SETTINGS), store.content_hash)
     if place is not None:
         state_of(Codebook.open(place))
 
@@ -490,7 +490,7 @@ def _prices(folder: Path) -> Path:
 
 def _bounded(path: Path) -> None:
     codebook = Codebook.open(_run() / "codebook")
-    BoundedLabels(_store(), codebook, "cpu", 1.1, path, "a run")
+    BalancedAssignment(_store(), codebook, "cpu", 1.1, path, "a run")
 
 
 READERS["prices"] = Reader(_prices, _bounded)
