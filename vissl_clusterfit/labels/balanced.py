@@ -64,7 +64,7 @@ class _Survey:
         sizes: (K,) int64, for how many samples each is that.
         moves: the samples that leave theirs.
         least_cost: what any labels within the bound cost at least, on the mean.
-        misfit: by what share these labels cost too much, at most, and a guess for those that are left in excess.
+        relative_gap: by what share these labels cost too much, at most, and a guess for those that are left in excess.
     """
 
     search: PricedSearch

@@ -88,7 +88,7 @@ class CandidateArcs:
         Args:
             sizes: (K,) int64.
             limit: of each cluster.
-            lift: by how much the prices of clusters rise from which no way leads to room.
+            dead_end_increment: by how much the prices of clusters rise from which no way leads to room.
         """
         sizes, graph = sizes.copy(), _Graph(self._num_clusters, self._found)
         for full in np.flatnonzero(sizes > limit).tolist():

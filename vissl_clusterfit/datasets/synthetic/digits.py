@@ -2,7 +2,7 @@
 
 The scans (8 x 8 pixels, centred, alone) are so easy that raw pixels are enough to tell them apart: their nearest
 neighbours name 97 % of them rightly, and a comparison of networks would say nothing. So each is drawn several
-times into a larger picture: at a random place, size, slant, brightness and contrast, among scraps of other
+times into a larger picture: at a random place, size, slant, brightness and contrast, among distractors of other
 scans and noise. What has to be recognised is still handwriting.
 """
 
@@ -24,7 +24,7 @@ _KIND = "handwritten digits"
 _SIDE_PX = (20.0, 28.0)
 _SLANT_DEG = 10.0
 _CONTRAST = (0.5, 0.9)
-_NUM_SCRAPS = 2
+_NUM_DISTRACTORS = 2
 _SCRAP_INK = 0.8
 _NOISE = 0.05
 
@@ -93,7 +93,7 @@ def draw_scans(number: int, share: tuple[float, float], rng: np.random.Generator
     images = load_digits().images / 16.0
     first, last = (round(part * len(images)) for part in share)
     chosen = first + rng.permutation(np.arange(number) % (last - first))
-    return _draw(images[chosen], rng, num_scraps=1), chosen
+    return _draw(images[chosen], rng, num_distractors=1), chosen
 
 
 def scan_labels() -> tuple[np.ndarray, np.ndarray]:
@@ -135,14 +135,14 @@ def _drawings(scans: np.ndarray, split: str, spec: DigitsSpec) -> Iterator[np.nd
         yield _draw(scans, np.random.default_rng([spec.seed, ("train", "test").index(split), drawing]))
 
 
-def _draw(scans: np.ndarray, rng: np.random.Generator, num_scraps: int = _NUM_SCRAPS) -> np.ndarray:
+def _draw(scans: np.ndarray, rng: np.random.Generator, num_distractors: int = _NUM_DISTRACTORS) -> np.ndarray:
     num = len(scans)
     side = rng.uniform(*_SIDE_PX, num)
     # The centre moves as far as leaves the scan inside the picture, and one pixel more.
     reach = ((PICTURE_PX - side) / 2 + 1)[:, None]
     centre = PICTURE_PX / 2 + rng.uniform(-1, 1, (num, 2)) * reach
     ink = paste(scans, side, centre, np.deg2rad(rng.uniform(-_SLANT_DEG, _SLANT_DEG, num)))
-    for _ in range(num_scraps):
+    for _ in range(num_distractors):
         others = distractors(scans, rng)
         scrap_ink = paste(
             others,
