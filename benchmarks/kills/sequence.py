@@ -16,6 +16,7 @@ from pathlib import Path
 from kills import faults, forks
 from kills.compare import differences, leftovers
 from kills.faults import Disk, Fault
+from kills.remedies import delete, to_delete
 from kills.scenarios import Scenario
 from kills.tally import Tally
 
@@ -23,9 +24,10 @@ _KILLS = (5, 10)
 #: A run that has not ended so long after it was hit, or since it was started, hangs.
 END_S, LONGEST_RUN_S = 90, 600
 _STARTUP, _STARTUP_SHARE, _LONGEST_STARTUP_S = "start-up", 0.06, 0.6
-_USER_ERROR = 2
-#: What is written once and stays as it is: a shard, an artefact, a checkpoint, a run of a study that is done.
-_KEPT = ("**/rows-*.json", "**/manifest.json", "**/model_*.torch", "**/study_run.json")
+_USER_ERROR, _MOST_REFUSALS = 2, 8
+#: What is written once and stays as it is: a shard, an artefact, a checkpoint, a run of a study that is done. A study
+#: of drawn pictures begins a training that was cut off again.
+_KEPT = ("**/rows-*.json", "**/manifest.json", "model_*.torch", "**/study_run.json")
 
 
 class Failed(Exception):
@@ -215,12 +217,12 @@ class Sequence:
             raise Failed(f"exit code {self._code}:\n{self._last_words()}")
         self._require_message(f"after these were cut: {', '.join(map(str, self._cut))}")
         self.tally.refusals += 1
-        for path in self._cut:  # as the message says: an artefact as a whole, else the file
-            if (path.parent / "manifest.json").exists():
-                shutil.rmtree(path.parent)
-            else:
-                path.unlink(missing_ok=True)
-        self._cut = []
+        if self.tally.refusals > _MOST_REFUSALS:
+            raise Failed(f"refused again and again:\n{self._last_words()}")
+        for place in to_delete(self._last_words(1), self.folder, self._cut):
+            delete(place)
+            self._done = {path: state for path, state in self._done.items() if not path.is_relative_to(place)}
+            self._cut = [path for path in self._cut if not path.is_relative_to(place)]
 
     def _require_message(self, when: str) -> None:
         if self._code != _USER_ERROR:

@@ -16,14 +16,14 @@ import numpy as np
 
 from vissl_clusterfit.config.override_text import quoted
 from vissl_clusterfit.datasets.synthetic.study_images import write_pictures
-from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
+from vissl_clusterfit.errors import ArtifactError, ConfigError, problem, with_remedy
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.labels.quality import adjusted_mutual_information
 from vissl_clusterfit.launch.processes.failures import DONE, INTERRUPTED
 from vissl_clusterfit.launch.runs.process_pool import OUTPUT_NAME, processes
 from vissl_clusterfit.launch.runs.subprocess_runs import stopped_as_interrupted
 from vissl_clusterfit.plugin.data.true_labels import true_labels
-from vissl_clusterfit.report.results import RESULTS_NAME, append_results, read_results
+from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results, read_results
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.study.label_noise import wrong_labels
@@ -88,7 +88,7 @@ class _Study:
             folder,
             config.OPTIMIZER.num_epochs,
             is_finished=self._is_finished,
-            rows=lambda run: read_results(run.folder),
+            rows=_rows,
         )
 
     def write_labels(self, config: Any) -> None:
@@ -169,6 +169,12 @@ class _Study:
             )
         self._finished.add(run.folder)
         return True
+
+
+def _rows(run: StudyRun) -> list[ResultRow]:
+    """The scores of an evaluation that is finished."""
+    with with_remedy(f"Delete {run.folder} to have the study evaluate again."):
+        return read_results(run.folder)
 
 
 def _end_of(output: Path) -> str:
