@@ -115,8 +115,9 @@ def test_what_is_there_is_not_submitted(submit, student_run):
     assert [options["job-name"] for options in jobs.values()] == ["vissl-train"]
     assert "dependency" not in next(iter(jobs.values()))
     assert "extract: is there already; not submitted." in result.stdout
-    result, jobs = submit(*overrides, f"config.CHECKPOINT.DIR={student_run}")
-    assert (result.returncode, jobs) == (0, {})
+    as_it_was = ("config.CLUSTERFIT.SLURM.TRAIN.NUM_NODES=1", "config.CLUSTERFIT.SLURM.TRAIN.NUM_PROC_PER_NODE=1")
+    result, jobs = submit(*overrides, *as_it_was, f"config.CHECKPOINT.DIR={student_run}")
+    assert (result.returncode, jobs) == (0, {}), result.stderr
     assert "train: is there already; not submitted." in result.stdout
 
 

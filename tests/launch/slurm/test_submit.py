@@ -108,7 +108,7 @@ def test_a_job_that_timed_out_goes_on_from_disk_and_not_too_often(submit, cluste
     jobs = submit(
         "config.CLUSTERFIT.SLURM.STAGES=[extract,cluster]",
         "config.CLUSTERFIT.SLURM.EXTRACT.TIME_HOURS=0",
-        "config.CLUSTERFIT.SLURM.EXTRACT.TIME_MINUTES=5",
+        "config.CLUSTERFIT.SLURM.EXTRACT.TIME_MINUTES=2",  # its last two minutes: asked to end, it has timed out
         "config.SLURM.MAX_TIMEOUTS=1",
     )
     rows = tmp_path / "run/clusterfit/features/train"

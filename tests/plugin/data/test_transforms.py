@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from classy_vision.dataset.transforms import register_transform
+from classy_vision.dataset import transforms
 from PIL import Image
 from tiny import write_images, write_labels
 from vissl.data import build_dataset
@@ -20,7 +20,6 @@ RESIZE, TO_TENSOR = {"name": "Resize", "size": 32}, {"name": "ToTensor"}
 CROP = {"name": "CenterCrop", "size": 32}
 
 
-@register_transform("own_noise")
 class OwnNoise:
     """Random by a generator that nobody sees."""
 
@@ -32,6 +31,14 @@ class OwnNoise:
 
     def __call__(self, image):
         return Image.fromarray(np.asarray(image) ^ self.rng.integers(2, size=(1, 1, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_noise_is_registered():
+    transforms.register_transform("own_noise")(OwnNoise)
+    yield
+    for registry in (transforms.TRANSFORM_REGISTRY, transforms.TRANSFORM_REGISTRY_TB):
+        del registry["own_noise"]
 
 
 RANDOM = [

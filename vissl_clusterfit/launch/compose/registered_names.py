@@ -129,7 +129,7 @@ REGISTRIES = {
         names=(
             *_SOURCES,
             *_VIDEO_SOURCES,
-            *(f"clusterfit_{source}" for source in (*_SOURCES, *_VIDEO_SOURCES)),
+            *(f"{kind}_{source}" for kind in ("clusterfit", "tolerant") for source in (*_SOURCES, *_VIDEO_SOURCES)),
         ),
     ),
     "task": Registry("classy_vision.tasks:TASK_REGISTRY", ("vissl/trainer", "classy_vision/tasks"), "task"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# A worker finds this module by name, pickled by reference: repairs come before VISSL.
+from vissl_clusterfit.plugin import bootstrap  # isort: split
+
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
@@ -14,7 +17,6 @@ from vissl.hooks import default_hook_generator
 
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.worker_init import lost_readers_told
-from vissl_clusterfit.plugin import bootstrap
 from vissl_clusterfit.plugin.data.prepared import require_prepared
 from vissl_clusterfit.plugin.data.source_names import base_source, require_data_paths
 from vissl_clusterfit.plugin.data.transforms import require_transforms
