@@ -13,7 +13,7 @@ from vissl_clusterfit.features.imports import import_features
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.imports import import_labels
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
-from vissl_clusterfit.storage.artifacts import ArtifactPaths, read_manifest, write_manifest
+from vissl_clusterfit.storage.artifacts import ArtifactPaths, read_array, read_manifest, write_array, write_manifest
 from vissl_clusterfit.verification.verify import verify_artifacts
 
 #: Of a further K.
@@ -51,7 +51,7 @@ def test_one_command_extracts_clusters_and_trains(student_run):
         2048,
     )
     assert [list(entry) for entry in metrics(student_run)] == [
-        ["iteration", "phase_idx", "train_accuracy_list_meter", "train_phase_idx"]
+        ["iteration", "phase_idx", "train_accuracy_list_meter", "train_clusterfit_samples", "train_phase_idx"]
     ]
 
 
@@ -206,7 +206,8 @@ def test_labels_of_another_codebook_are_refused(student_run, student_overrides, 
     shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
     facts = read_manifest(folder / "clusterfit/codebook", "codebook")
     kind, inputs, _ = facts.pop("kind"), facts.pop("inputs"), facts.pop("format")
-    facts["sha256"] = dict.fromkeys(facts["sha256"], "0" * 64)
+    centroids = folder / "clusterfit/codebook/centroids.npy"
+    facts["sha256"]["centroids.npy"] = write_array(centroids, read_array(centroids)[::-1])
     write_manifest(folder / "clusterfit/codebook", kind, inputs, facts)
     result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", cwd=tmp_path)
     assert result.returncode == 2

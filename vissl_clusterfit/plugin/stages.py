@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
@@ -51,7 +52,11 @@ class Stages:
     def __init__(self, cfg: AttrDict, settings: ClusterFitConfig | None = None) -> None:
         self._cfg = cfg
         self.settings = settings or ClusterFitConfig.from_config(cfg.CLUSTERFIT)
-        self._device = run_device(cfg)
+
+    @functools.cached_property
+    def _device(self) -> torch.device:
+        """Asked for when a stage computes: a machine that only submits a job may have none."""
+        return run_device(self._cfg)
 
     @functools.cache  # noqa: B019  (an object of this class lives as long as its run)
     def _images(self, split: str) -> SplitImages:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from benchmark_data import write_copydays, write_revisited
-from PIL import Image
+from PIL import Image, ImageFile
 from torchvision.transforms import ToTensor
 from vissl.utils.instance_retrieval_utils import data_util
 
@@ -135,6 +135,7 @@ def test_a_ground_truth_that_runs_code_is_refused(retrieval, tmp_path):
 def test_16_bits_of_grey_are_read_for_what_they_show(tmp_path, monkeypatch, reader):
     """Through VISSL's loader, as the engine sets it up."""
     monkeypatch.setattr(data_util, "Image", Image)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)  # VISSL's loader sets it for the process
     read_as_other_engines()
     pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     Image.fromarray(pixels).save(tmp_path / "deep.png")
