@@ -319,7 +319,7 @@ TWO_RATES = "config.TUNE.LEARNING_RATES=[0.1,0.2]"
         (["config.DATA.TRAIN.DATA_LIMIT=4"], r"TRAIN\.DATA_LIMIT: found 4; allowed: -1"),
         (
             [f"{RATE}.name=tent", f"{RATE}.auto_lr_scaling.auto_scale=false"],
-            r"name: found tent; allowed: composite, constant",
+            r"name: found 'tent', no registered scheduler; allowed: composite, constant",
         ),
         (["tune.num_classes=2"], r"TRAIN: found 3 classes, and heads for 2; allowed: heads for all"),
         (["config.DATA.TEST.LABEL_PATHS=[nowhere.npy]"], r"TEST\.LABEL_PATHS: found .*nowhere\.npy.*no file"),

@@ -172,7 +172,7 @@ class SplitImages(Dataset):
     @property
     def have_files(self) -> bool:
         """Whether every data source knows the files of its samples, so that their names identify the data."""
-        return None not in self._files
+        return all(files is not None for files in self._files)
 
     def name_of(self, index: int) -> str:
         """The file of a sample in each data source, or its place where a source has no files."""
