@@ -1,6 +1,5 @@
 import io
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ from vissl_clusterfit.compat.checkpoints import NumberArray, NumberType, number,
 
 
 @pytest.fixture(autouse=True)
-def _allow() -> Iterator[None]:
-    with torch.serialization.safe_globals(safe_globals()):
-        yield
+def _allow() -> None:
+    torch.serialization.add_safe_globals(safe_globals())  # they stay: a context would take them from later tests
 
 
 def save_and_load(value: Any) -> Any:
