@@ -359,6 +359,7 @@ def test_what_was_made_of_other_settings_is_not_taken_for_this(composed, tmp_pat
     run = tmp_path / "run/tune"
     run.mkdir(parents=True)
     (run / "inputs.json").write_text(json.dumps({"optimizer": {"momentum": 0.5}}))
+    (run / "model_phase0.torch").touch()  # without anything made, the first command had a mistake
     with pytest.raises(ArtifactError, match=r"optimizer\.momentum: it was made with 0\.5, this run has 0\.9"):
         execute("clusterfit_tune", 0, composed(*FINE_TUNING))
 
