@@ -70,7 +70,8 @@ def main() -> int:
         jobs.append(_fork_job(number, share, f"{arguments.seed}-{number}", names, place, base))
     codes = [os.waitpid(job, 0)[1] for job in jobs]
     total = tally.read(sorted(base.glob("*.jsonl")))
-    shutil.rmtree(work, ignore_errors=True)
+    place.disk.close()
+    shutil.rmtree(work)
     if any(codes):
         print("A job of this benchmark itself failed.", file=sys.stderr)
     elif total.is_good and not arguments.folder:

@@ -198,7 +198,7 @@ def run_and_measure(folder: Path, num_rows: int, dim: int, dtype: str = "float32
     rows += 0.3 * rng.standard_normal((300, dim), dtype=np.float32)[rng.integers(0, 300, num_rows)]
     store = save_store(folder / "store", rows, shard_size=4096, dtype=dtype)
     ended = subprocess.run(
-        [sys.executable, plan_work.__file__, str(store.folder), str(folder / "codebook"), json.dumps(settings)],
+        [sys.executable, plan_work.__file__, str(store.folder), str(folder / "run"), json.dumps(settings)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -233,7 +233,7 @@ def test_memory_is_what_a_run_takes(tmp_path, num_rows, dim, settings):
 )
 def test_the_time_is_that_of_a_run(tmp_path, dtype, settings):
     found = run_and_measure(tmp_path, 60_000, 256, dtype, GROWING_SAMPLE=False, **settings)
-    manifest = artifacts.read_manifest(tmp_path / "codebook")
+    manifest = artifacts.read_manifest(tmp_path / "run/codebook")
     assert manifest["num_iter_run"] == settings["NUM_ITER"]  # it has not converged before
     # Wide, as other work shares the machine: what is held is the order of magnitude.
     assert 1 / 10 < found["clustering_seconds"] / found["seconds"] < 10, found

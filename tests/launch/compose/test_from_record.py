@@ -41,6 +41,19 @@ def test_a_transfer_takes_what_the_user_does_not_give(weights, tmp_path, capsys)
     assert config.TRANSFER.FEATURES.TRANSFORMS == [{"name": "ToTensor"}]
 
 
+def test_a_config_that_builds_on_ours_keeps_its_transforms(weights, tmp_path, capsys, monkeypatch):
+    (tmp_path / "configs/config").mkdir(parents=True)
+    own = "# @package _global_\ndefaults: [/config/clusterfit/transfer, _self_]\nconfig:\n  TRANSFER:\n    FEATURES:\n"
+    own += "      TRANSFORMS: [{name: CenterCrop, size: 40}, {name: ToTensor}]\n"
+    (tmp_path / "configs/config/own.yaml").write_text(own)
+    monkeypatch.chdir(tmp_path)
+    command = ["config=own", "config.MACHINE.DEVICE=cpu", f"config.CHECKPOINT.DIR={tmp_path}"]
+    config = compose([*command, f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={weights}"])[2]
+    assert image_size(config.TRANSFER.FEATURES.TRANSFORMS) == 40
+    warning = "config.TRANSFER.FEATURES.TRANSFORMS: images of 40 pixels, and the network was trained with 32."
+    assert warning in capsys.readouterr().out
+
+
 def test_weights_that_lie_elsewhere_say_nothing(weights, teacher, tmp_path):
     config = transfer(f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={teacher}", folder=tmp_path)
     assert config.MODEL.TRUNK.RESNETS.WIDTH_PER_GROUP == 64
@@ -54,7 +67,7 @@ def test_sizes_that_differ_are_told(images, weights, tmp_path, capsys, monkeypat
     compose([*STUDENT, *overrides, crops, f"config.CHECKPOINT.DIR={tmp_path}"])
     said = capsys.readouterr().out
     warning = "warning: config.CLUSTERFIT.FEATURES.TRANSFORMS: images of 224 pixels, and "
-    assert said.count(warning) == said.count(f"{warning}the teacher was trained with 32.") == 1
+    assert said.count(warning) == said.count(f"{warning}the teacher was trained with 32. ") == 1
     assert "RandomResizedCrop 224 + " in said  # of the config below; and what it becomes
     assert "becomes RandomResizedCrop 32 + ToTensor" in said
     (tmp_path / "configs/config").mkdir(parents=True)
@@ -66,7 +79,7 @@ def test_sizes_that_differ_are_told(images, weights, tmp_path, capsys, monkeypat
     compose(["config=small", "+config/clusterfit=student", *data, f"config.CHECKPOINT.DIR={tmp_path}"])
     said = capsys.readouterr().out
     assert "TRANSFORMS: RandomResizedCrop 40 + ToTensor becomes RandomResizedCrop 224 + " in said
-    assert f"{warning}config=small trains with 40." in said
+    assert f"{warning}config=small was trained with 40. " in said
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_a_study_that_is_killed_goes_on_and_reports(start_script, tmp_path):
         "config.CLUSTERFIT.NUM_CLUSTERS=5",
     )
     process = start_script(*command, cwd=tmp_path)
-    assert any("  10 done  " in line for line in process.stdout), process.stderr.read()
+    assert any("  10 of " in line for line in process.stdout), process.stderr.read()
     process.send_signal(signal.SIGINT)
     process.communicate()
     assert process.returncode == 130

@@ -37,11 +37,11 @@ def test_stand_ins_are_left_out_and_counted(task):
     accuracy, counts = task.meters
     assert accuracy.value["top_1"] == pytest.approx({"res4": 200 / 3, "res5": 200 / 3})
     line = {f"test_{meter.name}": meter.value for meter in task.meters}
-    assert line[COUNTS] == {"readable": 3, "samples": 6}
+    assert line[COUNTS] == {"readable": {"0": 3}, "samples": {"0": 6}}
     assert describe_counts(line) == "3 of 6 test samples, the others could not be read"
     for meter in task.meters:
         meter.reset()
-    assert counts.value == {"readable": 0, "samples": 0}
+    assert counts.value == {"readable": {"0": 0}, "samples": {"0": 0}}
 
 
 def test_where_all_can_be_read_a_row_says_nothing(task):

@@ -33,18 +33,20 @@ def complete_from_record(overrides: Sequence[str], composed: dict[str, Any]) -> 
         return []
     changes, record = [], os.path.join(os.path.dirname(weights), RECORD_NAME)
     names = [override.lstrip("+") for override in overrides]
-    chosen = [name for name in names if name.startswith(("config=", "config/", "config@"))]
-    if chosen == [f"config={_OURS}"] and not any(name.startswith((_TRUNK, "config.MODEL.INPUT")) for name in names):
+    # A config that builds on ours has its own trunk and transforms: the protocol of its benchmark.
+    is_ours = [name for name in names if name.startswith(("config=", "config/", "config@"))] == [f"config={_OURS}"]
+    if is_ours and not any(name.startswith((_TRUNK, "config.MODEL.INPUT")) for name in names):
         for key in ("TRUNK", "INPUT_TYPE"):
             if config["MODEL"][key] != training["MODEL"][key]:
                 config["MODEL"][key] = training["MODEL"][key]
                 changes.append(f"config.MODEL.{key}: as {record} has it, of the training of these weights.")
-    transforms = _evaluation_transforms(training)
     features = config["TRANSFER"]["FEATURES"]
-    if transforms and transforms != features["TRANSFORMS"] and not any(name.startswith(_TRANSFORMS) for name in names):
-        changes.append(f"{_TRANSFORMS}: {transforms}, by the images of the training of these weights, in {record}.")
-        features["TRANSFORMS"] = transforms
-    return changes
+    if is_ours and not any(name.startswith(_TRANSFORMS) for name in names):
+        transforms = _evaluation_transforms(training)
+        if transforms and transforms != features["TRANSFORMS"]:
+            changes.append(f"{_TRANSFORMS}: {transforms}, by the images of the training of these weights, in {record}.")
+            features["TRANSFORMS"] = transforms
+    return [*changes, *size_warning(_TRANSFORMS, features["TRANSFORMS"], _trained_size(training), "the network")]
 
 
 def _teacher_of_another_size(config: Mapping[str, Any]) -> list[str]:
@@ -52,8 +54,12 @@ def _teacher_of_another_size(config: Mapping[str, Any]) -> list[str]:
         return []
     settings = ClusterFitConfig.from_config(config["CLUSTERFIT"])
     training = training_beside(settings.teacher.weights) if settings.teacher.weights else None
-    trained = image_size(training["DATA"]["TRAIN"]["TRANSFORMS"]) if training and "TRAIN" in training["DATA"] else None
-    return size_warning(trained, settings.features.transforms, "the teacher was trained")
+    size = None if training is None else _trained_size(training)
+    return size_warning("config.CLUSTERFIT.FEATURES.TRANSFORMS", settings.features.transforms, size, "the teacher")
+
+
+def _trained_size(training: Mapping[str, Any]) -> int | None:
+    return image_size(training["DATA"].get("TRAIN", {}).get("TRANSFORMS", []))
 
 
 def _evaluation_transforms(training: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -68,7 +74,7 @@ def _evaluation_transforms(training: Mapping[str, Any]) -> list[dict[str, Any]]:
     for transforms in filter(None, known):
         if size in (None, image_size(transforms)):
             return list(transforms)
-    if size is None:
+    if size is None or "CLIPS" in data["TRAIN"]:
         return []
     normalize = [transform for transform in trained if transform["name"] == "Normalize"]
     sides = [{"name": "Resize", "size": round(size * 256 / 224)}, {"name": "CenterCrop", "size": size}]

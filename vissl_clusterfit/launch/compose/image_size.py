@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def size_warning(trained: int | None, transforms: Sequence[Mapping[str, Any]], who: str) -> list[str]:
+def size_warning(setting: str, transforms: Sequence[Mapping[str, Any]], trained: int | None, network: str) -> list[str]:
     """What is said where features are of images of another size than those that a network knows; else nothing."""
     size = image_size(transforms)
     if None in (trained, size) or trained == size:
         return []
-    setting = "config.CLUSTERFIT.FEATURES.TRANSFORMS"
-    return [f"warning: {setting}: images of {size} pixels, and {who} with {trained}. Features are best at that size."]
+    trained_with = f"{network} was trained with {trained}. Features are best at that size."
+    return [f"warning: {setting}: images of {size} pixels, and {trained_with}"]
 
 
 def image_size(transforms: Sequence[Mapping[str, Any]]) -> int | None:

@@ -77,7 +77,7 @@ def check_and_describe(overrides: Sequence[str], config: Mapping[str, Any]) -> l
         return replaced  # the user has chosen a size
     crops = OmegaConf.to_container(before.config.DATA.TRAIN.TRANSFORMS, resolve=False)
     features = config["CLUSTERFIT"]["FEATURES"]["TRANSFORMS"]
-    return [*replaced, *size_warning(image_size(crops), features, f"{base} trains")]
+    return [*replaced, *size_warning("config.CLUSTERFIT.FEATURES.TRANSFORMS", features, image_size(crops), base)]
 
 
 def _options(override: str) -> list[str]:

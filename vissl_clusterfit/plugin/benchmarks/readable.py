@@ -30,9 +30,9 @@ class SampleCounts(ClassyMeter):
         return _NAME
 
     @property
-    def value(self) -> dict[str, int]:
-        """Both numbers; of all processes once they are synchronised."""
-        return dict(zip(("readable", "samples"), self._counts.tolist(), strict=True))
+    def value(self) -> dict[str, dict[str, int]]:
+        """Both numbers, of all processes once they are synchronised, as VISSL's hooks take values: per output."""
+        return {name: {"0": count} for name, count in zip(("readable", "samples"), self._counts.tolist(), strict=True)}
 
     def update(self, model_output: Any, target: torch.Tensor, **_: Any) -> None:
         """Counts a batch."""
@@ -100,4 +100,4 @@ def describe_counts(line: Mapping[str, Any]) -> str:
     counts = line.get(COUNTS)
     if not counts or counts["readable"] == counts["samples"]:
         return ""
-    return f"{counts['readable']} of {counts['samples']} test samples, the others could not be read"
+    return f"{counts['readable']['0']} of {counts['samples']['0']} test samples, the others could not be read"

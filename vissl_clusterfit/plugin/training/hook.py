@@ -72,7 +72,7 @@ class ExtractThenClusterHook(ClassyHook):
         loss = task.base_loss
         if isinstance(loss, ClusterFitLoss):
             for head, each in enumerate([labels, *joined]):
-                loss.set_cluster_sizes(head, torch.from_numpy(each.cluster_sizes))
+                loss.set_cluster_sizes(head, torch.tensor(each.cluster_sizes))
 
 
 def with_clusterfit_hook(add_loss_hooks: Callable[..., list]) -> Callable[..., list]:
