@@ -34,14 +34,25 @@ EXTRAS_REQUIRE = {
     # Both provide the module `faiss`: take one of them, never both.
     "cpu": ["faiss-cpu>=1.8"],
     "gpu": ["faiss-gpu>=1.8"],
-    # Features and labels as Parquet.
+    # Networks of other libraries, by name.
+    "models": ["timm>=1.0", "transformers>=5"],
+    # Features, labels and lists of images as Parquet.
     "parquet": ["pyarrow>=14"],
+    # Images in a Hugging Face data set on disk, and in LMDB.
+    "images": ["datasets>=4", "lmdb>=1.4"],
+    # A network as ONNX, checked.
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     # The plot of the study, and the fonts of its characters.
     "study": ["matplotlib>=3.7"],
     "dev": [
+        "datasets>=4",
         "hypothesis>=6.100",
+        "lmdb>=1.4",
         "matplotlib>=3.7",
         "mypy>=1.10",
+        "onnx>=1.17",
+        "onnxruntime>=1.20",
+        "onnxscript>=0.5",
         "pyarrow>=14",
         "pytest>=8.0",
         "pytest-timeout>=2.3",
@@ -49,6 +60,8 @@ EXTRAS_REQUIRE = {
         "ruff>=0.6",
         "setuptools>=77.0.3",
         "tensorboard>=2.14",
+        "timm>=1.0",
+        "transformers>=5",
     ],
 }
 
