@@ -37,7 +37,7 @@ from vissl_clusterfit.features.sample_list import hash_samples
 from vissl_clusterfit.features.sample_names import NameList, names_of
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.features.writer import FeatureStoreWriter
-from vissl_clusterfit.labels.balanced import BalancedAssignment
+from vissl_clusterfit.labels import balanced
 from vissl_clusterfit.labels.export import export_labels
 from vissl_clusterfit.labels.files import LabelFiles
 from vissl_clusterfit.labels.imports import import_labels
@@ -490,7 +490,7 @@ def _prices(folder: Path) -> Path:
 
 def _bounded(path: Path) -> None:
     codebook = Codebook.open(_run() / "codebook")
-    BalancedAssignment(_store(), codebook, "cpu", 1.1, path, "a run")
+    balanced.solve(_store(), codebook, "cpu", 1.1, path, "a run")
 
 
 READERS["prices"] = Reader(_prices, _bounded)

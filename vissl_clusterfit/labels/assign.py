@@ -16,7 +16,7 @@ from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError, probl
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
 from vissl_clusterfit.features.sample_names import NAMES_FILE
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels.balanced import BalancedAssignment
+from vissl_clusterfit.labels import balanced
 from vissl_clusterfit.labels.files import (
     SIZES_FILE,
     LabelFiles,
@@ -81,7 +81,7 @@ def label_store(
     with LabelFiles(folder, store.num_samples, run, top_clusters) as files:
         bounded = None
         if max_cluster_size:
-            bounded = BalancedAssignment(store, codebook, device, max_cluster_size, folder / _PRICES_FILE, run)
+            bounded = balanced.solve(store, codebook, device, max_cluster_size, folder / _PRICES_FILE, run)
         rules = AssignmentOptions(codebook.num_clusters, max_distance, top_clusters, bounded)
 
         def label(start: int) -> Callable[[], None]:
@@ -170,7 +170,7 @@ class AssignmentOptions:
     num_clusters: int
     max_distance: float | None = None
     top_clusters: int = 1
-    bounded: BalancedAssignment | None = None
+    bounded: balanced.BalancedAssignment | None = None
 
 
 @dataclass(frozen=True, eq=False)

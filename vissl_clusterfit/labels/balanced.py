@@ -74,52 +74,66 @@ class _Survey:
     relative_gap: float
 
 
-class BalancedAssignment:
-    """Labels such that no cluster has more than L samples. Chunks are labelled in the order of the samples, all once.
+def solve(
+    store: FeatureStore,
+    codebook: Codebook,
+    device: str,
+    max_cluster_size: float,
+    kept: Path | None = None,
+    run: str = "",
+) -> BalancedAssignment:
+    """Finds prices and moves, in some dozen passes over the samples.
 
     Args:
         store: the samples; those that are readable get a label.
         codebook: the centroids.
         device: "cpu" or "cuda".
         max_cluster_size: how much larger than the mean size a cluster may be, at least 1.
-        kept: the file in which the state of the prices is kept after every pass; none if None.
-        run: identifies what is labelled; what another run kept is not used.
+        kept: the file in which the state of the prices is saved after every pass; none if None.
+        run: identifies what is labelled; the state of another run is not used.
 
     Raises:
         DataError: a feature is NaN or infinite.
     """
+    factory = search_factory(codebook.manifest["cluster_backend"], device)
+    return _Solver(store, codebook, max_cluster_size, factory).solve(kept, run)
+
+
+class _Solver:
+    """The passes over the samples that come before the first label."""
 
     def __init__(
-        self,
-        store: FeatureStore,
-        codebook: Codebook,
-        device: str,
-        max_cluster_size: float,
-        kept: Path | None = None,
-        run: str = "",
+        self, store: FeatureStore, codebook: Codebook, max_cluster_size: float, factory: SearchFactory
     ) -> None:
         self._source = StoreSource(store, codebook.preprocessing)
-        self._prepare, self._centroids, self._ratio = codebook.preprocessing.apply, codebook.centroids, max_cluster_size
-        self.limit = capacity(max_cluster_size, self._source.num_vectors, codebook.num_clusters)
-        factory = search_factory(codebook.manifest["cluster_backend"], device)
-        self._prices = self._find_prices(factory, kept, run)
-        survey = self._best_survey(factory)
-        self._search, moves = survey.search, survey.moves
-        self._movers, self._goals = moves.samples, moves.goals
-        coming, leaving = (np.bincount(ends, minlength=codebook.num_clusters) for ends in (moves.goals, moves.sources))
-        # No more come to a cluster than its limit, so that all three together are the limit.
-        assert (coming <= self.limit).all(), "more samples move to a cluster than it may have"
-        #: How many that neither move nor must make room each cluster takes yet, and how many of the latter.
-        self._places = np.minimum(survey.sizes - leaving, self.limit - coming)
-        self._room = self.limit - coming - self._places
-        self._sizes = np.zeros(codebook.num_clusters, dtype=np.int64)
-        self._cost, self._num_in_order, self._num_elsewhere = ExactSum(), 0, 0
+        self._codebook, self._ratio, self._factory = codebook, max_cluster_size, factory
+        self._limit = capacity(max_cluster_size, self._source.num_vectors, codebook.num_clusters)
 
-    def _find_prices(self, factory: SearchFactory, kept: Path | None, run: str) -> PriceState:
-        before = None
+    def solve(self, kept: Path | None, run: str) -> BalancedAssignment:
+        """Prices; then better ones, as long as the samples that must move show how."""
+        prices = self._find_prices(kept, run)
+        surveys = [self._survey(prices.best, prices.nearest_cost)]
+        while surveys[-1].relative_gap > _TOLERATED_GAP and len(surveys) < _MOST_SURVEYS:
+            rises = surveys[-1].moves.rises
+            if not rises.any():
+                break
+            surveys.append(self._survey(surveys[-1].search.prices + rises, prices.nearest_cost))
+        best = min(surveys, key=lambda survey: survey.relative_gap)
+        facts = {
+            "max_cluster_size": self._ratio,
+            "limit": self._limit,
+            "num_price_passes": prices.num_passes,
+            "num_moved": len(best.moves.samples),
+            "mean_distance_unbounded": prices.nearest_cost,
+            "mean_distance_at_least": max(prices.nearest_cost, *(survey.least_cost for survey in surveys)),
+        }
+        return BalancedAssignment(self._codebook, best, self._limit, facts)
+
+    def _find_prices(self, kept: Path | None, run: str) -> PriceState:
+        before, centroids = None, self._codebook.centroids
         if kept is not None:
             with contextlib.suppress(ArtifactError):
-                packed = artifacts.read_array(kept, shape=(5 + 4 * len(self._centroids),), dtype=np.float64)
+                packed = artifacts.read_array(kept, shape=(5 + 4 * len(centroids),), dtype=np.float64)
                 if packed[0] == _mark(run, packed[1:]):
                     before = PriceState.unpack(packed[1:])
         if before is not None:
@@ -130,22 +144,11 @@ class BalancedAssignment:
                 packed = state.pack()
                 artifacts.write_array(kept, np.insert(packed, 0, _mark(run, packed)))
 
-        return solve_prices(self._source, self._centroids, self.limit, factory, resume_from=before, on_pass=keep)
+        return solve_prices(self._source, centroids, self._limit, self._factory, resume_from=before, on_pass=keep)
 
-    def _best_survey(self, factory: SearchFactory) -> _Survey:
-        """The prices that were found, and better ones, as long as the samples that must move show how."""
-        surveys = [self._survey(self._prices.best, factory)]
-        while surveys[-1].relative_gap > _TOLERATED_GAP and len(surveys) < _MOST_SURVEYS:
-            rises = surveys[-1].moves.rises
-            if not rises.any():
-                break
-            surveys.append(self._survey(surveys[-1].search.prices + rises, factory))
-        self._least_cost = max(self._prices.nearest_cost, *(survey.least_cost for survey in surveys))
-        return min(surveys, key=lambda survey: survey.relative_gap)
-
-    def _survey(self, prices: np.ndarray, factory: SearchFactory) -> _Survey:
-        num_clusters, number = len(self._centroids), max(1, self._source.num_vectors)
-        search = PricedSearch(self._centroids, prices, factory)
+    def _survey(self, prices: np.ndarray, nearest_cost: float) -> _Survey:
+        num_clusters, number = self._codebook.num_clusters, max(1, self._source.num_vectors)
+        search = PricedSearch(self._codebook.centroids, prices, self._factory)
         sizes, priced, indifferent = np.zeros(num_clusters, dtype=np.int64), ExactSum(), CandidateArcs(num_clusters)
 
         def look(positions: np.ndarray, _: np.ndarray, found: tuple[np.ndarray, np.ndarray]) -> None:
@@ -156,16 +159,40 @@ class BalancedAssignment:
 
         choices = functools.partial(search.nearest, count=min(_CHOICES, num_clusters))
         self._source.over_chunks(ChunkTask(look, choices, search.num_threads))
-        moves = indifferent.moves(sizes, self.limit, dead_end_increment=_LIFT * self._prices.nearest_cost)
+        moves = indifferent.moves(sizes, self._limit, dead_end_increment=_LIFT * nearest_cost)
         # By weak duality, to within the rounding of distances to float32.
-        least_cost = (priced.value() - self.limit * math.fsum(search.prices)) / number
+        least_cost = (priced.value() - self._limit * math.fsum(search.prices)) / number
         # What the moves cost, and prices of clusters that are not full.
-        gap = moves.margins + math.fsum(search.prices * np.maximum(0, self.limit - moves.sizes))
-        excess = int(np.maximum(0, moves.sizes - self.limit).sum())
-        scale = max(self._prices.nearest_cost, least_cost) * number
+        gap = moves.margins + math.fsum(search.prices * np.maximum(0, self._limit - moves.sizes))
+        excess = int(np.maximum(0, moves.sizes - self._limit).sum())
+        scale = max(nearest_cost, least_cost) * number
         return _Survey(
             search, sizes, moves, least_cost, (gap / scale if scale else 0.0) + _COST_OF_EXCESS * excess / number
         )
+
+
+class BalancedAssignment:
+    """Labels such that no cluster has more than L samples. Chunks are labelled in the order of the samples, all once.
+
+    Args:
+        codebook: the centroids.
+        survey: prices, and the samples that move.
+        limit: L.
+        facts: what the manifest says of how these were found.
+    """
+
+    def __init__(self, codebook: Codebook, survey: _Survey, limit: int, facts: dict[str, Any]) -> None:
+        self._prepare, self._centroids = codebook.preprocessing.apply, codebook.centroids
+        self._search, moves = survey.search, survey.moves
+        self._movers, self._goals, self._facts = moves.samples, moves.goals, facts
+        coming, leaving = (np.bincount(ends, minlength=codebook.num_clusters) for ends in (moves.goals, moves.sources))
+        # No more come to a cluster than its limit, so that all three together are the limit.
+        assert (coming <= limit).all(), "more samples move to a cluster than it may have"
+        #: How many that neither move nor must make room each cluster takes yet, and how many of the latter.
+        self._places = np.minimum(survey.sizes - leaving, limit - coming)
+        self._room = limit - coming - self._places
+        self._sizes = np.zeros(codebook.num_clusters, dtype=np.int64)
+        self._cost, self._num_in_order, self._num_elsewhere = ExactSum(), 0, 0
 
     def assign(
         self, samples: np.ndarray, rows_nD: np.ndarray, nearest: np.ndarray, distances: np.ndarray, margins: np.ndarray
@@ -225,19 +252,15 @@ class BalancedAssignment:
 
     def facts(self) -> dict[str, Any]:
         """What the manifest says, once all samples have a label."""
-        mean_distance = self._cost.value() / max(1, self._source.num_vectors)
+        mean_distance = self._cost.value() / max(1, int(self._sizes.sum()))
         return {
-            "max_cluster_size": self._ratio,
-            "limit": self.limit,
+            **self._facts,
             "largest": int(self._sizes.max()),
-            "num_price_passes": self._prices.num_passes,
             "num_not_nearest": self._num_elsewhere,
-            "num_moved": len(self._movers),
             "num_settled_in_order": self._num_in_order,
             "mean_distance": mean_distance,
-            "mean_distance_unbounded": self._prices.nearest_cost,
             # Above the mean by the rounding of distances alone.
-            "mean_distance_at_least": min(self._least_cost, mean_distance),
+            "mean_distance_at_least": min(self._facts["mean_distance_at_least"], mean_distance),
         }
 
 
