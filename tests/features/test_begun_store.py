@@ -1,6 +1,7 @@
 """A store that was begun by a command with a mistake, and stores of few samples."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from stage_work import Numbers
 from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.features.sample_names import NAMES_FILE, NameList
 from vissl_clusterfit.storage.leases import Lease
 
 SETTINGS = EncodingSettings(batch_size=4, shard_size=8)
@@ -45,6 +47,29 @@ def test_other_data_before_the_first_row(tmp_path):
     with pytest.raises(DataError):
         extract(tmp_path, {"layer": "res5"}, wrong_encoder)
     assert extract(tmp_path, {"layer": "res5"}, right_encoder, count=20).num_samples == 20
+
+
+def named(*names):
+    kept = NameList()
+    assert list(kept.passing(names)) == list(names)
+    return kept
+
+
+def test_names_of_a_command_with_a_mistake_do_not_stay(tmp_path):
+    """Nor do names that a crash cut before the store was complete."""
+    folder, inputs, data = tmp_path / "store", {"layer": "res5"}, Numbers(2, frozenset())
+    with pytest.raises(DataError):
+        extract_features(data, wrong_encoder, folder, {"layer": "res9"}, SETTINGS, names=named("a", "b"))
+    extract(folder, inputs, right_encoder, count=2)
+    assert not (folder / NAMES_FILE).exists()
+
+    folder = tmp_path / "another"
+    with pytest.raises(DataError):
+        extract_features(data, wrong_encoder, folder, inputs, SETTINGS, names=named("a", "b"))
+    whole = (folder / NAMES_FILE).read_bytes()
+    os.truncate(folder / NAMES_FILE, len(whole) // 2)
+    extract_features(data, right_encoder, folder, inputs, SETTINGS, names=named("a", "b"))
+    assert (folder / NAMES_FILE).read_bytes() == whole
 
 
 def test_what_another_run_has_begun_stays(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from vissl_clusterfit.features.imports import import_features
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.imports import import_labels
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
+from vissl_clusterfit.storage import leases
 from vissl_clusterfit.storage.artifacts import ArtifactPaths, read_array, read_manifest, write_array, write_manifest
 from vissl_clusterfit.verification.verify import verify_artifacts
 
@@ -69,9 +72,15 @@ def test_training_resumes_on_the_same_labels(student_run, student_overrides, run
     command = [*student_overrides, f"config.CHECKPOINT.DIR={folder}", "config.CHECKPOINT.CHECKPOINT_FREQUENCY=1"]
     command += ["config.OPTIMIZER.num_epochs=3"]
     before = times(folder / "clusterfit")
+    # Of a process that was killed when the labels were made, and it had not yet given its lease back.
+    lease = folder / "clusterfit/labels/train.lease"
+    kill = f"import os, pathlib; from {leases.__name__} import Lease; Lease(pathlib.Path({str(lease)!r})).acquire()"
+    subprocess.run([sys.executable, "-c", f"{kill}; os._exit(0)"], check=True)
+    assert lease.is_file()
     first = run_command(*command, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "Labels of 30 samples are in" in first.stdout
+    assert not lease.exists()
     (folder / "model_final_checkpoint_phase2.torch").unlink()
     (folder / "model_phase1.torch").unlink()  # as if it had been killed in the second epoch
     second = run_command(*command, cwd=tmp_path)

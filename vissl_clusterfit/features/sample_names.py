@@ -48,9 +48,11 @@ class NameList:
         self._content = b"".join([*parts, compressor.flush()])
 
     def write(self, folder: Path) -> None:
-        """Writes the file into an artefact's folder."""
+        """Writes the file into an artefact's folder, unless these very names are there: not cut, say, by a crash."""
         assert self._content, "all names have passed"
-        write_file(folder / NAMES_FILE, lambda file: file.write(self._content))
+        path = folder / NAMES_FILE
+        if not path.is_file() or path.read_bytes() != self._content:
+            write_file(path, lambda file: file.write(self._content))
 
 
 def _line(value: object) -> bytes:

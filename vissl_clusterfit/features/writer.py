@@ -85,8 +85,8 @@ class FeatureStoreWriter:
         if is_same or has_rows or any(map(is_held, leases)):
             return False
         artifacts.remove_manifest(self.folder)
-        if SAMPLES_FILE in names:
-            (self.folder / SAMPLES_FILE).unlink()
+        for name in {SAMPLES_FILE, NAMES_FILE} & set(names):
+            (self.folder / name).unlink()
         return True
 
     def begin(self) -> None:
@@ -104,7 +104,7 @@ class FeatureStoreWriter:
         self.shard_size = manifest["shard_size"]
         if not (self.folder / SAMPLES_FILE).is_file():
             artifacts.write_array(self.folder / SAMPLES_FILE, self._samples)
-        if self._names is not None and not (self.folder / NAMES_FILE).is_file():
+        if self._names is not None and not manifest.get("complete"):
             self._names.write(self.folder)
 
     def _write_manifest(self, *, new: bool = False, **facts: Any) -> None:

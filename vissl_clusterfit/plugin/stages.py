@@ -35,7 +35,7 @@ from vissl_clusterfit.plugin.labels_of_other_data import open_labels, open_label
 from vissl_clusterfit.plugin.models.encoder import build_encoder, teacher_spec
 from vissl_clusterfit.search.backends import require_backend
 from vissl_clusterfit.storage import artifacts
-from vissl_clusterfit.storage.leases import only_one
+from vissl_clusterfit.storage.leases import Lease, only_one
 from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
@@ -238,7 +238,18 @@ def _max_cluster_size(split: str, settings: ClusterFitConfig) -> float:
 
 def _is_there(folder: Path) -> bool:
     """Whether an artefact is complete, by the word of the primary process, so that all do the same."""
-    return distributed.on_primary(lambda: artifacts.has_manifest(folder))
+
+    def look() -> bool:
+        if not artifacts.has_manifest(folder):
+            return False
+        Lease(_lease_of(folder)).remove_abandoned()  # of a process that was killed when it had just made it
+        return True
+
+    return distributed.on_primary(look)
+
+
+def _lease_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lease")
 
 
 def make_together(folder: Path, work: str, make: Callable[[], None], is_made: Callable[[], bool]) -> None:
@@ -249,8 +260,7 @@ def make_together(folder: Path, work: str, make: Callable[[], None], is_made: Ca
     with contextlib.ExitStack() as stack:
 
         def begin() -> bool:
-            lease = folder.with_name(f"{folder.name}.lease")
-            return stack.enter_context(only_one(lease, work, is_made))
+            return stack.enter_context(only_one(_lease_of(folder), work, is_made))
 
         if distributed.on_primary(begin):
             make()
@@ -263,7 +273,7 @@ def make_once(folder: Path, work: str, make: Callable[[], None]) -> None:
     """
 
     def make_if_free() -> None:
-        with only_one(folder.with_name(f"{folder.name}.lease"), work, lambda: artifacts.has_manifest(folder)) as mine:
+        with only_one(_lease_of(folder), work, lambda: artifacts.has_manifest(folder)) as mine:
             if mine:
                 make()
 

@@ -57,7 +57,7 @@ class Lease:
             return True
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists() and not self._remove_abandoned():
+            if self.path.exists() and not self.remove_abandoned():
                 return False
             if not _create(self.path, self._token):
                 return False
@@ -88,9 +88,9 @@ class Lease:
     def _is_mine(self) -> bool:
         return self.holder().get("token") == self._token
 
-    def _remove_abandoned(self) -> bool:
+    def remove_abandoned(self) -> bool:
         """Removes the lease of a process that has died; whether it did."""
-        if not _is_abandoned(self.path):
+        if as_remote(self.path) or not _is_abandoned(self.path):
             return False
         # One process at a time removes leases: or the second of two would remove the lease that the first then took.
         guard = self.path.with_name(f"{self.path.name}.takeover")
