@@ -357,15 +357,33 @@ def test_code_in_a_file_does_not_run(tmp_path, monkeypatch):
 
 
 def test_names_that_were_changed_are_found(tmp_path):
+    """When an artefact is opened, since they travel with all that is made of it; and by reading them."""
     store = import_features(ROWS, tmp_path / "store", names=NAMES)
     other = import_features(ROWS, tmp_path / "other", names=NAMES[::-1])
-    (store.folder / NAMES_FILE).write_bytes((other.folder / NAMES_FILE).read_bytes())
+    content = (other.folder / NAMES_FILE).read_bytes()
+    (store.folder / NAMES_FILE).write_bytes(content)
     with pytest.raises(ArtifactError, match="holds names of other samples"):
-        _ = FeatureStore.open(store.folder).names
+        _ = store.names
     assert any(NAMES_FILE in problem for problem in verify_artifact(store.folder))
-    (store.folder / NAMES_FILE).write_bytes(b"not compressed")
+    for damaged in (content, content[: len(content) // 2], b"not compressed"):
+        (store.folder / NAMES_FILE).write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=r"is not the file that was written.* Delete the file to do without"):
+            FeatureStore.open(store.folder)
     with pytest.raises(ArtifactError, match="cannot be read as names"):
-        _ = FeatureStore.open(store.folder).names
+        _ = store.names
+    (store.folder / NAMES_FILE).unlink()
+    assert FeatureStore.open(store.folder).names is None
+
+
+def test_names_of_labels_that_a_crash_cut_are_found(tmp_path):
+    store = import_features(ROWS, tmp_path / "store", names=NAMES)
+    codebook = fit_codebook(
+        store, ClusterFitConfig.from_config({"NUM_CLUSTERS": 3, "NUM_ITER": 2}), "cpu", tmp_path / "codebook"
+    )
+    labels = label_store(store, codebook, "cpu", tmp_path / "labels")
+    os.truncate(labels.folder / NAMES_FILE, (labels.folder / NAMES_FILE).stat().st_size // 2)
+    with pytest.raises(ArtifactError, match=f"{NAMES_FILE} is not the file that was written"):
+        PseudoLabels.open(labels.folder)
 
 
 def test_labels_carry_the_names_and_those_without_names_open(tmp_path, make_store):

@@ -6,15 +6,18 @@ import gzip
 import itertools
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE, hash_samples
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import write_file
+from vissl_clusterfit.storage.remote import as_remote
+from vissl_clusterfit.storage.unchanged import require_unchanged
 from vissl_clusterfit.storage.untrusted import json_in
 
 #: Optional in every artefact that is addressed by data-set index.
@@ -57,6 +60,18 @@ class NameList:
 
 def _line(value: object) -> bytes:
     return (json.dumps(value) + "\n").encode("ascii")
+
+
+def require_whole_names(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Checks the names of an artefact that is opened, if it has them: they travel with all that is made of it.
+
+    Raises:
+        ArtifactError: they are not the file that was written.
+    """
+    path = folder / NAMES_FILE
+    if not as_remote(path) and path.is_file():
+        with with_remedy(_REMEDY):
+            require_unchanged(path, manifest.get("sha256", {}).get(NAMES_FILE))
 
 
 def copy_names(source: Path, goal: Path) -> bool:

@@ -19,7 +19,7 @@ from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.features.remote_cache import LocalCopies
 from vissl_clusterfit.features.rows_files import FLOATS, OpenRows, RowsFile
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
-from vissl_clusterfit.features.sample_names import copy_names, names_of
+from vissl_clusterfit.features.sample_names import copy_names, names_of, require_whole_names
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.manifest_values import (
@@ -222,6 +222,7 @@ class FeatureStore:
     def _check_samples(self) -> None:
         with with_remedy(_REMEDY):
             artifacts.read_array(self.folder / SAMPLES_FILE, shape=(self.num_samples,), dtype=np.uint64, mmap=True)
+        require_whole_names(self.folder, self.manifest)
 
     def _mapped(self, shard: Shard) -> np.ndarray:
         path, expected = self.folder / shard.rows_file, (shard.stop - shard.start, self.dim)

@@ -12,7 +12,7 @@ import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
-from vissl_clusterfit.features.sample_names import copy_names, names_of
+from vissl_clusterfit.features.sample_names import copy_names, names_of, require_whole_names
 from vissl_clusterfit.labels.files import (
     DISTANCES_FILE,
     LABELS_FILE,
@@ -188,6 +188,7 @@ class PseudoLabels:
         return labels
 
     def _check(self) -> None:
+        require_whole_names(self.folder, self.manifest)
         columns = len(self.num_clusters)
         if not as_remote(self.folder):  # where each would be fetched; there, they are checked when they are read
             arrays: dict[str, type] = {LABELS_FILE: np.int64, DISTANCES_FILE: np.float32}
