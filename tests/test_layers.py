@@ -17,7 +17,7 @@ LAYERS = (
     ("storage", "distributed"),
     ("config", "search", "report"),
     ("datasets", "video", "features"),
-    ("clustering", "transfer", "study"),
+    ("clustering", "transfer", "study", "models"),
     ("labels", "planner"),
     ("verification", "plugin"),
     ("api",),
@@ -43,7 +43,10 @@ PLACES = {
     "matplotlib": ("study/plot.py", "datasets/synthetic/characters.py"),
     "PIL": ("datasets", "video/frame_folder.py"),
     "pyarrow": ("features/imports.py", "labels/export.py", "labels/imports.py"),
-    "safetensors": ("features/rows_files.py",),
+    "safetensors": ("features/rows_files.py", "models/weight_files.py"),
+    "torchvision": ("models",),
+    "timm": ("models/timm_models.py",),
+    "transformers": ("models/transformers_models.py", "models/image_transforms.py"),
     "iopath": ("storage/paths.py", "storage/remote.py"),
 }
 

@@ -15,6 +15,8 @@ _INSTALL = {
     "vissl": "python -m pip install --no-deps vissl==0.1.6",
     "faiss": "python -m pip install faiss-cpu    (faiss-gpu where there is an NVIDIA GPU; never both)",
     "pyarrow": "python -m pip install 'vissl-clusterfit[parquet]'",
+    "timm": "python -m pip install 'vissl-clusterfit[models]'",
+    "transformers": "python -m pip install 'vissl-clusterfit[models]'",
 }
 _NEEDED = ("torch", "vissl", "faiss")
 
@@ -23,7 +25,7 @@ def require(*modules: str) -> None:
     """Checks that modules are installed, without importing them.
 
     Args:
-        modules: Any of ``torch``, ``vissl``, ``faiss``, ``pyarrow``; the first three if none is named.
+        modules: Any of those with a command here; ``torch``, ``vissl`` and ``faiss`` if none is named.
 
     Raises:
         MissingDependencyError: One message that names everything missing and the commands that install it.

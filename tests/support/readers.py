@@ -42,8 +42,8 @@ from vissl_clusterfit.labels.export import export_labels
 from vissl_clusterfit.labels.files import LabelFiles
 from vissl_clusterfit.labels.imports import import_labels
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
+from vissl_clusterfit.models.weight_files import load_state_dict
 from vissl_clusterfit.plugin.data.named_files import read_file_list, read_label_file
-from vissl_clusterfit.plugin.models.weight_files import load_state_dict
 from vissl_clusterfit.plugin.training import checkpoints, progress, record
 from vissl_clusterfit.report.results import ResultRow, append_results, read_results, read_runs
 from vissl_clusterfit.storage import artifacts

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vissl_clusterfit.errors import TeacherError
-from vissl_clusterfit.plugin.models.weight_files import load_state_dict
-from vissl_clusterfit.plugin.models.weights import load_weights
+from vissl_clusterfit.models.weight_files import load_state_dict
+from vissl_clusterfit.models.weights import load_weights
 
 
 class Trunk(nn.Module):

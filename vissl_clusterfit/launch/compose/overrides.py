@@ -24,9 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.nearest import nearest, proposal
 from vissl_clusterfit.config.slurm import with_our_keys
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.launch.compose.nearest import nearest, proposal
 from vissl_clusterfit.launch.compose.parsed_overrides import parse_overrides
 from vissl_clusterfit.launch.compose.quick_yaml import quick_yaml
 from vissl_clusterfit.launch.compose.vissl_keys import require_known_values

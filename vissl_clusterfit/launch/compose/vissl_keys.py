@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vissl_clusterfit.config.nearest import nearest, proposal
 from vissl_clusterfit.config.schema import checked_value
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.launch.compose.nearest import nearest, proposal
 from vissl_clusterfit.launch.compose.registered_names import registered_names
 
 #: What NumPy takes as a seed. VISSL multiplies that of a process with the number of epochs.

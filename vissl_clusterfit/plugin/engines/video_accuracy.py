@@ -26,13 +26,13 @@ from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.config.schema import read_settings, setting
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.models.weight_files import WeightsSettings, load_state_dict
+from vissl_clusterfit.models.weights import load_weights
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.data.true_labels import true_labels
 from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.engines.base import FEATURES_BLOCK, OUTPUT_FOLDERS, StageEngine
 from vissl_clusterfit.plugin.extraction import extract_split
-from vissl_clusterfit.plugin.models.weight_files import WeightsSettings, load_state_dict
-from vissl_clusterfit.plugin.models.weights import load_weights
 from vissl_clusterfit.plugin.training.checkpoints import LINK_NAME, latest_by_link
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, record_scores
 from vissl_clusterfit.storage.artifacts import file_sha256

@@ -19,8 +19,8 @@ from vissl.models import build_model
 from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.config.clusterfit import FeatureSettings, TeacherSettings
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, TeacherError, problem
-from vissl_clusterfit.plugin.models.weight_files import WeightsSettings, load_state_dict
-from vissl_clusterfit.plugin.models.weights import load_weights, networks_of
+from vissl_clusterfit.models.weight_files import WeightsSettings, load_state_dict
+from vissl_clusterfit.models.weights import load_weights, networks_of
 from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.paths import artifact_path
 

@@ -17,7 +17,7 @@ import torch
 
 from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.errors import ArtifactError, refusal_of_disk
-from vissl_clusterfit.plugin.models.weight_files import reason_of
+from vissl_clusterfit.models.weight_files import reason_of
 from vissl_clusterfit.storage.atomic import remove_leftovers, temporary_path
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.paths import artifact_path

@@ -10,7 +10,7 @@ from classy_vision.generic.util import save_checkpoint
 from vissl.config import AttrDict
 from vissl.models import is_feature_extractor_model
 
-from vissl_clusterfit.plugin.models.weight_files import load_state_dict
+from vissl_clusterfit.models.weight_files import load_state_dict
 from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint
 
 
