@@ -63,6 +63,8 @@ def test_all_problems_come_in_one_message():
         ({"FEATURES": None}, r"CLUSTERFIT\.FEATURES: found None; allowed: a mapping"),
         ({"CLUSTER_BACKEND": "sklearn"}, r"CLUSTER_BACKEND: found 'sklearn'; allowed: 'faiss' \| 'torch'"),
         ({"START": 3}, "START: found 3; allowed: a value of type str"),
+        ({"INITIALIZATION": 3}, "INITIALIZATION: found 3; allowed: a value of type str"),
+        ({"START": "a", "INITIALIZATION": "b"}, "START: found 'a', and .*INITIALIZATION 'b'; allowed: one value"),
         (
             {"MAX_CLUSTER_SIZE": 0.5},
             r"MAX_CLUSTER_SIZE: found 0\.5; allowed: 0 for no bound, or 1 to 1000000",
@@ -80,6 +82,21 @@ def test_one_problem(block, message):
         ClusterFitConfig.from_config(block)
 
 
+@pytest.mark.parametrize(
+    ("block", "start", "growing"),
+    [
+        ({"INITIALIZATION": "random", "MINIBATCHES": False}, "random", False),
+        ({"START": "random", "GROWING_SAMPLE": False}, "random", False),
+        # As the YAML has them, where one of the two is given on the command line.
+        ({"START": "random", "INITIALIZATION": "k-means++"}, "random", True),
+        ({"START": "random", "INITIALIZATION": "random"}, "random", True),
+    ],
+)
+def test_two_keys_have_another_name(block, start, growing):
+    settings = ClusterFitConfig.from_config(block)
+    assert (settings.start, settings.growing_sample) == (start, growing)
+
+
 def test_the_yaml_has_every_key_and_the_same_defaults():
     """The YAML exists so that keys can be given on the command line; the values are those of the dataclasses."""
     block = yaml.safe_load((config_dir() / "config/clusterfit/defaults.yaml").read_text())["config"]["CLUSTERFIT"]
@@ -91,6 +108,9 @@ def test_the_yaml_has_every_key_and_the_same_defaults():
         "FEATURES.TEST_PARTITION",
         "FEATURES.TRANSFORMS",
     }
+    for key, alias in (("START", "INITIALIZATION"), ("GROWING_SAMPLE", "MINIBATCHES")):
+        assert block[key] == f"${{config.CLUSTERFIT.{alias}}}"
+        block[key] = block.pop(alias)
     assert _flat(block).keys() == _flat(_as_block(ClusterFitConfig())).keys() | {"FEATURES.TRANSFORMS"}
     differing = {key for key, value in _flat(_as_block(ClusterFitConfig())).items() if _flat(block)[key] != value}
     jobs = {key for key in differing if re.match(r"SLURM\.[A-Z]+\.", key)}

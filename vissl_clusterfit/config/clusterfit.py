@@ -150,9 +150,9 @@ class ClusterFitConfig:
     #: What searches the nearest centroids: PyTorch, exactly and with the matrix units, or faiss.
     cluster_backend: str = setting("torch", choices=("faiss", "torch"))
     #: The first centroids: "random", "k-means++" (several at a time), or the folder of a codebook to go on from.
-    start: str = setting("k-means++")
+    start: str = setting("k-means++", alias="INITIALIZATION")
     #: The first iterations see a sample that grows, later ones an eighth each, in turn; if false, every one sees all.
-    growing_sample: bool = setting(True)
+    growing_sample: bool = setting(True, alias="MINIBATCHES")
     #: "l2" for k-means, "cosine" for spherical k-means (unit features and unit centroids).
     metric: str = setting("l2", choices=("l2", "cosine"))
     #: How much larger than the mean a cluster may be in the labels of the clustered split, from 1; 0 for no bound.

@@ -26,6 +26,7 @@ def setting(
     at_least: float | None = None,
     at_most: float | None = None,
     above: float | None = None,
+    alias: str = "",
 ) -> Any:
     """A field of a settings dataclass: its default, and what it may be.
 
@@ -34,8 +35,10 @@ def setting(
         choices: all values that it may have.
         at_least, at_most: bounds of a number, or of each number of a tuple, which then has one or more.
         above: a lower bound that is not allowed itself; infinity is not, either.
+        alias: another key of it.
     """
-    metadata = {"choices": tuple(choices), "at_least": at_least, "at_most": at_most, "above": above}
+    limits = {"choices": tuple(choices), "at_least": at_least, "at_most": at_most, "above": above}
+    metadata = {"limits": limits, "alias": alias}
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -61,20 +64,29 @@ def _read(cls: type, block: object, name: str, problems: list[str]) -> Any:
         return None
     types = typing.get_type_hints(cls)
     fields = {entry.name.upper(): entry for entry in dataclasses.fields(cls)}
+    aliases = {entry.metadata["alias"] for entry in fields.values() if entry.metadata.get("alias")}
     for key in block:
-        if key not in fields:
+        if key not in fields and key not in aliases:
             near = difflib.get_close_matches(str(key).upper(), fields, n=1)
             hint = f"Did you mean {near[0]}?" if near else "Remove it."
             problems.append(problem(f"{name}.{key}", found="an unknown key", allowed=", ".join(fields), remedy=hint))
     values = {}
     for key, entry in fields.items():
-        if key not in block:
+        alias = entry.metadata.get("alias")
+        given = [name for name in (key, alias) if name in block]
+        if not given:
             continue
+        if len(given) == 2 and block[key] != block[alias] != entry.default:
+            found = f"{block[key]!r}, and {name}.{alias} {block[alias]!r}"
+            problems.append(problem(f"{name}.{key}", found=found, allowed="one value: both keys are the same setting"))
+        key = given[0]
         if dataclasses.is_dataclass(types[entry.name]):
             values[entry.name] = _read(types[entry.name], block[key], f"{name}.{key}", problems)
         else:
             kind = types[entry.name]
-            values[entry.name] = checked_value(kind, block[key], f"{name}.{key}", problems, **entry.metadata)
+            values[entry.name] = checked_value(
+                kind, block[key], f"{name}.{key}", problems, **entry.metadata.get("limits", {})
+            )
     if problems:
         return None
     try:
