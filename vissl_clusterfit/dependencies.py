@@ -12,11 +12,15 @@ from vissl_clusterfit.errors import ConfigError, MissingDependencyError, problem
 
 _INSTALL = {
     "torch": "python -m pip install torch torchvision",
+    "torchvision": "python -m pip install torch torchvision",
     "vissl": "python -m pip install --no-deps vissl==0.1.6",
     "faiss": "python -m pip install faiss-cpu    (faiss-gpu where there is an NVIDIA GPU; never both)",
     "pyarrow": "python -m pip install 'vissl-clusterfit[parquet]'",
     "timm": "python -m pip install 'vissl-clusterfit[models]'",
     "transformers": "python -m pip install 'vissl-clusterfit[models]'",
+    "onnx": "python -m pip install 'vissl-clusterfit[onnx]'",
+    "onnxruntime": "python -m pip install 'vissl-clusterfit[onnx]'",
+    "onnxscript": "python -m pip install 'vissl-clusterfit[onnx]'",
 }
 _NEEDED = ("torch", "vissl", "faiss")
 
@@ -32,7 +36,7 @@ def require(*modules: str) -> None:
     """
     missing = [name for name in modules or _NEEDED if not _is_installed(name)]
     if missing:
-        commands = "".join(f"\n    {_INSTALL[name]}" for name in missing)
+        commands = "".join(f"\n    {command}" for command in dict.fromkeys(_INSTALL[name] for name in missing))
         raise MissingDependencyError(f"Not installed: {', '.join(missing)}. Install with:{commands}")
 
 

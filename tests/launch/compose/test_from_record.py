@@ -6,8 +6,8 @@ import pytest
 from tiny import STUDENT
 
 from vissl_clusterfit.launch.compose.compose import compose
-from vissl_clusterfit.launch.compose.image_size import image_size
 from vissl_clusterfit.plugin.training.record import training_inputs, write_record
+from vissl_clusterfit.plugin.training.seen_images import image_size
 
 SMALL = [{"name": "Resize", "size": [32, 32]}, {"name": "ToTensor"}]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
-from vissl_clusterfit.launch.compose.image_size import image_size, size_warning
 from vissl_clusterfit.plugin.training.record import RECORD_NAME, training_beside
+from vissl_clusterfit.plugin.training.seen_images import evaluation_transforms, image_size, size_warning
 
 _OURS = "clusterfit/transfer"
 _TRUNK, _TRANSFORMS = "config.MODEL.TRUNK", "config.TRANSFER.FEATURES.TRANSFORMS"
@@ -42,7 +42,7 @@ def complete_from_record(overrides: Sequence[str], composed: dict[str, Any]) -> 
                 changes.append(f"config.MODEL.{key}: as {record} has it, of the training of these weights.")
     features = config["TRANSFER"]["FEATURES"]
     if is_ours and not any(name.startswith(_TRANSFORMS) for name in names):
-        transforms = _evaluation_transforms(training)
+        transforms = evaluation_transforms(training)
         if transforms and transforms != features["TRANSFORMS"]:
             changes.append(f"{_TRANSFORMS}: {transforms}, by the images of the training of these weights, in {record}.")
             features["TRANSFORMS"] = transforms
@@ -60,22 +60,3 @@ def _teacher_of_another_size(config: Mapping[str, Any]) -> list[str]:
 
 def _trained_size(training: Mapping[str, Any]) -> int | None:
     return image_size(training["DATA"].get("TRAIN", {}).get("TRANSFORMS", []))
-
-
-def _evaluation_transforms(training: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those without chance that go with a training: of its test, of its teacher, or by size and normalisation."""
-    data = training["DATA"]
-    if "TRAIN" not in data:
-        return []
-    trained = data["TRAIN"]["TRANSFORMS"]
-    size = image_size(trained)
-    labels = training.get("CLUSTERFIT", {}).get("TRAIN", {})
-    known = [data.get("TEST", {}).get("TRANSFORMS"), labels.get("features", {}).get("transforms")]
-    for transforms in filter(None, known):
-        if size in (None, image_size(transforms)):
-            return list(transforms)
-    if size is None or "CLIPS" in data["TRAIN"]:
-        return []
-    normalize = [transform for transform in trained if transform["name"] == "Normalize"]
-    sides = [{"name": "Resize", "size": round(size * 256 / 224)}, {"name": "CenterCrop", "size": size}]
-    return [*sides, {"name": "ToTensor"}, *normalize]

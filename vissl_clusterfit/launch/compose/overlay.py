@@ -13,8 +13,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.launch.compose.image_size import image_size, size_warning
 from vissl_clusterfit.launch.compose.overrides import compose_file
+from vissl_clusterfit.plugin.training.seen_images import image_size, size_warning
 
 _OURS = "config/clusterfit"
 #: What makes the run one of ClusterFit. A group that changes it after the overlay takes that back.

@@ -1,4 +1,4 @@
-"""The size of the images that transforms give, and what is said where two do not go together."""
+"""The images that a training has seen: their size, how they are looked at without chance, and sizes that differ."""
 
 from __future__ import annotations
 
@@ -18,9 +18,30 @@ def size_warning(setting: str, transforms: Sequence[Mapping[str, Any]], trained:
 def image_size(transforms: Sequence[Mapping[str, Any]]) -> int | None:
     """The side of the square images that transforms give, in pixels; None where they do not say one."""
     for transform in reversed(transforms):
+        if crops := transform.get("size_crops"):  # multi-crop: features are of the whole image
+            return int(max(crops))
         size = transform.get("size")
         if size is not None and ("Crop" in transform["name"] or transform["name"] == "Resize"):
             sides = {*size} if isinstance(size, Sequence) else {size}
             is_square = len(sides) == 1 and ("Crop" in transform["name"] or isinstance(size, Sequence))
             return int(next(iter(sides))) if is_square else None
     return None
+
+
+def evaluation_transforms(training: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those without chance that go with a training: of its test, of its teacher, or by size and normalisation."""
+    data = training["DATA"]
+    if "TRAIN" not in data:
+        return []
+    trained = data["TRAIN"]["TRANSFORMS"]
+    size = image_size(trained)
+    labels = training.get("CLUSTERFIT", {}).get("TRAIN", {})
+    known = [data.get("TEST", {}).get("TRANSFORMS"), labels.get("features", {}).get("transforms")]
+    for transforms in filter(None, known):
+        if size in (None, image_size(transforms)):
+            return list(transforms)
+    if size is None or "CLIPS" in data["TRAIN"]:
+        return []
+    normalize = [transform for transform in trained if transform["name"] == "Normalize"]
+    sides = [{"name": "Resize", "size": round(size * 256 / 224)}, {"name": "CenterCrop", "size": size}]
+    return [*sides, {"name": "ToTensor"}, *normalize]

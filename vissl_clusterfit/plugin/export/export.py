@@ -1,0 +1,285 @@
+"""``export_model``: a trained trunk, with its head where asked, as ``.safetensors``, ``.pth`` and ONNX, and a card."""
+
+from __future__ import annotations
+
+# isort: off
+# Who exports may be no run of VISSL's: repairs come before it.
+from vissl_clusterfit.plugin import bootstrap  # noqa: F401
+# isort: on
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from vissl_clusterfit.dependencies import require
+from vissl_clusterfit.errors import (
+    ArtifactError,
+    ConfigError,
+    MissingDependencyError,
+    TeacherError,
+    cannot_write,
+    problem,
+)
+from vissl_clusterfit.plugin.export import convolutional, transformers_of_timm
+from vissl_clusterfit.plugin.export.counterparts import Counterpart, State
+from vissl_clusterfit.plugin.export.onnx_file import Outputs, write_onnx
+from vissl_clusterfit.plugin.export.trained import TrainedNetwork, open_trained
+from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.atomic import remove_leftovers, temporary_path, write_file
+from vissl_clusterfit.storage.paths import artifact_path
+from vissl_clusterfit.storage.remote import as_remote
+
+logger = logging.getLogger(__name__)
+
+FORMS = ("auto", "torchvision", "timm", "transformers", "vissl")
+CARD_NAME = "card.json"
+_FORMAT = 1
+#: How far outputs may be from those of the trained network, in absolute terms, and relative to the largest.
+_TOLERANCE = 1e-5
+_KINDS: dict[str, Callable[..., Counterpart | str]] = {
+    "resnet": convolutional.resnet,
+    "regnet": convolutional.regnet,
+    "vision_transformer": transformers_of_timm.vision_transformer,
+    "convit": transformers_of_timm.convit,
+    "xcit": transformers_of_timm.xcit,
+}
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What is written: tensors under their names, and the network that they were loaded into.
+
+    Attributes:
+        library: of the names.
+        state: the tensors.
+        pth: what ``model.pth`` holds.
+        network: with the tensors, loaded with ``strict=True``.
+        outputs: of that network and a batch.
+        load: lines of Python, or what to set in VISSL.
+        difference: the largest between its outputs and the trained network's.
+        why_not: why no other library has it, of VISSL's own form.
+    """
+
+    library: str
+    state: State
+    pth: Any
+    network: nn.Module
+    outputs: Callable[[nn.Module, torch.Tensor], torch.Tensor]
+    load: list[str]
+    difference: float
+    why_not: str = ""
+
+
+def export_model(
+    run_or_checkpoint: str | Path,
+    target_folder: str | Path,
+    form: str = "auto",
+    head: bool = False,
+    onnx: bool = False,
+) -> Path:
+    """Writes a trained network for other programs: ``model.safetensors``, ``model.pth``, ``card.json``, all or nothing.
+
+    Args:
+        run_or_checkpoint: the folder of a finished training, or any of its checkpoints.
+        target_folder: a folder that is new or empty.
+        form: the library that is to load it: torchvision, timm, transformers or vissl; "auto" for the one that has
+            this architecture, and VISSL's own names where none has.
+        head: with the classifier of the clusters (one linear layer, but for VISSL's form).
+        onnx: ``model.onnx``, too, with any number of images in a batch.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ClusterFitError: the training has not finished, the form cannot hold the network (the reason is said), outputs
+            would differ by more than 1e-5, an extra is missing, or something is in the folder.
+    """
+    if form not in FORMS:
+        raise ConfigError(problem("form", found=repr(form), allowed=" | ".join(FORMS)))
+    goal = artifact_path(str(target_folder), "the folder of the export")
+    if as_remote(goal):
+        raise ConfigError(problem("the folder of the export", found=str(goal), allowed="a folder of this machine"))
+    _require_free(goal)
+    trained = open_trained(run_or_checkpoint, head=head)
+    written = _form(trained, form, head)
+    with _whole_folder(goal) as folder:
+        _write(folder, trained, written, head, onnx)
+    logger.info("%s is in %s, for %s.", trained.checkpoint, goal, written.library)
+    return goal
+
+
+def _require_free(goal: Path) -> None:
+    if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
+        raise ArtifactError(f"{goal} is there already: name another folder for the export, or move it away.")
+
+
+@contextlib.contextmanager
+def _whole_folder(goal: Path) -> Iterator[Path]:
+    """A folder to fill that gets its place when it is full, and leaves nothing otherwise."""
+    temporary = temporary_path(goal)
+    try:
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(goal.parent)
+        temporary.mkdir()
+        yield temporary
+        os.replace(temporary, goal)
+    except OSError as error:
+        raise cannot_write(goal, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _form(trained: TrainedNetwork, form: str, head: bool) -> _Form:
+    name, size = trained.model["TRUNK"]["NAME"], trained.input_shape[-1]
+    if form == "vissl":
+        return _vissls(trained, head)
+    kind = _KINDS.get(name)
+    found = kind(trained.model, trained.network.trunk, size) if kind else f"no other library has the trunk {name}"
+    if isinstance(found, Counterpart) and form in ("auto", found.library):
+        found = _in_library(trained, found, head)
+    elif isinstance(found, Counterpart):
+        found = f"the trunk {name} of these settings is one of {found.library}"
+    if isinstance(found, _Form):
+        return found
+    if form == "auto":
+        return _vissls(trained, head, why_not=found)
+    remedy = "Set form=vissl for VISSL's own names, or form=auto."
+    raise TeacherError(f"{trained.checkpoint} cannot be written for {form}: {found}. {remedy}")
+
+
+def _in_library(trained: TrainedNetwork, counterpart: Counterpart, head: bool) -> _Form | str:
+    """The network under a library's names; as text, why it is another network there."""
+    try:
+        require(counterpart.library)
+    except MissingDependencyError as error:
+        return str(error).replace("\n   ", "")
+    state = counterpart.rename(dict(trained.network.trunk.state_dict()))
+    num_classes = 0
+    if head:
+        linear = _only_linear(trained.network.heads)
+        if isinstance(linear, str):
+            return linear
+        if not counterpart.linear:
+            return f"{counterpart.call.name} has no head"
+        num_classes = linear.out_features
+        bias = torch.zeros(num_classes) if linear.bias is None else linear.bias
+        state |= {f"{counterpart.linear}.weight": linear.weight, f"{counterpart.linear}.bias": bias}
+    state = _plain(state)
+    try:
+        network = counterpart.build(num_classes)
+        network.load_state_dict(state, strict=True)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()
+        return f"{counterpart.build_call(num_classes)} is another network: {' '.join(reason[:2])}"
+    difference = _difference(trained, network, counterpart.outputs)
+    if difference > _TOLERANCE:
+        return f"{counterpart.build_call(num_classes)} gives other outputs, by {difference:.1e} of the largest"
+    return _Form(
+        library=counterpart.library,
+        state=state,
+        pth=state,
+        network=network,
+        outputs=counterpart.outputs,
+        load=counterpart.lines(num_classes, "model.safetensors"),
+        difference=difference,
+    )
+
+
+def _vissls(trained: TrainedNetwork, head: bool, why_not: str = "") -> _Form:
+    """The network under VISSL's names: ``model.pth`` is what ``WEIGHTS_INIT.PARAMS_FILE`` takes as it is."""
+    network = trained.network
+    trunk, heads = _plain(dict(network.trunk.state_dict())), _plain(dict(network.heads.state_dict())) if head else {}
+    state = {f"trunk.{name}": tensor for name, tensor in trunk.items()}
+    state |= {f"heads.{name}": tensor for name, tensor in heads.items()}
+    return _Form(
+        library="vissl",
+        state=state,
+        pth={"classy_state_dict": {"base_model": {"model": {"trunk": trunk, "heads": heads}}}},
+        network=network,
+        outputs=_outputs_of_vissls,
+        load=["config.MODEL.WEIGHTS_INIT.PARAMS_FILE=model.pth", "and this card's model as config.MODEL.TRUNK"],
+        difference=0.0,
+        why_not=why_not,
+    )
+
+
+def _outputs_of_vissls(network: Any, images: torch.Tensor) -> torch.Tensor:
+    """Of the head where there is one, else of the trunk."""
+    return (network(images) if len(network.heads) else network.trunk(images, []))[-1].flatten(1)
+
+
+def _only_linear(heads: nn.Module) -> nn.Linear | str:
+    layers = [layer for layer in heads.modules() if not list(layer.children()) and list(layer.parameters())]
+    if len(layers) == 1 and isinstance(layers[0], nn.Linear):
+        return layers[0]
+    return f"its head has {len(layers)} layers with weights, and that of other libraries is one linear layer"
+
+
+def _plain(state: State) -> State:
+    """Each tensor with memory of its own."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+
+
+def _difference(trained: TrainedNetwork, network: nn.Module, outputs: Callable[..., torch.Tensor]) -> float:
+    """The largest difference between the outputs of two networks, as a part of the largest output above 1."""
+    images = torch.rand(2, *trained.input_shape, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    with torch.inference_mode():
+        expected = _outputs_of_vissls(trained.network, images)
+        found = outputs(network, images)
+    if found.shape != expected.shape or not bool(expected.isfinite().all()):
+        return float("inf")
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
+
+
+def _write(folder: Path, trained: TrainedNetwork, form: _Form, head: bool, onnx: bool) -> None:
+    tensors = safetensors.torch.save(form.state, metadata={"format": "pt"})
+    write_file(folder / "model.safetensors", lambda file: file.write(tensors))
+    write_file(folder / "model.pth", lambda file: torch.save(form.pth, file))
+    output = "logits" if head else "features"
+    onnx_difference = None
+    if onnx:
+        module = Outputs(form.network, form.outputs).eval()
+        onnx_difference = write_onnx(module, trained.input_shape, output, folder / "model.onnx")
+    files = {path.name: {"sha256": artifacts.file_sha256(path)} for path in sorted(folder.iterdir())}
+    artifacts.write_json(folder / CARD_NAME, _card(trained, form, output, files, onnx_difference))
+
+
+def _card(
+    trained: TrainedNetwork, form: _Form, output: str, files: Any, onnx_difference: float | None
+) -> dict[str, Any]:
+    images = torch.zeros(1, *trained.input_shape)
+    with torch.inference_mode():
+        dim = _outputs_of_vissls(trained.network, images).shape[1]
+    of_vissl = {} if form.library != "vissl" else {"model": {"TRUNK": trained.model["TRUNK"]}}
+    if form.library == "vissl" and output == "logits":
+        of_vissl["model"]["HEAD"] = {"PARAMS": trained.model["HEAD"]["PARAMS"]}
+    checked = {"outputs_against_trained_network": form.difference}
+    if onnx_difference is not None:
+        checked["onnx_against_pytorch"] = onnx_difference
+    return {
+        "format": _FORMAT,
+        "library": form.library,
+        "library_version": importlib.metadata.version(form.library),
+        "load": form.load,
+        **({"why_no_other_library": form.why_not} if form.why_not else {}),
+        **of_vissl,
+        "output": {"name": output, "dim": dim, "layer": "heads" if output == "logits" else "output of the trunk"},
+        "input": {
+            "shape": list(trained.input_shape),
+            "colours": "rgb" if trained.model["INPUT_TYPE"] == "bgr" else trained.model["INPUT_TYPE"],
+            "transforms": trained.transforms,
+        },
+        "largest_difference": checked,
+        "made_from": trained.made_from(),
+        "files": files,
+    }
