@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
-from vissl.utils.misc import set_dataloader_seeds
+from vissl.optimizers.larc_fsdp import LARC_FSDP
+from vissl.trainer import train_task
+from vissl.utils.misc import is_apex_available, set_dataloader_seeds
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, TeacherError, problem
@@ -129,6 +131,53 @@ def local_on_cpu(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Te
         return _BatchNorm.forward(self, batch) if batch.device.type == "cpu" else forward(self, batch)
 
     return forward_anywhere
+
+
+def with_larc_of_vissl(prepare: Callable[..., None]) -> Callable[..., None]:
+    """Classy Vision's ``SGD.prepare``, whose LARC is Apex's, with VISSL's where Apex is not installed.
+
+    VISSL has it for sharded networks (``LARC_FSDP``), with the formula of Apex's: every tensor w of gradient g has the
+    rate ``trust · |w| / (|g| + weight_decay · |w| + eps)`` times that of the schedule, or at most that of the schedule
+    where ``clip`` is set; LARS of You, Gitman and Ginsburg, arXiv:1708.03888, equations 5 and 6. Here each process has
+    whole tensors, so norms are its own.
+    """
+
+    @functools.wraps(prepare)
+    def prepare_anywhere(self: Any, param_groups: Any) -> None:
+        if not self._use_larc or is_apex_available():
+            prepare(self, param_groups)
+            return
+        self._use_larc = False
+        try:
+            prepare(self, param_groups)
+        finally:
+            self._use_larc = True
+        self.optimizer = LARC_FSDP(optimizer=self.optimizer, distributed_norm=False, **self._larc_config)
+
+    return prepare_anywhere
+
+
+def built_without_apex(self: Any) -> Any:
+    """The ``_build_optimizer`` of VISSL's task, which asserts Apex for LARC."""
+    return train_task.build_optimizer(self.config["OPTIMIZER"])
+
+
+def staying_on_cpu(method: Callable[..., None]) -> Callable[..., None]:
+    """A method of VISSL's DeepClusterV2 loss, which moves tensors to a GPU; where the loss is on the CPU they stay."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any) -> None:
+        if self.local_memory_embeddings.device.type != "cpu":
+            method(self, *args)
+            return
+        cuda = torch.Tensor.cuda
+        torch.Tensor.cuda = lambda tensor, *_, **__: tensor  # type: ignore[method-assign,assignment]
+        try:
+            method(self, *args)
+        finally:
+            torch.Tensor.cuda = cuda  # type: ignore[method-assign]
+
+    return call
 
 
 def with_batches(build_dataloader: Callable[..., Any]) -> Callable[..., Any]:

@@ -29,6 +29,7 @@ def register() -> None:
     | data sources | ``clusterfit_<source>`` for every VISSL source: with pseudo-labels, and ``DATA_LIMIT`` of them |
     | subsets | balanced ones leave out samples without a label |
     | batch norm | PyTorch's synchronous one trains on the CPU, too, for VISSL's XCiT |
+    | LARC | VISSL's own where Apex is not installed; DeepClusterV2 trains on the CPU |
     | data loaders | the processes that read images end with the one that they read for |
     | hooks | the extract-then-cluster hook, wherever the loss is one of ours |
     | engines | ``clusterfit_extract``, ``_cluster``, ``_label``, ``_assign``, ``_transfer``, ``_video_accuracy`` |
@@ -51,11 +52,13 @@ def register() -> None:
     from classy_vision.generic import util
     from classy_vision.losses import register_loss
     from classy_vision.meters import register_meter
+    from classy_vision.optim.sgd import SGD
     from vissl.data import disk_dataset, ssl_dataset
     from vissl.data.collators import register_collator
     from vissl.data.ssl_transforms import DEFAULT_TRANSFORM_TYPES
     from vissl.engines.engine_registry import register_engine
     from vissl.hooks import log_hooks, state_update_hooks
+    from vissl.losses.deepclusterv2_loss import DeepClusterV2Loss
     from vissl.models import base_ssl_model
     from vissl.models.heads import register_model_head
     from vissl.models.trunks import MODEL_TRUNKS_REGISTRY, feature_extractor, register_model_trunk
@@ -78,10 +81,13 @@ def register() -> None:
     from vissl_clusterfit.plugin.models.encoder import network_errors
     from vissl_clusterfit.plugin.patches import (
         begin_to_read,
+        built_without_apex,
         local_on_cpu,
         require_full_trunk,
         skip_unlabelled,
+        staying_on_cpu,
         with_batches,
+        with_larc_of_vissl,
     )
     from vissl_clusterfit.plugin.refusals import with_collator_parameters, with_head_parameters, with_place
     from vissl_clusterfit.plugin.training import checkpoints, distillation, divergence, hook, loss, meter
@@ -165,6 +171,11 @@ def register() -> None:
     # Tests score what could be read.
     task = train_task.SelfSupervisionTask
     task._build_meters = readable.over_readable_samples(task._build_meters)
+    # Apex is not needed for LARC, nor a GPU for DeepClusterV2.
+    SGD.prepare = with_larc_of_vissl(SGD.prepare)
+    task._build_optimizer = built_without_apex
+    for step in ("init_memory", "cluster_memory"):
+        setattr(DeepClusterV2Loss, step, staying_on_cpu(getattr(DeepClusterV2Loss, step)))
     # XCiT is built of these whatever the config.
     torch.nn.SyncBatchNorm.forward = local_on_cpu(torch.nn.SyncBatchNorm.forward)
 

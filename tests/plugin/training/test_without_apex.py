@@ -76,7 +76,7 @@ def test_a_step_as_shipped_is_that_without_apex(train, name):
 def test_larc_is_its_formula(clip):
     """You, Gitman and Ginsburg, "Large batch training of convolutional networks", arXiv:1708.03888, algorithm 1.
 
-    The local rate of a tensor is ``trust · |w| / (|g| + decay · |w|)``; clipped, the rate is no more than the global one.
+    The local rate of a tensor is ``trust · |w| / (|g| + decay · |w|)``; clipped, it is no more than the global one.
     """
     rate, decay, momentum, trust, eps = 0.4, 0.01, 0.9, 0.02, 1e-8
     config = {"name": "sgd", "lr": rate, "weight_decay": decay, "momentum": momentum, "use_larc": True}
@@ -119,5 +119,6 @@ def test_on_a_gpu_pytorch_stands_for_apex_where_that_is_missing(monkeypatch, has
     model = config["MODEL"]
     found = [model["AMP_PARAMS"]["AMP_TYPE"], model["SYNC_BN_CONFIG"]["SYNC_BN_TYPE"]]
     assert found == (["apex"] * 2 if has_apex else ["pytorch"] * 2)
-    assert model["AMP_PARAMS"]["USE_AMP"] and model["SYNC_BN_CONFIG"]["CONVERT_BN_TO_SYNC_BN"]
+    assert model["AMP_PARAMS"]["USE_AMP"]
+    assert model["SYNC_BN_CONFIG"]["CONVERT_BN_TO_SYNC_BN"]
     assert sum("as Apex is not installed" in change for change in changes) == (0 if has_apex else 3)

@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from vissl.config import AttrDict
+from vissl.utils.misc import is_apex_available
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
@@ -46,6 +47,7 @@ def fill_derived(config: dict[str, Any]) -> list[str]:
     _make_checkpoint_folder_absolute(config["CHECKPOINT"])
     if config["MACHINE"]["DEVICE"] == "cpu":
         _fit_to_cpu(config, changes)
+    _do_without_apex(config, changes)
     if config["LOSS"]["name"] == "clusterfit_loss":
         _drop_what_has_no_part(config, changes)
         _pair_with_labels(config, settings, changes)
@@ -99,6 +101,21 @@ def _fit_to_cpu(config: dict[str, Any], changes: list[str]) -> None:
     name, reason = "CONVERT_BN_TO_SYNC_BN", "as synchronised batch normalisation needs GPUs"
     sync = config["MODEL"]["SYNC_BN_CONFIG"]
     _set(sync, name, False, f"config.MODEL.SYNC_BN_CONFIG.{name}", reason, changes)
+
+
+def _do_without_apex(config: dict[str, Any], changes: list[str]) -> None:
+    """Many of VISSL's pre-trainings ask for Apex; PyTorch and VISSL have the same."""
+    if is_apex_available():
+        return
+    amp, sync = config["MODEL"]["AMP_PARAMS"], config["MODEL"]["SYNC_BN_CONFIG"]
+    if amp["USE_AMP"]:
+        reason = "PyTorch's mixed precision, as Apex is not installed"
+        _set(amp, "AMP_TYPE", "pytorch", "config.MODEL.AMP_PARAMS.AMP_TYPE", reason, changes)
+    if sync["CONVERT_BN_TO_SYNC_BN"]:
+        reason = "PyTorch's synchronised batch normalisation, as Apex is not installed"
+        _set(sync, "SYNC_BN_TYPE", "pytorch", "config.MODEL.SYNC_BN_CONFIG.SYNC_BN_TYPE", reason, changes)
+    if config["OPTIMIZER"]["name"] == "sgd" and config["OPTIMIZER"].get("use_larc"):
+        changes.append("config.OPTIMIZER.use_larc: by VISSL's own LARC, as Apex is not installed.")
 
 
 def _drop_what_has_no_part(config: dict[str, Any], changes: list[str]) -> None:
