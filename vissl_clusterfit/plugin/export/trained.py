@@ -15,8 +15,8 @@ from torch import nn
 from vissl.config import AttrDict
 
 from vissl_clusterfit.errors import ArtifactError, TeacherError
+from vissl_clusterfit.models.weight_files import WeightsSettings
 from vissl_clusterfit.plugin.models.encoder import HEAD_LAYER, EncoderSpec, load_network
-from vissl_clusterfit.plugin.models.weight_files import WeightsSettings
 from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint, has_checkpoints
 from vissl_clusterfit.plugin.training.record import RECORD_NAME, training_beside
 from vissl_clusterfit.plugin.training.seen_images import evaluation_transforms, image_size
