@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
@@ -61,6 +62,7 @@ def spawn_workers(work: Callable[[int], None], num_processes: int, rendezvous: R
 def _worker_main(
     local_rank: int, work: Callable[[int], None], folder: str, places: Sequence[dict[str, Any]], host: str, port: int
 ) -> None:
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
     # As torchrun does: the store is there already.
     os.environ.update(
         TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0", MASTER_ADDR=host, MASTER_PORT=str(port)
@@ -75,6 +77,18 @@ def _worker_main(
         (Path(folder) / f".{name}").write_text(failure.to_json(), "utf-8")
         os.replace(Path(folder) / f".{name}", Path(folder) / name)
         sys.exit(FAILED)
+
+
+def _end_with_launcher() -> None:
+    """PyTorch has a worker interrupted when its launcher dies, which a call that never returns does not notice.
+
+    Such a call is the wait for the store of other ranks that are gone.
+    """
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None, "a worker is started by a launcher"
+    launcher.join()
+    time.sleep(_END_S)
+    os._exit(FAILED)
 
 
 def _cause(folder: Path, codes: Sequence[int], places: Sequence[dict[str, Any]], error_files: Sequence[str]) -> Failure:
