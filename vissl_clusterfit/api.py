@@ -1,6 +1,6 @@
 """What a notebook calls: from features to a codebook, to labels, and to what can be said of them.
 
-Each function that takes a folder makes an artefact there, or opens the one that was made from the very same inputs; one
+Each function that takes a folder makes an artefact there, or opens the one that was made from the same inputs; one
 of other inputs is refused, never written over. Everything runs in this process.
 """
 
@@ -73,7 +73,7 @@ def make_codebook(
     backend: str = "torch",
     device: str = "cpu",
 ) -> Codebook:
-    """Clusters features. One that was stopped goes on after its last iteration.
+    """Clusters features. One that was stopped resumes after its last iteration.
 
     Args:
         features: (N, D), an array or a memory map; a feature store, or its folder.
@@ -279,7 +279,7 @@ def _require_made_from(folder: Path, found: str, expected: str, what: str) -> No
     if found != expected:
         raise ArtifactError(
             f"{folder} was made from other {what}, with the hash {found} and not {expected}. Name another folder, or "
-            "delete this one to make it anew."
+            "delete this one to make it again."
         )
 
 

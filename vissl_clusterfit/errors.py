@@ -54,7 +54,7 @@ def problem(setting: str, *, found: object, allowed: str, remedy: str = "") -> s
 
 @contextmanager
 def with_remedy(remedy: str) -> Iterator[None]:
-    """Adds what the caller knows to what is said of an artefact: how to mend it."""
+    """Adds the remedy, which the caller knows, to a message about an artefact."""
     try:
         yield
     except ArtifactError as error:
@@ -99,7 +99,7 @@ def refusal_of_disk(error: BaseException) -> OSError | None:
 
 
 def mendable(error: BaseException) -> ClusterFitError | None:
-    """What a user can mend of an exception, wherever it was raised; None if nobody but us can.
+    """What a user can fix of an exception, wherever it was raised; None if only a developer can.
 
     VISSL and other libraries write files at many places. That the disk refuses is said by the error alone.
     """

@@ -62,7 +62,7 @@ def test_a_second_start_finds_everything_done(student_run, student_overrides, ru
     before = times(student_run)
     result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={student_run}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert f"This training is finished; its checkpoints and figures are in {student_run}." in result.stdout
+    assert f"This training is finished; its checkpoints and scores are in {student_run}." in result.stdout
     assert times(student_run) == before
 
 

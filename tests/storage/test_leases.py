@@ -220,7 +220,7 @@ def test_those_who_come_later_wait_and_find_it_done(tmp_path, path, caplog):
             assert not mine
             assert product.read_text() == "made\n"
         assert exit_code(process) == 0
-    assert f"Making: process {process.pid} on {socket.gethostname()} is at it; waiting." in caplog.text
+    assert f"Making: process {process.pid} on {socket.gethostname()} does this now; waiting." in caplog.text
     assert not path.exists()
 
 

@@ -64,7 +64,7 @@ def last_checkpoint(folder: Path, inputs: Mapping[str, Any], features_hash: str)
                 continue
             _carried_sums(codebook)
         except (ArtifactError, KeyError, TypeError, ValueError) as error:
-            logger.info("An iteration that was kept is not used: %s", error)
+            logger.info("A saved iteration is not used: %s", error)
             continue
         return place
     return None

@@ -40,7 +40,7 @@ IN_PROGRESS = "in_progress"
 
 
 def fit_codebooks(store: FeatureStore, of_each: Sequence[ClusterFitConfig], device: str) -> list[Codebook]:
-    """Clusters a store into several K in the same passes; each codebook is the very one of :func:`fit_codebook`.
+    """Clusters a store into several K in the same passes; each equals that of :func:`fit_codebook`, byte for byte.
 
     Each is kept where its own settings say, and a clustering that was stopped resumes each from its own state.
 

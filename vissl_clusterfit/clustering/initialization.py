@@ -93,7 +93,7 @@ def _draw(
     first, own = np.empty(0), np.empty(0, dtype=np.int64)
     for positions, weight in zip(source.positions(share), distances, strict=True):
         waiting = -np.log(uniform(positions, stream))
-        # At the start all weights are the same; later those without one, which lie on a centroid, come last.
+        # At the start all weights are the same; later those without one, which equal a centroid, come last.
         rates = np.where(np.isinf(weight), 1.0, np.maximum(weight.astype(np.float64), 1e-300))
         times = np.where(np.isin(positions, drawn), np.inf, waiting / rates)
         first, own = _first(np.concatenate([first, times]), np.concatenate([own, positions]), count)

@@ -54,7 +54,7 @@ def share_passes(source: ChunkedSource, jobs: Sequence[Callable[[ChunkedSource],
 
 
 class _Ended(BaseException):
-    """Unwinds a computation that nobody waits for any more."""
+    """Unwinds a computation whose result is no longer needed."""
 
 
 class _Turns(Generic[Result]):

@@ -74,7 +74,7 @@ def require_coarse_clusters_fit(num_coarse_clusters: int, num_points: int) -> No
 def shares_of_clusters(sizes: np.ndarray, num_clusters: int) -> np.ndarray:
     """How many of K fine clusters each coarse one gets: in proportion to its vectors, by largest remainders.
 
-    Those with vectors get one at least, and nobody more than its vectors.
+    Those with vectors get one at least, and none more than its vectors.
 
     Args:
         sizes: (C,) int64, the vectors of each coarse cluster, N in all.

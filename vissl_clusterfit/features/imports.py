@@ -47,7 +47,7 @@ def import_features(
 
     A ``.npy``, ``.safetensors`` or ``.pt`` file, or a folder of such, is not copied: the store refers to it, and
     refuses it if it changes. ``.npz``, ``.parquet``, bfloat16 and arrays in memory are copied. Nothing is written
-    before all of it is checked. A folder that holds the store of the very same features is opened.
+    before all of it is checked. A folder that holds the store of the same features is opened.
 
     Args:
         source: (N, D) of float16, float32 or float64: an array, a file, or a folder of files of one kind, whose rows
@@ -164,7 +164,7 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 def _read(
     source: np.ndarray | str | Path, files: Sequence[Path], key: str
 ) -> tuple[list[tuple[str, np.ndarray]], list[str] | None, bool]:
-    """The rows of each file with what to call it; names that lie in the files, too; and whether all rows are mapped."""
+    """The rows of each file with what to call it; names in the files, too; and whether all rows are mapped."""
     if isinstance(source, np.ndarray):
         return [("features", source)], None, False
     kind = files[0].suffix.lower()

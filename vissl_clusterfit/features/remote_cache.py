@@ -20,7 +20,7 @@ from vissl_clusterfit.storage.remote import RemotePath
 
 @dataclass(frozen=True)
 class _Copy:
-    """Where the values of an array lie in the file of the copies, and what they are."""
+    """Where the values of an array are in the file of the copies, and what they are."""
 
     offset: int
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class LocalCopies:
     """Copies of arrays in one nameless file, which ends with this object or its process, whoever kills it.
 
     A copy is known by the SHA-256 of its bytes, so that an array that was made again is not taken for the older one.
-    Copies lie where Python puts temporary files (TMPDIR).
+    Copies are where Python puts temporary files (TMPDIR).
     """
 
     def __init__(self) -> None:

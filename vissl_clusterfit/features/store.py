@@ -1,7 +1,7 @@
 """``FeatureStore``: one array per contiguous range of data-set indices, rows in index order.
 
 ``features/writer.py`` makes one; ``features/extract.py`` fills it with arrays of its own, ``features/imports.py`` with
-those of files that lie elsewhere (``features/rows_files.py``).
+those of files elsewhere (``features/rows_files.py``).
 """
 
 from __future__ import annotations

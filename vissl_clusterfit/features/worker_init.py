@@ -31,7 +31,7 @@ def end_with_parent(_: int) -> None:
 
     PyTorch has its parent's number looked at. That is a server's where processes are started by one, which lives on;
     and where the parent had died before the first look, it is that of the one who adopts orphans. They would wait for
-    ever. And what it cannot hand over, it says. A ``worker_init_fn``.
+    ever. And it reports what it cannot pass to it. A ``worker_init_fn``.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "images are read in processes of their own"
@@ -52,7 +52,7 @@ def _send_error(queue: Any, error: Exception, item: Any) -> None:
         os._exit(1)  # the other end sees that, and says so
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     try:
-        raise DataError(_text(f"a batch of images that cannot be handed over: {reason}"))
+        raise DataError(_text(f"a batch of images that cannot be passed on: {reason}"))
     except DataError:  # a wrapper has a traceback
         queue.put((item[0], ExceptionWrapper(where="in a process that reads images")))
 
@@ -82,7 +82,7 @@ def lost_readers_told() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if no_room := _NO_ROOM.search(str(error)):
-            raise DataError(_text(f"a batch of images that cannot be handed over: {no_room[0]}")) from error
+            raise DataError(_text(f"a batch of images that cannot be passed on: {no_room[0]}")) from error
         lost = _LOST.search(str(error))
         if lost is None:
             raise

@@ -71,7 +71,7 @@ class FeatureStoreWriter:
         self._inputs_hash = artifacts.content_hash(dict(inputs))
 
     def forget_empty(self) -> bool:
-        """Takes back a store in which no row was made, and which nobody fills: the command that began it had a mistake.
+        """Takes back a store without rows, which no process fills: the command that began it had a mistake.
 
         Returns:
             Whether there was one, of other inputs or samples.

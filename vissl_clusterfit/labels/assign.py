@@ -45,7 +45,7 @@ def label_store(
     """Gives every sample of a store the label of its nearest centroid, in memory that does not grow with N.
 
     Labels are written in the order of the samples. Labelling that was stopped resumes where it was, at most a million
-    samples back, and ends with the very labels that it would have had.
+    samples back, and ends with the same labels.
 
     Args:
         store: the features: those of the clustering, or of other data.

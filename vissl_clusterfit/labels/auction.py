@@ -139,7 +139,7 @@ def solve_prices(
         centroids: (K, D) float32.
         limit: L.
         factory: makes a search of centroids.
-        resume_from: go on after this state, with the very result of a run that was not stopped.
+        resume_from: resume after this state; the result is that of a run that was not stopped.
         on_pass: called with the state after every pass.
     """
     state = resume_from or _first(source, centroids, limit, factory)

@@ -32,7 +32,7 @@ def label_quality(
         tolerance: see :func:`~vissl_clusterfit.labels.quality.undecided_share`.
 
     Returns:
-        ``labels``: for each folder its sizes, and the objective of its clustering where its codebook lies beside it;
+        ``labels``: for each folder its sizes, and the objective of its clustering where its codebook is beside it;
         ``agreement``: for each pair what ``quality.Agreement`` has. All of it can be written as JSON.
 
     Raises:

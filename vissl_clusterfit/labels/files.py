@@ -1,6 +1,6 @@
 """The arrays of a label artefact in the making: written in the order of the samples, with a mark of how far they are.
 
-They lie in their places from the start. What makes them an artefact is the manifest, which is written last. For another
+They are in their places from the start. What makes them an artefact is the manifest, which is written last. For another
 file system (``storage/remote.py``), where nothing can be appended to a file, they are written on this machine and
 copied when they are complete; labelling that was stopped then begins again.
 """

@@ -1,4 +1,4 @@
-"""How fast this machine clusters, from a second of the very work, and what memory and disk it has.
+"""How fast this machine clusters, from a second of the same work, and what memory and disk it has.
 
 The work is done on a few thousand vectors with as many centroids as fit into that second. Times are taken to be linear
 in K: they are, but for what is done once per vector, which weighs less the more centroids there are.
@@ -76,7 +76,7 @@ def calibrate(
     sums = Accumulator(num_centroids, work.dim, work.extent, work.num_vectors)
     drawn = rows[np.linspace(0, len(rows) - 1, num_centroids).astype(np.int64)]
     labels = factory(drawn).labels(rows)
-    # Means lie closer to each other than vectors, so that more of them are to be held against each other.
+    # Means are closer to each other than vectors, so that more of them are to be held against each other.
     centroids = _means(rows, labels, drawn)
     search = factory(centroids)
     with one_thread():  # as in a pass, where each thread does all operations of a chunk

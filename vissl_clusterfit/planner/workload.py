@@ -147,7 +147,7 @@ class Workload:
 
     @property
     def has_unit_rows(self) -> bool:
-        """Whether all vectors have unit norm, so that nobody has to look how large they are."""
+        """Whether all vectors have unit norm, so that their norms need not be computed."""
         return self.cosine or (self.normalize and not self.num_components)
 
     @property

@@ -124,7 +124,7 @@ class _Tile:
         # A power of two brings very long and very short vectors to a length that float32 can square.
         exponent = math.frexp(math.sqrt(float(squares.max())))[1]
         self._scale = 1.0 if abs(exponent) <= 10 else math.ldexp(1.0, max(-126, min(126, -exponent)))
-        # Columns for half the squared norm, and rows of scores that nobody has, up to whole groups.
+        # Columns for half the squared norm, and rows of scores that belong to no vector, up to whole groups.
         self._width = _up_to(self._dim + 3, _WIDTH_MULTIPLE)
         self._operand = torch.zeros(
             _up_to(self.num_clusters, _GROUP), self._width, dtype=dtype, device=centroids.device
@@ -191,7 +191,7 @@ class _Tile:
         prepared = error_bounds.shifted(rows, self._shift, self._scale, operand[: len(rows), : self._dim])
         operand[: len(rows), self._dim :] = self._ones
         operand[len(rows) :] = 0
-        # Scores of a group lie far apart, those of a row's neighbours side by side: so maxima are quick to find.
+        # Scores of a group are far apart, those of a row's neighbours side by side: so maxima are quick to find.
         scores = (self._operand @ operand.T).view(len(self._operand) // _GROUP, _GROUP, height)[:, :, : len(rows)]
         maxima = scores.amax(dim=1)
         enough = len(maxima) >= count

@@ -37,8 +37,8 @@ class ArtifactPaths:
     """Every folder of one ClusterFit run. The only place that knows their names.
 
     Attributes:
-        output_dir: ``CLUSTERFIT.OUTPUT_DIR``; codebook and labels lie below it.
-        features_dir: ``CLUSTERFIT.FEATURES.PATH``; one feature store per split lies below it.
+        output_dir: ``CLUSTERFIT.OUTPUT_DIR``; codebook and labels are below it.
+        features_dir: ``CLUSTERFIT.FEATURES.PATH``; one feature store per split is below it.
     """
 
     output_dir: Path
@@ -256,7 +256,7 @@ def _is_as_written(manifest: dict[str, Any]) -> bool:
     written = manifest.pop(_SELF_HASH, None)
     try:
         return written == content_hash(manifest)
-    except ValueError:  # numbers that JSON does not have, and nobody wrote
+    except ValueError:  # numbers that JSON does not have, and no run wrote
         return False
 
 

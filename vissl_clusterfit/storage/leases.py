@@ -82,7 +82,7 @@ class Lease:
                 self.path.unlink()
 
     def holder(self) -> dict[str, Any]:
-        """Who holds the lease: host, pid, and what tells it from others; empty if nobody does."""
+        """Who holds the lease: host, pid, and what tells it from others; empty if none does."""
         return _holder(self.path)
 
     def _is_mine(self) -> bool:
@@ -135,7 +135,7 @@ def only_one(path: Path, work: str, is_done: Callable[[], bool]) -> Iterator[boo
     while not lease.acquire():
         if not waited:
             holder = lease.holder()
-            logger.info("%s: process %s on %s is at it; waiting.", work, holder.get("pid"), holder.get("host"))
+            logger.info("%s: process %s on %s does this now; waiting.", work, holder.get("pid"), holder.get("host"))
             waited = True
         time.sleep(0.5)
         if is_done():
@@ -193,7 +193,7 @@ def _is_damaged(path: Path) -> bool:
 
 
 def _is_still_in_future(path: Path) -> bool:
-    """Whether a lease whose time lies ahead was not touched for long, by this process's own clock.
+    """Whether a lease whose time is in the future was not touched for long, by this process's own clock.
 
     The clock of who touched it was off, or that of its file system: its age would be below 0 for as long.
     """
@@ -217,7 +217,7 @@ def _is_still_in_future(path: Path) -> bool:
     return now - since > STALE_AFTER_S
 
 
-#: Leases whose time lies ahead: the time, and since when this process knows it.
+#: Leases whose time is in the future: the time, and since when this process knows it.
 _in_future: dict[str, tuple[int, float]] = {}
 
 

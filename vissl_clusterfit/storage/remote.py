@@ -203,5 +203,5 @@ class RemotePath:
                 raise
             raise ArtifactError(
                 f"{self.uri} cannot {what}: {type(error).__name__}: {error}. What is done is kept: "
-                "start again when that is mended, or name another folder."
+                "start again when that is fixed, or name another folder."
             ) from error

@@ -115,7 +115,7 @@ class Contents:
     def rows_elsewhere(
         self, name: str, told: Mapping[str, Any], shape: tuple[int, int], dtype: str
     ) -> np.ndarray | None:
-        """The rows of a shard that lie in a file of the user's; None if it is not the one that was imported."""
+        """The rows of a shard that are in a file of the user's; None if it is not the one that was imported."""
         self._used.add(name)
         try:
             file = RowsFile.from_json(told, self.digests[name])

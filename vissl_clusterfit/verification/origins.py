@@ -68,7 +68,7 @@ def contradictions(folder: Path, features: Path, codebook: Path) -> Iterator[str
 
 
 def _labels_all(labels: PseudoLabels, codebook: Codebook) -> bool:
-    """Whether labels are the nearest clusters of the very samples that were clustered."""
+    """Whether labels are the nearest clusters of the same samples that were clustered."""
     facts, inputs = labels.manifest, labels.inputs
     same = facts.get("features_hash") == codebook.manifest.get("features_hash")
     counted = labels.num_samples - labels.num_unlabelled == codebook.manifest["num_points"]

@@ -122,7 +122,7 @@ def find_artifacts(folder: Path) -> list[Path]:
             found.append(Path(error.filename))  # no artefact can be seen there, but there may be one
 
     for place, files in walk(folder, refused):
-        # What was being written into an iteration when its process died is used by nobody.
+        # What was being written into an iteration when its process died is never read.
         begun = not _SIGNS.isdisjoint(files) and place.parent.name != IN_PROGRESS
         if begun or (MANIFEST_NAME in files and _is_ours(place)) or _has_iterations(place):
             found.append(place)

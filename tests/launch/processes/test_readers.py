@@ -13,7 +13,7 @@ from tiny import STUDENT, write_images
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMAND = (sys.executable, str(REPOSITORY / "tools/run_distributed_engines.py"))
 LARGE = "[{name:Resize,size:[224,224]},{name:ToTensor}]"
-MESSAGE = "config.DATA.NUM_DATALOADER_WORKERS: found a batch of images that cannot be handed over: "
+MESSAGE = "config.DATA.NUM_DATALOADER_WORKERS: found a batch of images that cannot be passed on: "
 
 
 def _can_mount() -> bool:

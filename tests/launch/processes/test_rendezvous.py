@@ -60,7 +60,7 @@ def test_the_same_node_twice(monkeypatch):
 
 def test_nobody_at_the_endpoint(monkeypatch):
     monkeypatch.setenv(LIMIT_VARIABLE, "0.2")
-    with pytest.raises(ConfigError, match=r"RUN_ID: found 127\.0\.0\.1:.*, where nobody has answered for 1 s"):
+    with pytest.raises(ConfigError, match=r"RUN_ID: found 127\.0\.0\.1:.*, where nothing has answered for 1 s"):
         Rendezvous(Participant(1, 2, 1, 2), "127.0.0.1", free_port(), has_store=False)
 
 

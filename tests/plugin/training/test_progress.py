@@ -43,9 +43,9 @@ def undisturbed(tested, run_command, tmp_path_factory):
 def test_a_finished_training_says_so_and_where_its_results_are(undisturbed):
     folder, said = undisturbed
     assert said.splitlines()[-5:] == [
-        f"This training is finished; its checkpoints and figures are in {folder}.",
+        f"This training is finished; its checkpoints and scores are in {folder}.",
         f"  checkpoint: {folder}/model_final_checkpoint_phase0.torch",
-        f"  figures: {folder}/metrics.json",
+        f"  scores: {folder}/metrics.json",
         f"  labels of TRAIN: {folder}/clusterfit/labels/train",
         f"  labels of TEST: {folder}/clusterfit/labels/test",
     ]
@@ -72,7 +72,7 @@ def test_a_last_test_phase_that_was_killed_is_done_on_the_next_start(
         assert "Starting phase 1 [test]" in again.stdout
         assert "Starting phase 0 [train]" not in again.stdout
         assert metrics(folder) == metrics(undisturbed[0])
-        assert f"This training is finished; its checkpoints and figures are in {folder}." in again.stdout
+        assert f"This training is finished; its checkpoints and scores are in {folder}." in again.stdout
         once_more = run_command(*command, cwd=tmp_path)
         assert once_more.returncode == 0, once_more.stderr
         assert "Starting phase" not in once_more.stdout

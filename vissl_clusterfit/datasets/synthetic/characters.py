@@ -95,7 +95,7 @@ def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scrap(rng: np.random.Generator) -> np.ndarray:
-    """A square cut from a character that lies anywhere, turned by any angle."""
+    """A square cut from a character at any place, turned by any angle."""
     text = LETTERS[rng.integers(len(LETTERS))]
     ink = _ink(
         text if rng.integers(2) else text.lower(),

@@ -67,7 +67,7 @@ def wait_for(host: str, port: int, limit_s: float, waiting: Callable[[], None]) 
             raise ConfigError(
                 problem(
                     "config.DISTRIBUTED.RUN_ID",
-                    found=f"{host}:{port}, where nobody has answered for {limit_s:.0f} s ({reason})",
+                    found=f"{host}:{port}, where nothing has answered for {limit_s:.0f} s ({reason})",
                     allowed="an address of node 0 that every node reaches",
                     remedy="Start node 0 (node_id=0) on that host, and let its firewall pass the port.",
                 )

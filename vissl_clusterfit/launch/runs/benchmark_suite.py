@@ -2,7 +2,7 @@
 
 Each benchmark of each checkpoint is a run of the command in a separate folder,
 ``<config.CHECKPOINT.DIR>/benchmarks/<name>-<what it was asked>/epoch_<number>``; its rows go into the ``results.json``
-of the training, too. Nothing is chosen by a figure: the last checkpoint is reported, or every one, by its epoch.
+of the training, too. Nothing is chosen by a score: the last checkpoint is reported, or every one, by its epoch.
 """
 
 from __future__ import annotations

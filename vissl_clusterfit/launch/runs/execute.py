@@ -27,17 +27,17 @@ def summarize(engine: str, config: AttrDict) -> str:
         That it is finished, and where what it made is; for the user, in a few lines.
 
     Raises:
-        ArtifactError: the benchmark has no figure.
+        ArtifactError: the benchmark has no score.
     """
     folder = run_folder(config)
     if engine == "train":
         add_trained_rows(config, folder)
         if config.TEST_ONLY:
-            return f"This test is finished; its figures are in {folder}/{METRICS_NAME}."
-        head = f"This training is finished; its checkpoints and figures are in {folder}."
+            return f"This test is finished; its scores are in {folder}/{METRICS_NAME}."
+        head = f"This training is finished; its checkpoints and scores are in {folder}."
         made = {
             "checkpoint": final_checkpoint(folder),
-            "figures": f"{folder}/{METRICS_NAME}",
+            "scores": f"{folder}/{METRICS_NAME}",
             "results": f"{folder}/{RESULTS_NAME}",
         }
         if config.LOSS.name == "clusterfit_loss":

@@ -19,7 +19,7 @@ from vissl_clusterfit.errors import TeacherError
 INPUT_NAME = "images"
 #: How far ONNX Runtime's outputs may be from PyTorch's: it fuses operations, which rounds otherwise.
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
-#: A protocol buffer holds 2 GiB at most; the weights of larger networks lie beside it.
+#: A protocol buffer holds 2 GiB at most; the weights of larger networks are beside it.
 _MOST_BYTES = 1_900_000_000
 _BATCHES = (1, 3)
 
