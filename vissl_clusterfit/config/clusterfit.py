@@ -36,9 +36,10 @@ class SamplingSettings:
 class TeacherSettings:
     """``TEACHER``: the pre-trained network whose features are clustered (the paper's N_pre, section 3)."""
 
-    #: A VISSL MODEL block, or the part of it that differs from ``config.MODEL`` (the student's).
+    #: A VISSL MODEL block, or the part of it that differs from ``config.MODEL`` (the student's). A command may name a
+    #: network of another library, ``timm:resnet18``, which becomes such a block.
     model: dict = setting({})
-    #: A VISSL checkpoint, or a torchvision or plain state dict.
+    #: A VISSL checkpoint, or a torchvision or plain state dict; "library" for those that another library brings.
     weights: str = setting("")
     #: Where the state dict is inside the file, as VISSL's WEIGHTS_INIT.STATE_DICT_KEY_NAME; found by itself if empty.
     state_dict_key: str = setting("")
@@ -56,8 +57,9 @@ class EncodingSettings:
     path: str = setting(".")
     #: A layer of the trunk, "heads" for the output of the head, or "" for the output of the trunk.
     layer_name: str = setting("")
-    #: How a feature map of shape (C, H, W) becomes a vector: its mean, its maximum, or all of it.
-    pooling: str = setting("avg", choices=("avg", "max", "flatten"))
+    #: How a feature map of shape (C, H, W) becomes a vector: its mean, its maximum, or all of it; where a network of
+    #: another library gives tokens, also the class token, or the mean of the patches.
+    pooling: str = setting("avg", choices=("avg", "max", "flatten", "class_token", "patch_mean"))
     #: VISSL transforms that are applied before the network sees an image; they must not be random.
     transforms: list = setting([])
     #: Clips of each video, spread evenly, whose features are averaged; 0 for as many as in training.

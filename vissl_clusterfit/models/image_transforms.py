@@ -43,6 +43,11 @@ class ImageProcessor:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = dict(config)
 
+    @classmethod
+    def from_config(cls, block: Mapping[str, Any]) -> ImageProcessor:
+        """From its block in TRANSFORMS, as VISSL builds it."""
+        return cls(block["config"])
+
     def __call__(self, image: Any) -> torch.Tensor:
         """Of one RGB picture, what the network takes."""
         return self._processor(images=image, return_tensors="pt")["pixel_values"][0]

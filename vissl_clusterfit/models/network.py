@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 #: What the settings are called in Python.
 OF_PYTHON = WeightsSettings(
-    weights="weights", key="key", prefix="prefix", trust="trust=True", model="the name", layer="layer"
+    weights="weights", key="key", prefix="prefix", trust="trust=True", model="name", layer="layer", pooling="pooling"
 )
 #: How maps and tokens become vectors. Those of TOKEN_POOLINGS take tokens alone.
 TOKEN_POOLINGS = ("class_token", "patch_mean")
@@ -72,6 +72,14 @@ class Network:
     def layers(self) -> list[str]:
         """The names of all submodules, which :meth:`encoder` takes as ``layer``."""
         return [name for name, _ in self.module.named_modules() if name]
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the images that the network was built for; 224 where any will do."""
+        places = ("patch_embed.img_size", "image_size", "config.image_size", "img_size")
+        found = [_reach(self.module, place) for place in places]
+        size: Any = next((each for each in found if isinstance(each, (int, tuple, list))), 224)
+        return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
     def identity(self) -> dict[str, Any]:
         """What decides the architecture, for manifests."""
@@ -164,7 +172,9 @@ class Network:
             ConfigError: there is no such pooling.
         """
         if pooling and pooling not in POOLINGS:
-            raise ConfigError(problem("pooling", found=repr(pooling), allowed=" | ".join(map(repr, POOLINGS))))
+            raise ConfigError(
+                problem(self.settings.pooling, found=repr(pooling), allowed=" | ".join(map(repr, POOLINGS)))
+            )
         self.require_layers([layer])
         module = self.module.to(device).eval().requires_grad_(False)
 
@@ -188,7 +198,7 @@ class Network:
                 what = "class token" if lacks_class else "tokens"
                 raise TeacherError(
                     problem(
-                        "pooling",
+                        self.settings.pooling,
                         found=f"{pooling!r}, and {f'the layer {layer} of ' if layer else ''}{self.name} has no {what}",
                         allowed="'avg', 'max' or 'flatten' for it",
                     )
@@ -201,6 +211,12 @@ class Network:
         if pooling == "flatten":
             return positions.flatten(1)
         return positions.mean(dim=2) if pooling == "avg" else positions.amax(dim=2)
+
+
+def _reach(found: Any, place: str) -> Any:
+    for part in place.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def load(

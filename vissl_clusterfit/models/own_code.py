@@ -23,6 +23,9 @@ class OwnModel:
     def __init__(self, request: ModelRequest) -> None:
         self._request = request
 
+    #: Give it among the arguments.
+    drop_path_argument = ""
+
     def _make(self) -> Any:
         raise NotImplementedError
 

@@ -48,6 +48,10 @@ class ModelRequest:
 class ModelSource(Protocol):
     """A model of one library, not yet built; its constructor takes a :class:`ModelRequest`."""
 
+    @property
+    def drop_path_argument(self) -> str:
+        """What the constructor calls the rate at which paths are dropped in training; "" where it drops none."""
+
     def build(self) -> nn.Module:
         """The network without a classifier, with a random start, or with the library's weights where they are asked."""
 

@@ -41,6 +41,9 @@ class TimmModel:
             )
         )
 
+    #: Constructors of networks that drop no paths do without.
+    drop_path_argument = "drop_path_rate"
+
     def build(self) -> nn.Module:
         """The network with its pooling, and no classifier.
 
@@ -94,15 +97,17 @@ class TimmModel:
         resolved = timm.data.resolve_data_config(
             {"img_size": size} if isinstance(size, int) else {}, pretrained_cfg=config.to_dict() if config else {}
         )
-        return [self._named(step) for step in timm.data.create_transform(**resolved).transforms]
+        return [self._named(step, resolved) for step in timm.data.create_transform(**resolved).transforms]
 
-    def _named(self, step: Any) -> dict[str, Any]:
+    def _named(self, step: Any, resolved: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(step, torchvision.transforms.Resize):
-            return {"name": "Resize", "size": _size(step.size), "interpolation": as_number(step.interpolation)}
+            size = step.size if isinstance(step.size, int) else list(step.size)
+            return {"name": "Resize", "size": size, "interpolation": as_number(step.interpolation)}
         if isinstance(step, torchvision.transforms.CenterCrop):
-            return {"name": "CenterCrop", "size": _size(step.size)}
+            height, width = step.size
+            return {"name": "CenterCrop", "size": height if height == width else [height, width]}
         if isinstance(step, torchvision.transforms.Normalize):
-            return {"name": "Normalize", "mean": step.mean.tolist(), "std": step.std.tolist()}
+            return {"name": "Normalize", "mean": list(resolved["mean"]), "std": list(resolved["std"])}
         if type(step).__name__ in ("ToTensor", "MaybeToTensor"):
             return {"name": "ToTensor"}
         raise ConfigError(
@@ -118,11 +123,6 @@ class TimmModel:
         """The architecture without the tag of its weights, and the arguments."""
         name = self._request.model.partition(".")[0]
         return {"MODEL": f"timm:{name}", "ARGUMENTS": dict(self._request.arguments)}
-
-
-def _size(size: Any) -> Any:
-    sides = [int(side) for side in size] if isinstance(size, (list, tuple)) else [int(size)] * 2
-    return [*sides] if isinstance(size, (list, tuple)) else sides[0]
 
 
 def _reason(error: Exception) -> str:

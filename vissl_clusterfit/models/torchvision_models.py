@@ -42,6 +42,12 @@ class TorchvisionModel:
         file = PurePosixPath(self._request.weights.replace("\\", "/")).name
         return next((each for each in known if PurePosixPath(each.url).name == file), known.DEFAULT)
 
+    @property
+    def drop_path_argument(self) -> str:
+        """Torchvision's word for it; its vision transformers have none."""
+        families = ("convnext", "efficientnet", "maxvit", "swin")
+        return "stochastic_depth_prob" if self._request.model.startswith(families) else ""
+
     def build(self) -> nn.Module:
         """The network up to the input of its last linear layer.
 

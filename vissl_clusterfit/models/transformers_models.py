@@ -59,7 +59,8 @@ class TransformersModel:
 
         changes = dict(self._request.arguments)
         if self._request.config is not None:
-            return transformers.AutoConfig.for_model(**{**self._request.config, **changes})
+            self._raw = dict(self._request.config)
+            return transformers.AutoConfig.for_model(**{**self._raw, **changes})
         try:
             with _quiet():
                 config = transformers.AutoConfig.from_pretrained(self._place, trust_remote_code=False, **changes)
@@ -75,7 +76,12 @@ class TransformersModel:
                     allowed="transformers:<folder that save_pretrained wrote>, or the name of a model on its hub",
                 )
             ) from None
-        return config.vision_config if config.model_type in ("clip", "siglip") else config
+        # As it is in the file: what another version of transformers adds as a default changes no manifest.
+        self._raw, _ = transformers.PreTrainedConfig.get_config_dict(self._place)
+        if config.model_type not in ("clip", "siglip"):
+            return config
+        self._raw = self._raw.get("vision_config") or {}
+        return config.vision_config
 
     @property
     def _class(self) -> Any:
@@ -83,6 +89,11 @@ class TransformersModel:
 
         name = _VISION_CLASSES.get(self._config.model_type)
         return getattr(transformers, name) if name else transformers.MODEL_MAPPING.get(type(self._config), None)
+
+    @property
+    def drop_path_argument(self) -> str:
+        """A key of the config, where it has it."""
+        return "drop_path_rate" if hasattr(self._config, "drop_path_rate") else ""
 
     def build(self) -> nn.Module:
         """The model without the pooling layer that only some weights have.
@@ -182,13 +193,10 @@ class TransformersModel:
 
     def identity(self) -> dict[str, Any]:
         """The config of the network: a folder may be moved."""
-        config = json.loads(self._config.to_json_string(use_diff=True))
-        kept = {key: value for key, value in config.items() if key not in _OF_THE_FILE}
-        return {
-            "MODEL": f"transformers:{self._config.model_type}",
-            "ARGUMENTS": {},
-            "CONFIG": {**kept, "model_type": self._config.model_type},
-        }
+        kind = self._config.model_type
+        kept = {key: value for key, value in self._raw.items() if key not in _OF_THE_FILE}
+        changes = dict(self._request.arguments)
+        return {"MODEL": f"transformers:{kind}", "ARGUMENTS": {}, "CONFIG": {**kept, **changes, "model_type": kind}}
 
     def weights_file(self) -> Path | None:
         """The one file that has the folder's weights; None where they are elsewhere, or in several."""

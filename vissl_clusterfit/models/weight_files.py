@@ -35,6 +35,7 @@ class WeightsSettings:
     trust: str = "config.CLUSTERFIT.TEACHER.TRUST_WEIGHTS=true"
     model: str = "config.CLUSTERFIT.TEACHER.MODEL"
     layer: str = "config.CLUSTERFIT.FEATURES.LAYER_NAME"
+    pooling: str = "config.CLUSTERFIT.FEATURES.POOLING"
 
 
 OF_THE_TEACHER = WeightsSettings()

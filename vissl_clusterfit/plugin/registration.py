@@ -15,9 +15,14 @@ def register() -> None:
     | heads | ``clusterfit_head`` |
     | meters | ``clusterfit_accuracy_meter``, in the place of VISSL's wherever the loss is ``clusterfit_loss`` |
     | trunks | ``raw_pixels``, the baseline of transfer benchmarks |
+    | trunks | ``library_network``: a network of torchvision, timm, transformers or one's own, by name |
     | data sources | ``video_folder``, ``video_filelist`` |
     | transforms | ``Clip…``, for clips of video |
+    | transforms | ``ImageProcessor``, that of a model of transformers |
     | collators | ``multi_label_collator``: several labels of a sample as soft targets |
+    | collators | ``clusterfit_mix_collator``: MixUp and CutMix |
+    | optimizers | ``OPTIMIZER.layer_decay``: timm's groups of parameters |
+    | hooks | a moving average of the weights, wherever there is ``MODEL.EMA_DECAY`` |
     | labels | a video source's own under its name; a file has a row for each video, not for each clip |
     | labels | names are numbered as those of TRAIN; other types and another number of them are refused |
     | images | 16 bits of grey are read for what they show; a damaged file of a folder ends no training |
@@ -65,6 +70,8 @@ def register() -> None:
     from vissl.trainer import train_task
     from vissl.utils import checkpoint
 
+    from vissl_clusterfit.config.network_names import TRUNK_NAME
+    from vissl_clusterfit.models.image_transforms import ImageProcessor
     from vissl_clusterfit.plugin.benchmarks import instance_retrieval, nearest_neighbor, readable, svm
     from vissl_clusterfit.plugin.data import (
         image_files,
@@ -77,8 +84,8 @@ def register() -> None:
     )
     from vissl_clusterfit.plugin.engines import assign, stages, transfer, tune, video_accuracy
     from vissl_clusterfit.plugin.log_bridge import keep_secrets
-    from vissl_clusterfit.plugin.models import head, raw_pixels, video_trunks, weights
-    from vissl_clusterfit.plugin.models.encoder import network_errors
+    from vissl_clusterfit.plugin.models import head, library_network, raw_pixels, video_trunks, weights
+    from vissl_clusterfit.plugin.models.constructors import network_errors
     from vissl_clusterfit.plugin.patches import (
         begin_to_read,
         built_without_apex,
@@ -90,13 +97,23 @@ def register() -> None:
         with_larc_of_vissl,
     )
     from vissl_clusterfit.plugin.refusals import with_collator_parameters, with_head_parameters, with_place
-    from vissl_clusterfit.plugin.training import checkpoints, distillation, divergence, hook, loss, meter
+    from vissl_clusterfit.plugin.training import (
+        checkpoints,
+        distillation,
+        divergence,
+        hook,
+        loss,
+        meter,
+        mixing,
+        parameter_groups,
+    )
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
     register_loss(distillation.LOSS)(distillation.DistillationLoss)
     register_model_head("clusterfit_head")(head.ClusterFitHead)
     register_meter(meter.METER)(meter.ClusterAccuracyMeter)
     register_model_trunk(raw_pixels.TRUNK_NAME)(raw_pixels.RawPixels)
+    register_model_trunk(TRUNK_NAME)(library_network.LibraryNetwork)
     MODEL_TRUNKS_REGISTRY.update(video_trunks.VIDEO_TRUNKS)  # the decorator takes a class under one name only
     register_engine("clusterfit_extract")(stages.ExtractEngine)
     register_engine("clusterfit_cluster")(stages.ClusterEngine)
@@ -115,11 +132,13 @@ def register() -> None:
         vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(source)
     for name in video_transforms.OF_TORCHVISION:
         register_transform(f"Clip{name}")(video_transforms.OfTorchvision(name))
+    register_transform("ImageProcessor")(ImageProcessor)
     register_transform("ClipToTensor")(video_transforms.ClipToTensor)
     for of_views in video_transforms.OF_VIEWS:
         register_transform(of_views.__name__)(of_views)
         DEFAULT_TRANSFORM_TYPES["TRANSFORMS_WITH_COPIES"].append(of_views.__name__)
     register_collator("multi_label_collator")(video_labels.multi_label_collator)
+    register_collator(mixing.COLLATOR)(mixing.mix_collator)
     # Nor has it one for labels.
     dataset_class = ssl_dataset.GenericSSLDataset
     dataset_class.load_labels = true_labels.fitting(video_labels.with_video_labels(dataset_class.load_labels))
@@ -151,6 +170,9 @@ def register() -> None:
         base_ssl_model.init_model_from_consolidated_weights
     )
     train_task.build_model = network_errors(train_task.build_model)
+    # Nor for which parameters go together.
+    groups = parameter_groups.with_layer_decay(train_task.get_optimizer_param_groups)
+    train_task.get_optimizer_param_groups = groups
     # Nor for how checkpoints are written, and the link to the latest.
     checkpoint.save_checkpoint = util.save_checkpoint = checkpoints.saved_whole(util.save_checkpoint)
     checkpoint.create_file_symlink = checkpoints.linked_within_folder(checkpoint.create_file_symlink)

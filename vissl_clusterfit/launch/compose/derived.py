@@ -20,6 +20,7 @@ from vissl_clusterfit.plugin.data.source_names import labelled_source_name, pair
 from vissl_clusterfit.plugin.models.head import trunk_width
 from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
 from vissl_clusterfit.plugin.training.meter import METER
+from vissl_clusterfit.plugin.training.mixing import COLLATOR
 from vissl_clusterfit.storage.paths import artifact_path
 
 #: VISSL's label source that asks the data source itself, whatever that is.
@@ -151,6 +152,10 @@ def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, change
 def _add_heads_for_joined_labels(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> None:
     if not settings.joined_labels:
         return
+    if config["DATA"]["TRAIN"]["COLLATE_FUNCTION"] == COLLATOR:
+        found = f"{COLLATOR} with CLUSTERFIT.JOINED_LABELS"
+        allowed = "default_collate for samples with several labels"
+        raise ConfigError(problem("config.DATA.TRAIN.COLLATE_FUNCTION", found=found, allowed=allowed))
     joined = [PseudoLabels.open(artifact_path(folder)).num_clusters[0] for folder in settings.joined_labels]
     widths, reason = [settings.num_clusters, *joined], "a head for each of CLUSTERFIT.JOINED_LABELS"
     loss = config["LOSS"]["clusterfit_loss"]

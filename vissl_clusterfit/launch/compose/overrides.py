@@ -27,6 +27,7 @@ from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.nearest import nearest, proposal
 from vissl_clusterfit.config.slurm import with_our_keys
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.launch.compose.named_networks import name_networks
 from vissl_clusterfit.launch.compose.parsed_overrides import parse_overrides
 from vissl_clusterfit.launch.compose.quick_yaml import quick_yaml
 from vissl_clusterfit.launch.compose.vissl_keys import require_known_values
@@ -57,6 +58,7 @@ def compose_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for key, value in _made_by_tags(plain):
         allowed = "a text, a number, true, false or null"
         raise ConfigError(problem(key, found=f"{value!r}, made by a tag (!!) of a YAML file", allowed=allowed))
+    name_networks(plain)
     require_known_values(plain)
     ClusterFitConfig.from_config(plain["config"]["CLUSTERFIT"])
     return plain

@@ -75,6 +75,7 @@ REGISTRIES = {
         ("vissl/models/trunks",),
         "model_trunk",
         (
+            "library_network",
             "mc3_18",
             "mvit_v1_b",
             "mvit_v2_s",
@@ -118,11 +119,15 @@ REGISTRIES = {
             "ClipResize",
             "ClipToTensor",
             "ClipsToViews",
+            "ImageProcessor",
         ),
         ("torchvision/transforms/transforms.py", "torchvision/transforms/_transforms_video.py"),
     ),
     "collator": Registry(
-        "vissl.data.collators:COLLATOR_REGISTRY", ("vissl/data/collators",), "collator", ("multi_label_collator",)
+        "vissl.data.collators:COLLATOR_REGISTRY",
+        ("vissl/data/collators",),
+        "collator",
+        ("clusterfit_mix_collator", "multi_label_collator"),
     ),
     "data source": Registry(
         "vissl.data:DATASET_SOURCE_MAP",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -18,9 +17,13 @@ from vissl.models import build_model
 
 from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.config.clusterfit import FeatureSettings, TeacherSettings
-from vissl_clusterfit.errors import ClusterFitError, ConfigError, TeacherError, problem
+from vissl_clusterfit.config.network_names import LIBRARY_WEIGHTS
+from vissl_clusterfit.errors import ConfigError, TeacherError, problem
+from vissl_clusterfit.models.network import fill
 from vissl_clusterfit.models.weight_files import WeightsSettings, load_state_dict
 from vissl_clusterfit.models.weights import load_weights, networks_of
+from vissl_clusterfit.plugin.models.constructors import network_errors
+from vissl_clusterfit.plugin.models.library_network import for_features, is_library_network, library_inputs
 from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.paths import artifact_path
 
@@ -34,20 +37,10 @@ OF_WEIGHTS_INIT = WeightsSettings(
     trust=f"the environment variable {TRUST_VARIABLE}=1",
     model="config.MODEL",
     layer="config.TRANSFER.FEATURES.LAYER_NAME",
+    pooling="config.TRANSFER.FEATURES.POOLING",
 )
 # Where VISSL's own checkpoints and those of its predecessor have the state dict; both are found without a name.
 _KEYS_OF_VISSL = ("", "classy_state_dict", "model_state_dict")
-
-# What constructors raise where they do not take their arguments; another error is a fault of the machine or of ours.
-_OF_CONSTRUCTORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
 
 _POOLINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "avg": lambda maps: maps.flatten(2).mean(dim=2),
@@ -88,13 +81,22 @@ class EncoderSpec:
         inputs = {
             "trunk": model["TRUNK"],
             "input_type": model["INPUT_TYPE"],
-            "weights_sha256": file_sha256(artifact_path(self.weights)) if self.weights else f"random, seed {self.seed}",
+            "weights_sha256": f"random, seed {self.seed}",
             "layer": self.layer,
             "pooling": self.pooling,
         }
+        if is_library_network(model):
+            inputs |= library_inputs(model, self.weights, self.trust_weights, self.settings)
+        if self.weights and not self.is_of_library:
+            inputs["weights_sha256"] = file_sha256(artifact_path(self.weights))
         if network := _chosen_network(self):
             inputs["weights_network"] = network
         return {**inputs, "head": model["HEAD"]["PARAMS"]} if self.layer == HEAD_LAYER else inputs
+
+    @property
+    def is_of_library(self) -> bool:
+        """Whether the library that builds the network brings its weights, too."""
+        return self.weights == LIBRARY_WEIGHTS and is_library_network(self.model)
 
     def state_dict(self, *, whole_file: bool = False) -> dict[str, torch.Tensor]:
         """The tensors of the weights: of what key and prefix name, or of the whole file.
@@ -122,7 +124,8 @@ def teacher_spec(model: Mapping[str, Any], teacher: TeacherSettings, features: F
                 remedy="ClusterFit clusters the features of a pre-trained network.",
             )
         )
-    if not artifact_path(teacher.weights).is_file():
+    spec = dataclasses.replace(untrained_teacher(model, teacher, features), weights=teacher.weights)
+    if not spec.is_of_library and not artifact_path(teacher.weights).is_file():
         raise TeacherError(
             problem(
                 "config.CLUSTERFIT.TEACHER.WEIGHTS",
@@ -130,13 +133,16 @@ def teacher_spec(model: Mapping[str, Any], teacher: TeacherSettings, features: F
                 allowed="the path of a VISSL checkpoint, or of a torchvision or plain state dict",
             )
         )
-    return dataclasses.replace(untrained_teacher(model, teacher, features), weights=teacher.weights)
+    return spec
 
 
 def untrained_teacher(model: Mapping[str, Any], teacher: TeacherSettings, features: FeatureSettings) -> EncoderSpec:
     """The network of a run's teacher without its weights, which is enough to know what its features are like."""
+    merged = _merged(model, teacher.model)
+    if "TRUNK" in teacher.model and is_library_network(merged):
+        merged["TRUNK"] = teacher.model["TRUNK"]  # what the student's trunk has besides is no part of it
     return EncoderSpec(
-        model=_merged(model, teacher.model),
+        model=merged,
         weights=None,
         state_dict_key=teacher.state_dict_key,
         trust_weights=teacher.trust_weights,
@@ -165,6 +171,13 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> Callable[[torch.Te
         TeacherError: the weights do not fit, or the layer does not exist (the message lists those that do).
     """
     network = load_network(spec, device)
+    if is_library_network(spec.model) and spec.layer != HEAD_LAYER:
+        network.trunk.described.settings = spec.settings
+        return network.trunk.described.encoder(spec.layer, spec.pooling, device)
+    if spec.pooling not in _POOLINGS:
+        allowed = " | ".join(_POOLINGS)
+        found = f"{spec.pooling!r} for the trunk {spec.model['TRUNK']['NAME']}, which gives no tokens"
+        raise TeacherError(problem(spec.settings.pooling, found=found, allowed=allowed))
     _require_layer(network.trunk, spec)
 
     def encode(images: torch.Tensor) -> torch.Tensor:
@@ -185,9 +198,12 @@ def load_network(spec: EncoderSpec, device: torch.device) -> nn.Module:
         TeacherError: the weights do not fit.
     """
     network = _build_network(spec)
-    if spec.weights:
+    if spec.weights and not spec.is_of_library:
         state = spec.state_dict()
-        load_weights(network.trunk, state, "trunk", spec.weights, spec.settings)
+        if is_library_network(spec.model):
+            fill(network.trunk.described, state, spec.weights)
+        else:
+            load_weights(network.trunk, state, "trunk", spec.weights, spec.settings)
         if spec.layer == HEAD_LAYER:
             load_weights(network.heads, state, "head", spec.weights, spec.settings)
     return network.eval().requires_grad_(False).to(device)
@@ -195,9 +211,10 @@ def load_network(spec: EncoderSpec, device: torch.device) -> nn.Module:
 
 def _chosen_network(spec: EncoderSpec) -> str:
     """Which network was chosen of several in a file; "" where there is one, whatever it is called."""
-    if not spec.weights or not (spec.state_dict_key or spec.state_dict_prefix):
+    if not spec.weights or spec.is_of_library or not (spec.state_dict_key or spec.state_dict_prefix):
         return ""
     trunk = _build_network(spec).trunk
+    trunk = trunk.network if is_library_network(spec.model) else trunk
     if len(networks_of(trunk, spec.state_dict(whole_file=True))) < 2:
         return ""
     chosen = networks_of(trunk, spec.state_dict())  # several ones are refused when they are loaded
@@ -233,6 +250,9 @@ def _build_network(spec: EncoderSpec) -> nn.Module:
     # The block may come from a linear evaluation, where VISSL wraps the trunk and names its tensors otherwise.
     model.FEATURE_EVAL_SETTINGS.EVAL_MODE_ON = False
     model._MODEL_INIT_SEED = spec.seed
+    if is_library_network(model):
+        weights = LIBRARY_WEIGHTS if spec.is_of_library else ""
+        model.TRUNK = for_features(model.TRUNK, weights, spec.trust_weights)
     if spec.layer != HEAD_LAYER:
         model.HEAD.PARAMS = []
     elif not model.HEAD.PARAMS:
@@ -246,37 +266,6 @@ def _build_network(spec: EncoderSpec) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         return network_errors(build_model, spec.settings.model)(model, AttrDict({}))
-
-
-def network_errors(build: Callable[..., nn.Module], setting: str = "config.MODEL") -> Callable[..., nn.Module]:
-    """Wraps VISSL's ``build_model``: what a trunk's or a head's constructor does not take is the user's to fix."""
-
-    @functools.wraps(build)
-    def build_or_say(model_config: Any, *args: Any, **kwargs: Any) -> nn.Module:
-        try:
-            return build(model_config, *args, **kwargs)
-        except ClusterFitError:
-            raise
-        except _OF_CONSTRUCTORS as error:
-            raise _no_network(setting, model_config, error) from None
-        except RuntimeError as error:  # of PyTorch, for a full memory as well
-            if "negative dimension" not in str(error):
-                raise
-            raise _no_network(setting, model_config, error) from None
-
-    return build_or_say
-
-
-def _no_network(setting: str, model: Any, error: Exception) -> ConfigError:
-    reason = (str(error).strip() or "an assertion").splitlines()[0].rstrip(".")
-    return ConfigError(
-        problem(
-            setting,
-            found=f"a network that cannot be built, trunk {model.TRUNK.NAME}: {type(error).__name__}: {reason}",
-            allowed="what the constructors of its trunk and heads take",
-            remedy=f"Check {setting}.TRUNK and {setting}.HEAD.PARAMS.",
-        )
-    )
 
 
 def trunk_layers(trunk: nn.Module) -> list[str]:

@@ -13,7 +13,7 @@ from vissl.models.heads.mlp import MLP
 from vissl.models.trunks import get_model_trunk
 
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.plugin.models.encoder import network_errors
+from vissl_clusterfit.plugin.models.constructors import network_errors
 
 
 class ClusterFitHead(nn.Module):
@@ -48,7 +48,8 @@ def trunk_width(model_config: AttrDict) -> int:
     try:
         with torch.device("meta"), _LinspaceWithValues(), torch.no_grad():
             trunk = _built(model_config)
-            features = trunk(torch.empty(2, *getattr(trunk, "clip_shape", (3, size, size))), [])[-1]
+            shape = getattr(trunk, "input_shape", getattr(trunk, "clip_shape", (3, size, size)))
+            features = trunk(torch.empty(2, *shape), [])[-1]
         return features.flatten(1).shape[1]
     except (AssertionError, AttributeError, KeyError, RuntimeError, NotImplementedError, TypeError) as error:
         raise ConfigError(

@@ -18,7 +18,9 @@ from vissl_clusterfit.plugin.models.head import ClusterFitHead
 from vissl_clusterfit.plugin.stages import Stages
 from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
 from vissl_clusterfit.plugin.training.distillation import DistillationLoss
+from vissl_clusterfit.plugin.training.ema import EmaHook
 from vissl_clusterfit.plugin.training.loss import ClusterFitLoss
+from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +78,15 @@ class ExtractThenClusterHook(ClassyHook):
 
 
 def with_clusterfit_hook(add_loss_hooks: Callable[..., list]) -> Callable[..., list]:
-    """VISSL's ``add_loss_hooks``, which adds ours too where the loss is one of ours."""
+    """VISSL's ``add_loss_hooks``, which adds ours too where the loss is one of ours, or weights are averaged."""
 
     @functools.wraps(add_loss_hooks)
     def add(hooks: list, loss_cfg: AttrDict, cfg: AttrDict) -> list:
         hooks = add_loss_hooks(hooks, loss_cfg, cfg)
-        ours = cfg.LOSS.name in ("clusterfit_loss", DISTILLATION)
-        return [*hooks, ExtractThenClusterHook(cfg)] if ours else hooks
+        if cfg.LOSS.name in ("clusterfit_loss", DISTILLATION):
+            hooks = [*hooks, ExtractThenClusterHook(cfg)]
+        decay = cfg.MODEL.get("EMA_DECAY", 0)
+        return [*hooks, EmaHook(decay, artifact_path(cfg.CHECKPOINT.DIR))] if decay else hooks
 
     return add
 

@@ -80,14 +80,15 @@ class ClusterFitLoss(ClassyLoss):
 
         Args:
             output: logits (B, K), or a list of them, one per head.
-            target: int64 labels (B,), or (B, L) with one column per head.
+            target: int64 labels (B,), or (B, L) with one column per head; or float shares of the clusters (B, K) for
+                mixed images, with rows of 0 for samples without a label.
 
         Returns:
             A scalar; 0 (with a gradient of 0) where no sample of the batch has a label.
         """
         logits = output if isinstance(output, (list, tuple)) else [output]
-        columns = target.unsqueeze(1) if target.ndim == 1 else target
-        if columns.shape[1] == 1:
+        columns = target.unsqueeze(1) if target.ndim == 1 or target.is_floating_point() else target
+        if columns.shape[1] == 1 and not target.is_floating_point():
             columns = columns.expand(-1, len(logits))
         if [head.shape[1] for head in logits] != list(self.num_clusters) or columns.shape[1] != len(logits):
             raise ConfigError(
@@ -102,9 +103,18 @@ class ClusterFitLoss(ClassyLoss):
         return torch.stack(losses).mean()
 
     def _one_head(self, number: int, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if target.is_floating_point():
+            return self._of_shares(number, logits, target)
         per_sample = F.cross_entropy(
             logits, target, ignore_index=IGNORED, label_smoothing=self.label_smoothing, reduction="none"
         )
         if self.cluster_weighting != "none":
             per_sample = per_sample * self.get_buffer(f"cluster_weights_{number}")[target.clamp(min=0)]
         return per_sample.sum() / (target != IGNORED).sum().clamp(min=1)
+
+    def _of_shares(self, number: int, logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        labelled = shares.sum(dim=1) > 0
+        per_sample = F.cross_entropy(logits, shares, label_smoothing=self.label_smoothing, reduction="none")
+        if self.cluster_weighting != "none":
+            per_sample = per_sample * (shares @ self.get_buffer(f"cluster_weights_{number}"))
+        return (per_sample * labelled).sum() / labelled.sum().clamp(min=1)

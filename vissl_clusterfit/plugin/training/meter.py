@@ -14,7 +14,12 @@ class ClusterAccuracyMeter(AccuracyListMeter):
     """How often the cluster of a sample is among the k most likely ones, per head. Reports under VISSL's own name."""
 
     def update(self, model_output: torch.Tensor | list[torch.Tensor], target: torch.Tensor) -> None:
-        """Adds a batch: logits (B, K), or a list of them, and int64 labels (B,) or (B, L), one column per head."""
+        """Adds a batch: logits (B, K), or a list of them, and int64 labels (B,) or (B, L), one column per head.
+
+        Of a mixed image, whose target is a row of shares (B, K), the cluster with the largest share is its label.
+        """
+        if target.is_floating_point():
+            target = torch.where(target.sum(dim=1) > 0, target.argmax(dim=1), UNLABELLED)
         outputs = model_output if isinstance(model_output, (list, tuple)) else [model_output]
         columns = target.unsqueeze(1) if target.ndim == 1 else target
         columns = columns.expand(-1, len(outputs))
