@@ -74,6 +74,11 @@ class Network:
         return [name for name, _ in self.module.named_modules() if name]
 
     @property
+    def classifier(self) -> str:
+        """What the library calls the linear layer that it classifies with, which the module lacks; "" for none."""
+        return self._source.classifier(self.module)
+
+    @property
     def input_size(self) -> tuple[int, int]:
         """Height and width of the images that the network was built for; 224 where any will do."""
         places = ("patch_embed.img_size", "image_size", "config.image_size", "img_size")

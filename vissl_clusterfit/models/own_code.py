@@ -59,6 +59,10 @@ class OwnModel:
         registers = int(getattr(module, "num_register_tokens", 0))
         return int(getattr(module, "num_prefix_tokens", registers + hasattr(module, "cls_token")))
 
+    def classifier(self, module: nn.Module) -> str:
+        """Unknown."""
+        return ""
+
     def transforms(self) -> list[dict[str, Any]]:
         """Nothing is known of them: those of most networks."""
         return imagenet_transforms()

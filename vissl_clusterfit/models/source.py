@@ -67,6 +67,9 @@ class ModelSource(Protocol):
     def num_prefix_tokens(self, module: nn.Module) -> int:
         """How many of the tokens are no patches: the class token, registers."""
 
+    def classifier(self, module: nn.Module) -> str:
+        """The name of the linear layer that the library classifies with, and that the network lacks; "" for none."""
+
     def transforms(self) -> list[dict[str, Any]]:
         """From a picture to the network's input, by the library's word for these weights."""
 

@@ -84,6 +84,11 @@ class TimmModel:
         """As timm counts them."""
         return int(getattr(module, "num_prefix_tokens", 0))
 
+    def classifier(self, module: nn.Module) -> str:
+        """As timm has it for its weights; "" where it has several."""
+        name = (getattr(module, "pretrained_cfg", None) or {}).get("classifier")
+        return name if isinstance(name, str) else ""
+
     def transforms(self) -> list[dict[str, Any]]:
         """Those of timm's evaluation: ``resolve_data_config`` and ``create_transform``.
 

@@ -95,6 +95,11 @@ class TorchvisionModel:
         """The class token of a vision transformer."""
         return int(isinstance(module, VisionTransformer))
 
+    def classifier(self, module: nn.Module) -> str:
+        """What an identity stands for."""
+        name = [name for name, layer in module.named_modules() if isinstance(layer, nn.Identity)][-1:]
+        return "".join(name)
+
     def transforms(self) -> list[dict[str, Any]]:
         """Those in the meta data of the weights."""
         preset = self._weights().transforms()

@@ -169,6 +169,10 @@ class TransformersModel:
         of_class = sum(name in ("cls_token", "class_embedding", "distillation_token") for name in names)
         return of_class + int(getattr(self._config, "num_register_tokens", 0) or 0)
 
+    def classifier(self, module: nn.Module) -> str:
+        """These classes have none."""
+        return ""
+
     def transforms(self) -> list[dict[str, Any]]:
         """Its image processor.
 

@@ -55,7 +55,8 @@ class Counterpart:
         rename: the tensors of VISSL's trunk under the library's names, and as it counts them.
         linear: the name of the library's linear head; "" where it has none.
         headless: the argument that leaves the head away, None where it is to be replaced by an identity.
-        output: the attribute of what the network gives in which the features are; "" where it gives them.
+        output: the attribute of what the network gives in which the features are, or the first of whose tokens they
+            are (``last_hidden_state[:, 0]``); "" where it gives them.
     """
 
     library: str
@@ -75,13 +76,15 @@ class Counterpart:
         """The library's network, with its own random weights."""
         network: nn.Module = self.build_call(num_classes)()
         if self.linear and self.headless is None and not num_classes:
-            setattr(network, self.linear, nn.Identity())
+            network.set_submodule(self.linear, nn.Identity())
         return network.eval()
 
     def outputs(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
         """What the network gives for images: features (B, D), or logits (B, K) with its head."""
         found = network(images)
-        return (getattr(found, self.output) if self.output else found).flatten(1)
+        name, token, _ = self.output.partition("[:, 0]")
+        found = getattr(found, name) if name else found
+        return (found[:, 0] if token else found).flatten(1)
 
     def lines(self, num_classes: int, file: str) -> list[str]:
         """The lines of Python that load it from a file of safetensors."""
@@ -90,7 +93,7 @@ class Counterpart:
             f"model = {self.build_call(num_classes)}",
         ]
         if self.linear and self.headless is None and not num_classes:
-            lines.append(f"model.{self.linear} = torch.nn.Identity()")
+            lines.append(f"model.set_submodule({self.linear!r}, torch.nn.Identity())")
         lines += [f"model.load_state_dict(safetensors.torch.load_file({file!r}), strict=True)", "model.eval()"]
         given = f"model(images).{self.output}.flatten(1)" if self.output else "model(images)"
         return [*lines, f"{'logits' if num_classes else 'features'} = {given}"]

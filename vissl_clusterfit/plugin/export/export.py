@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from vissl_clusterfit.config.network_names import TRUNK_NAME
 from vissl_clusterfit.dependencies import require
 from vissl_clusterfit.errors import (
     ArtifactError,
@@ -30,7 +31,7 @@ from vissl_clusterfit.errors import (
     cannot_write,
     problem,
 )
-from vissl_clusterfit.plugin.export import convolutional, transformers_of_timm
+from vissl_clusterfit.plugin.export import convolutional, library_networks, transformers_of_timm
 from vissl_clusterfit.plugin.export.counterparts import Counterpart, State
 from vissl_clusterfit.plugin.export.onnx_file import Outputs, write_onnx
 from vissl_clusterfit.plugin.export.trained import TrainedNetwork, open_trained
@@ -52,6 +53,7 @@ _KINDS: dict[str, Callable[..., Counterpart | str]] = {
     "vision_transformer": transformers_of_timm.vision_transformer,
     "convit": transformers_of_timm.convit,
     "xcit": transformers_of_timm.xcit,
+    TRUNK_NAME: library_networks.library_network,
 }
 
 
