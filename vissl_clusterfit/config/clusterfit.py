@@ -165,6 +165,8 @@ class ClusterFitConfig:
     top_clusters: int = setting(1, at_least=1)
     #: Folders of labels of the same samples, by other teachers: trained on with this run's own, a head for each.
     joined_labels: list = setting([])
+    #: Whether a training leaves its trunk for other libraries, in ``<CHECKPOINT.DIR>/export``: docs/export.md.
+    export: bool = setting(True)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)

@@ -7,15 +7,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.plugin.training.record import RECORD_NAME, training_beside
-from vissl_clusterfit.plugin.training.seen_images import evaluation_transforms, image_size, size_warning
+from vissl_clusterfit.plugin.training.seen_images import (
+    evaluation_transforms,
+    image_size,
+    resized,
+    size_warning,
+)
 
-_OURS = "clusterfit/transfer"
+_OURS, _VISSLS = "clusterfit/transfer", "benchmark/"
+_SHIPPED = (_OURS, _VISSLS, "clusterfit/tune")
 _TRUNK, _TRANSFORMS = "config.MODEL.TRUNK", "config.TRANSFER.FEATURES.TRANSFORMS"
+_LAYERS = "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP"
+#: Layers of VISSL's trunks that are as wide for images of any size.
+_OF_ANY_SIZE = ("res5avg", "avgpool", "flatten", "lastCLS")
 
 
 def complete_from_record(overrides: Sequence[str], composed: dict[str, Any]) -> list[str]:
-    """Takes the trunk and the transforms of a transfer from the training of its weights, unless the user gives them.
+    """Takes trunk, sizes and transforms of a benchmark from the training of its weights, unless the user gives them.
+
+    A config of the user's keeps its own; it is the protocol of a benchmark.
 
     Args:
         overrides: of the command line.
@@ -23,30 +35,88 @@ def complete_from_record(overrides: Sequence[str], composed: dict[str, Any]) -> 
 
     Returns:
         What was changed, and sizes that do not go together, for the log.
+
+    Raises:
+        ConfigError: the benchmark asks for layers of another trunk.
     """
     config = composed["config"]
-    if composed["engine_name"] != "clusterfit_transfer":
+    names = [override.lstrip("+") for override in overrides]
+    chosen = [name for name in names if name.startswith(("config=", "config/", "config@"))]
+    base = chosen[0].removeprefix("config=") if len(chosen) == 1 else ""
+    is_transfer, is_shipped = composed["engine_name"] == "clusterfit_transfer", base.startswith(_SHIPPED)
+    if not (is_transfer or is_shipped or config.get("BENCHMARK") is not None):
         return _teacher_of_another_size(config)
     weights = config["MODEL"]["WEIGHTS_INIT"]["PARAMS_FILE"]
     training = training_beside(weights) if weights else None
     if training is None:
         return []
-    changes, record = [], os.path.join(os.path.dirname(weights), RECORD_NAME)
-    names = [override.lstrip("+") for override in overrides]
-    # A config that builds on ours has its own trunk and transforms: the protocol of its benchmark.
-    is_ours = [name for name in names if name.startswith(("config=", "config/", "config@"))] == [f"config={_OURS}"]
-    if is_ours and not any(name.startswith((_TRUNK, "config.MODEL.INPUT")) for name in names):
-        for key in ("TRUNK", "INPUT_TYPE"):
-            if config["MODEL"][key] != training["MODEL"][key]:
-                config["MODEL"][key] = training["MODEL"][key]
-                changes.append(f"config.MODEL.{key}: as {record} has it, of the training of these weights.")
-    features = config["TRANSFER"]["FEATURES"]
-    if is_ours and not any(name.startswith(_TRANSFORMS) for name in names):
-        transforms = evaluation_transforms(training)
-        if transforms and transforms != features["TRANSFORMS"]:
-            changes.append(f"{_TRANSFORMS}: {transforms}, by the images of the training of these weights, in {record}.")
-            features["TRANSFORMS"] = transforms
+    record = os.path.join(os.path.dirname(weights), RECORD_NAME)
+    changes = []
+    if is_shipped and not any(name.startswith((_TRUNK, "config.MODEL.INPUT")) for name in names):
+        changes += _take_trunk(config["MODEL"], training, record, any(name.startswith(_LAYERS) for name in names))
+    if is_transfer:
+        given = any(name.startswith(_TRANSFORMS) for name in names)
+        return [
+            *changes,
+            *_take_transforms(config["TRANSFER"]["FEATURES"], training, record, base == _OURS and not given),
+        ]
+    given = [split for split in ("TRAIN", "TEST") if any(name.startswith(_images(split)) for name in names)]
+    return [*changes, *_take_sizes(config, training, base.startswith(_VISSLS), given)]
+
+
+def _take_trunk(model: dict[str, Any], training: Mapping[str, Any], record: str, has_layers: bool) -> list[str]:
+    trunk, theirs = training["MODEL"]["TRUNK"], model["TRUNK"]
+    layers = model["FEATURE_EVAL_SETTINGS"]["LINEAR_EVAL_FEAT_POOL_OPS_MAP"]
+    if layers and not has_layers and trunk["NAME"] != theirs["NAME"]:
+        raise ConfigError(
+            problem(
+                _LAYERS,
+                found=f"{', '.join(layer for layer, _ in layers)}, layers of the trunk {theirs['NAME']}, and weights "
+                f"of a {trunk['NAME']} ({record})",
+                allowed="layers of that trunk, with heads as wide as these",
+                remedy="Or take config=clusterfit/transfer, which needs neither.",
+            )
+        )
+    changes = []
+    for key in ("TRUNK", "INPUT_TYPE"):
+        if model[key] != training["MODEL"][key]:
+            model[key] = training["MODEL"][key]
+            changes.append(f"config.MODEL.{key}: as {record} has it, of the training of these weights.")
+    return changes
+
+
+def _take_transforms(features: dict[str, Any], training: Mapping[str, Any], record: str, wanted: bool) -> list[str]:
+    """Those of a transfer."""
+    changes = []
+    transforms = evaluation_transforms(training) if wanted else []
+    if transforms and transforms != features["TRANSFORMS"]:
+        changes.append(f"{_TRANSFORMS}: {transforms}, by the images of the training of these weights, in {record}.")
+        features["TRANSFORMS"] = transforms
     return [*changes, *size_warning(_TRANSFORMS, features["TRANSFORMS"], _trained_size(training), "the network")]
+
+
+def _take_sizes(
+    config: dict[str, Any], training: Mapping[str, Any], is_vissls: bool, given: Sequence[str]
+) -> list[str]:
+    """Of a benchmark of VISSL's that is the same for images of any size: their size, and how they are normalised."""
+    changes: list[str] = []
+    size = _trained_size(training)
+    layers = config["MODEL"]["FEATURE_EVAL_SETTINGS"]["LINEAR_EVAL_FEAT_POOL_OPS_MAP"]
+    fits_any = all(pool[0].startswith("Adaptive") or layer in _OF_ANY_SIZE for layer, pool in layers)
+    for split in ("TRAIN", "TEST"):
+        name, data = _images(split), config["DATA"][split]
+        own = data["TRANSFORMS"]
+        if is_vissls and fits_any and split not in given and None not in (size, image_size(own)):
+            wanted = resized(own, size, training["DATA"]["TRAIN"]["TRANSFORMS"])
+            if wanted != own:
+                data["TRANSFORMS"] = wanted
+                changes.append(f"{name}: for images of {size} pixels, as those of the training of these weights.")
+        changes += size_warning(name, data["TRANSFORMS"], size, "the network")
+    return changes
+
+
+def _images(split: str) -> str:
+    return f"config.DATA.{split}.TRANSFORMS"
 
 
 def _teacher_of_another_size(config: Mapping[str, Any]) -> list[str]:

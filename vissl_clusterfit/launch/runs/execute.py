@@ -13,8 +13,11 @@ from vissl_clusterfit.launch.processes.launcher import launch
 from vissl_clusterfit.launch.runs.tune.run import run_tuning
 from vissl_clusterfit.plugin.benchmarks.trained import add_trained_rows
 from vissl_clusterfit.plugin.engines.tune import ENGINE as TUNE
+from vissl_clusterfit.plugin.export.at_end import export_at_end
+from vissl_clusterfit.plugin.export.export import CARD_NAME
 from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint
 from vissl_clusterfit.plugin.training.progress import METRICS_NAME, run_folder
+from vissl_clusterfit.plugin.training.record import EXPORT_NAME
 from vissl_clusterfit.report.results import RESULTS_NAME
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
@@ -30,8 +33,10 @@ def summarize(engine: str, config: AttrDict) -> str:
         ArtifactError: the benchmark has no score.
     """
     folder = run_folder(config)
+    said = ""
     if engine == "train":
         add_trained_rows(config, folder)
+        said = export_at_end(config, folder)
         if config.TEST_ONLY:
             return f"This test is finished; its scores are in {folder}/{METRICS_NAME}."
         head = f"This training is finished; its checkpoints and scores are in {folder}."
@@ -39,6 +44,7 @@ def summarize(engine: str, config: AttrDict) -> str:
             "checkpoint": final_checkpoint(folder),
             "scores": f"{folder}/{METRICS_NAME}",
             "results": f"{folder}/{RESULTS_NAME}",
+            "export": f"{folder}/{EXPORT_NAME}/{CARD_NAME}",
         }
         if config.LOSS.name == "clusterfit_loss":
             settings = ClusterFitConfig.from_config(config.CLUSTERFIT)
@@ -46,7 +52,8 @@ def summarize(engine: str, config: AttrDict) -> str:
     else:
         head = f"This run of {engine} is finished; its log is in {folder}."
         made = getattr(get_engine(engine), "results", lambda *_: {})(config, folder)
-    return "\n".join([head, *(f"  {name}: {place}" for name, place in made.items() if _is_there(place))])
+    places = [f"  {name}: {place}" for name, place in made.items() if _is_there(place)]
+    return "\n".join([head, *places, *filter(None, [said])])
 
 
 def _is_there(place: Path | str | None) -> bool:

@@ -8,6 +8,7 @@ from vissl_clusterfit.plugin import bootstrap  # noqa: F401
 # isort: on
 
 import contextlib
+import copy
 import importlib.metadata
 import logging
 import os
@@ -20,6 +21,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import nn
+from vissl.config import AttrDict
 
 from vissl_clusterfit.config.network_names import TRUNK_NAME
 from vissl_clusterfit.dependencies import require
@@ -35,6 +37,7 @@ from vissl_clusterfit.plugin.export import convolutional, library_networks, tran
 from vissl_clusterfit.plugin.export.counterparts import Counterpart, State
 from vissl_clusterfit.plugin.export.onnx_file import Outputs, write_onnx
 from vissl_clusterfit.plugin.export.trained import TrainedNetwork, open_trained
+from vissl_clusterfit.plugin.models.head import trunk_width
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import remove_leftovers, temporary_path, write_file
 from vissl_clusterfit.storage.paths import artifact_path
@@ -69,6 +72,7 @@ class _Form:
         outputs: of that network and a batch.
         load: lines of Python, or what to set in VISSL.
         difference: the largest between its outputs and the trained network's.
+        dim: of its outputs; None where it is not known without running it.
         why_not: why no other library has it, of VISSL's own form.
     """
 
@@ -79,6 +83,7 @@ class _Form:
     outputs: Callable[[nn.Module, torch.Tensor], torch.Tensor]
     load: list[str]
     difference: float
+    dim: int | None
     why_not: str = ""
 
 
@@ -183,7 +188,7 @@ def _in_library(trained: TrainedNetwork, counterpart: Counterpart, head: bool) -
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()
         return f"{counterpart.build_call(num_classes)} is another network: {' '.join(reason[:2])}"
-    difference = _difference(trained, network, counterpart.outputs)
+    difference, dim = _difference(trained, network, counterpart.outputs)
     if difference > _TOLERANCE:
         return f"{counterpart.build_call(num_classes)} gives other outputs, by {difference:.1e} of the largest"
     return _Form(
@@ -194,6 +199,7 @@ def _in_library(trained: TrainedNetwork, counterpart: Counterpart, head: bool) -
         outputs=counterpart.outputs,
         load=counterpart.lines(num_classes, "model.safetensors"),
         difference=difference,
+        dim=dim,
     )
 
 
@@ -211,8 +217,16 @@ def _vissls(trained: TrainedNetwork, head: bool, why_not: str = "") -> _Form:
         outputs=_outputs_of_vissls,
         load=["config.MODEL.WEIGHTS_INIT.PARAMS_FILE=model.pth", "and this card's model as config.MODEL.TRUNK"],
         difference=0.0,
+        dim=None if head else _width(trained),
         why_not=why_not,
     )
+
+
+def _width(trained: TrainedNetwork) -> int | None:
+    try:  # clips take seconds to run
+        return trunk_width(AttrDict({**copy.deepcopy(trained.whole_model), "_MODEL_INIT_SEED": 0}))
+    except ConfigError:
+        return None
 
 
 def _outputs_of_vissls(network: Any, images: torch.Tensor) -> torch.Tensor:
@@ -232,15 +246,15 @@ def _plain(state: State) -> State:
     return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
 
 
-def _difference(trained: TrainedNetwork, network: nn.Module, outputs: Callable[..., torch.Tensor]) -> float:
-    """The largest difference between the outputs of two networks, as a part of the largest output above 1."""
+def _difference(trained: TrainedNetwork, network: nn.Module, outputs: Callable[..., torch.Tensor]) -> tuple[float, int]:
+    """The largest difference between the outputs of two networks, as a part of the largest above 1; and their width."""
     images = torch.rand(2, *trained.input_shape, generator=torch.Generator().manual_seed(0)) * 4 - 2
     with torch.inference_mode():
         expected = _outputs_of_vissls(trained.network, images)
         found = outputs(network, images)
     if found.shape != expected.shape or not bool(expected.isfinite().all()):
-        return float("inf")
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
+        return float("inf"), 0
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1)), expected.shape[1]
 
 
 def _write(folder: Path, trained: TrainedNetwork, form: _Form, head: bool, onnx: bool) -> None:
@@ -259,9 +273,6 @@ def _write(folder: Path, trained: TrainedNetwork, form: _Form, head: bool, onnx:
 def _card(
     trained: TrainedNetwork, form: _Form, output: str, files: Any, onnx_difference: float | None
 ) -> dict[str, Any]:
-    images = torch.zeros(1, *trained.input_shape)
-    with torch.inference_mode():
-        dim = _outputs_of_vissls(trained.network, images).shape[1]
     of_vissl = {} if form.library != "vissl" else {"model": {"TRUNK": trained.model["TRUNK"]}}
     if form.library == "vissl" and output == "logits":
         of_vissl["model"]["HEAD"] = {"PARAMS": trained.model["HEAD"]["PARAMS"]}
@@ -275,7 +286,7 @@ def _card(
         "load": form.load,
         **({"why_no_other_library": form.why_not} if form.why_not else {}),
         **of_vissl,
-        "output": {"name": output, "dim": dim, "layer": "heads" if output == "logits" else "output of the trunk"},
+        "output": {"name": output, "dim": form.dim, "layer": "heads" if output == "logits" else "output of the trunk"},
         "input": {
             "shape": list(trained.input_shape),
             "colours": "rgb" if trained.model["INPUT_TYPE"] == "bgr" else trained.model["INPUT_TYPE"],

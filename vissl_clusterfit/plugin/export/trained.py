@@ -46,6 +46,11 @@ class TrainedNetwork:
         return self.record["MODEL"]
 
     @property
+    def whole_model(self) -> dict[str, Any]:
+        """The same, with what a record leaves out, as it changes nothing of a network."""
+        return _whole_model(self.model)
+
+    @property
     def transforms(self) -> list[dict[str, Any]]:
         """Those without chance that go with the training, as VISSL names them; empty if they are not known."""
         return evaluation_transforms(self.record)
@@ -101,7 +106,11 @@ def open_trained(run_or_checkpoint: str | Path, *, head: bool) -> TrainedNetwork
         pooling="avg",
         settings=_SETTINGS,
     )
-    return TrainedNetwork(checkpoint, record, load_network(spec, torch.device("cpu")))
+    network = load_network(spec, torch.device("cpu"))
+    # A teacher needs no counters of batches, and gets none.
+    counters = {name: tensor for name, tensor in spec.state_dict().items() if name.endswith("num_batches_tracked")}
+    network.load_state_dict(counters, strict=False)
+    return TrainedNetwork(checkpoint, record, network)
 
 
 def _checkpoint(text: str) -> Path:
@@ -123,7 +132,6 @@ def _checkpoint(text: str) -> Path:
 
 
 def _whole_model(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """The MODEL block, with what a record leaves out, as it changes nothing of a network."""
     return {**_vissls_model(), **recorded}
 
 

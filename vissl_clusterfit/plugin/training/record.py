@@ -26,6 +26,8 @@ from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.paths import artifact_path
 
 RECORD_NAME = "training.json"
+#: The folder beside the checkpoints with the trunk for other libraries.
+EXPORT_NAME = "export"
 _FORMAT = 1
 _WEIGHTS = "MODEL.WEIGHTS_INIT.PARAMS_FILE"
 #: Of a training the batch of a step has the images of all processes, so their number decides; of no other stage.
@@ -153,6 +155,6 @@ def set_aside(folder: Path) -> Path:
         number += 1
     aside.mkdir()
     for name in sorted(names_in(folder)):
-        if is_checkpoint(name) or name in (METRICS_NAME, "stdout.json", RECORD_NAME):
+        if is_checkpoint(name) or name in (METRICS_NAME, "stdout.json", RECORD_NAME, EXPORT_NAME):
             (folder / name).rename(aside / name)
     return aside

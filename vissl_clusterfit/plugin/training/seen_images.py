@@ -45,3 +45,27 @@ def evaluation_transforms(training: Mapping[str, Any]) -> list[dict[str, Any]]:
     normalize = [transform for transform in trained if transform["name"] == "Normalize"]
     sides = [{"name": "Resize", "size": round(size * 256 / 224)}, {"name": "CenterCrop", "size": size}]
     return [*sides, {"name": "ToTensor"}, *normalize]
+
+
+def resized(
+    transforms: Sequence[Mapping[str, Any]], size: int, trained: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Transforms for images of another size, with the normalisation of a training.
+
+    Args:
+        transforms: whose sizes all change in proportion.
+        size: of the images that they are to give.
+        trained: those of the training; without Normalize among them, there is none in what is returned.
+    """
+    before, normalize = image_size(transforms), [dict(step) for step in trained if step["name"] == "Normalize"]
+    changed: list[dict[str, Any]] = []
+    for step in transforms:
+        if step["name"] == "Normalize":
+            changed += normalize
+        elif isinstance(of_step := step.get("size"), int):
+            changed.append({**step, "size": round(of_step * size / before)} if before else dict(step))
+        elif isinstance(of_step, Sequence) and before:
+            changed.append({**step, "size": [round(side * size / before) for side in of_step]})
+        else:
+            changed.append(dict(step))
+    return changed
