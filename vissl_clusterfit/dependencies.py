@@ -21,6 +21,8 @@ _INSTALL = {
     "onnx": "python -m pip install 'vissl-clusterfit[onnx]'",
     "onnxruntime": "python -m pip install 'vissl-clusterfit[onnx]'",
     "onnxscript": "python -m pip install 'vissl-clusterfit[onnx]'",
+    "datasets": "python -m pip install 'vissl-clusterfit[images]'",
+    "lmdb": "python -m pip install 'vissl-clusterfit[images]'",
 }
 _NEEDED = ("torch", "vissl", "faiss")
 

@@ -59,7 +59,7 @@ def test_a_text_has_paths_with_labels_or_none(tmp_path, end):
 
 def test_labels_for_some_only_are_refused(tmp_path):
     (tmp_path / "list.txt").write_text("a.mp4 1\nb.mp4\n")
-    with pytest.raises(DataError, match=r"found labels for 1 of 2 videos; 'b\.mp4' has none"):
+    with pytest.raises(DataError, match=r"found labels for 1 of 2 lines; 'b\.mp4' has none"):
         read(tmp_path / "list.txt")
 
 

@@ -100,8 +100,8 @@ def read_list(path: str, open_file: Callable[[str], BinaryIO]) -> VideoFiles:
     labelled = [row for row in rows if row[1] is not None]
     if labelled and len(labelled) < len(rows):
         without = os.fsdecode(next(name for name, found in rows if found is None))
-        found = f"labels for {len(labelled)} of {len(rows)} videos; {without!r} has none"
-        raise DataError(problem(path, found=found, allowed="labels for all videos or for none"))
+        found = f"labels for {len(labelled)} of {len(rows)} lines; {without!r} has none"
+        raise DataError(problem(path, found=found, allowed="labels for all or for none"))
     return VideoFiles(np.array([name for name, _ in rows]), _as_array([found for _, found in labelled if found]))
 
 

@@ -20,8 +20,9 @@ from vissl.utils.instance_retrieval_utils import data_util
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.images.decode import UnreadablePixels
 from vissl_clusterfit.plugin.benchmarks.run import SETTINGS_NAMES, TRUNK, BenchmarkRun
-from vissl_clusterfit.plugin.data.image_files import ImageFiles, UnreadablePixels
+from vissl_clusterfit.plugin.data.image_files import ImageFiles
 from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.plugin.models.encoder import HEAD_LAYER
 from vissl_clusterfit.storage import artifacts

@@ -7,23 +7,18 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from vissl.data.data_helper import get_mean_image
 
+from vissl_clusterfit.images.decode import in_8_bits
+
 logger = logging.getLogger(__name__)
-
-
-class UnreadablePixels(ValueError):
-    """The range of an image's pixels is not known."""
 
 
 class ImageFiles:
     """Stands for ``PIL.Image`` in a module that opens image files.
 
-    Pillow makes 8 bits of more by cutting off what is above 255, so that a picture becomes white. Of 16 bits of grey
-    the upper 8 are taken, as Pillow does it for 16 bits of each colour. What has a range that the file does not say (32
-    bits, floating point) is not readable.
+    What Pillow makes of more than 8 bits is a white picture; see ``images/decode.py``.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -57,18 +52,3 @@ def with_stand_ins(get_item: Callable[[Any, int], tuple[Any, bool]]) -> Callable
             return get_mean_image(source.cfg["DATA"][source.split].DEFAULT_GRAY_IMG_SIZE), False
 
     return get
-
-
-def in_8_bits(image: Image.Image) -> Image.Image:
-    """An image whose ``convert("RGB")`` shows what it shows; the same one where it has 8 bits.
-
-    Raises:
-        UnreadablePixels: the range of the pixels is not known.
-    """
-    # Older releases of Pillow open 16 bits of a PNG file in 32.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        reason = f"its pixels are of mode {image.mode}, whose range the file does not say: save it in 8 bits"
-        raise UnreadablePixels(reason)
-    return image

@@ -19,7 +19,7 @@ from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.extract import stack_images
 from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples, names_and_sizes
 from vissl_clusterfit.features.sample_names import NameList
-from vissl_clusterfit.plugin.data.image_files import in_8_bits
+from vissl_clusterfit.images.decode import in_8_bits
 from vissl_clusterfit.plugin.data.source_names import (
     base_source,
     data_errors,
