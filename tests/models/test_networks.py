@@ -1,3 +1,4 @@
+import doctest
 import pickle
 import sys
 
@@ -9,6 +10,7 @@ import torch
 import torchvision
 from library_networks import OF_TRANSFORMERS, of_timm, of_torchvision, of_transformers, pictures
 
+from vissl_clusterfit.config.network_names import split_network_name
 from vissl_clusterfit.errors import ConfigError, MissingDependencyError, TeacherError
 from vissl_clusterfit.models import describe, load
 
@@ -21,6 +23,8 @@ TEACHERS = {
     "timm-vit": lambda folder: of_timm("vit_tiny_patch16_224", folder),
     **{f"transformers-{kind}": lambda folder, kind=kind: of_transformers(kind, folder) for kind in OF_TRANSFORMERS},
 }
+# Its smallest vision transformer has 86 million weights.
+SLOW = {"torchvision-vit": pytest.mark.slow}
 
 
 def features_of(saved):
@@ -28,7 +32,7 @@ def features_of(saved):
     return network.encoder()(torch.stack([network.transform(image) for image in pictures()]))
 
 
-@pytest.mark.parametrize("kind", TEACHERS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=SLOW.get(kind, ())) for kind in TEACHERS])
 def test_features_are_those_of_the_library(kind, tmp_path):
     saved = TEACHERS[kind](tmp_path)
     expected = saved.features(pictures())
@@ -222,3 +226,12 @@ def test_a_folder_is_the_same_model_wherever_it_lies(tmp_path):
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(by_manifest.encoder()(images), load(moved, "library").encoder()(images))
     assert saved.weights == "library"
+
+
+@pytest.mark.parametrize("function", [load, describe, split_network_name], ids=lambda function: function.__name__)
+def test_the_example_in_a_docstring_runs(function):
+    test = doctest.DocTestParser().get_doctest(
+        function.__doc__, {function.__name__: function}, function.__name__, None, 0
+    )
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0

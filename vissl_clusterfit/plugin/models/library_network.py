@@ -41,6 +41,11 @@ class LibraryNetwork(nn.Module):
         weights = block.get(_WEIGHTS, "")
         self.described = load(block["MODEL"], weights, **_given(block), trust=trusted, settings=_OF_THE_TRUNK)
         self.network = self.described.module
+        for name, parameter in self.network.named_parameters():
+            if name.endswith(
+                "mask_token"
+            ):  # of masked pre-training: no image of ours uses it, and DDP would wait for it
+                parameter.requires_grad_(False)
         self.all_feat_names = self.described.layers
         #: What dry runs use.
         self.input_shape = (3, *self.described.input_size)
