@@ -86,10 +86,15 @@ def test_the_users_transforms_stay(saved, images, tmp_path, capsys):
     assert "for timm:resnet10t, Resize (size [40, 40]), ToTensor; as given." in capsys.readouterr().out
 
 
-def test_one_setting_chooses_a_student(images, tmp_path):
-    config = compose([*on_cpu(images, tmp_path), "config.MODEL.TRUNK.NAME=torchvision:mobilenet_v3_small"])[2]
-    assert config.MODEL.TRUNK.LIBRARY_NETWORK.MODEL == "torchvision:mobilenet_v3_small"
-    assert config.MODEL.HEAD.PARAMS == [["clusterfit_head", {"num_clusters": 3, "in_features": 1024}]]
+@pytest.mark.parametrize(
+    "name, width",
+    [("torchvision:mobilenet_v3_small", 1024), ("torchvision:regnet_y_400mf", 440), ("timm:convnext_atto", 320)],
+)
+def test_one_setting_chooses_a_student(name, width, images, tmp_path):
+    model = compose([*on_cpu(images, tmp_path), f"config.MODEL.TRUNK.NAME={name}"])[2].MODEL
+    block, heads = model.TRUNK.LIBRARY_NETWORK, model.HEAD.PARAMS
+    assert block == {"ARGUMENTS": {}, "MODEL": name}
+    assert heads == [["clusterfit_head", {"num_clusters": 3, "in_features": width}]]
 
 
 def test_a_model_of_transformers_is_kept_without_its_folder(images, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ def trunk_width(model_config: AttrDict) -> int:
     name = model_config.TRUNK.NAME
     size = model_config.TRUNK.get("VISION_TRANSFORMERS", {}).get("IMAGE_SIZE", 224)
     try:
-        with torch.device("meta"), _LinspaceWithValues(), torch.no_grad():
+        with torch.device("meta"), _WithValues(torch.linspace), torch.no_grad():
             trunk = _built(model_config)
             shape = getattr(trunk, "input_shape", getattr(trunk, "clip_shape", (3, size, size)))
             features = trunk(torch.empty(2, *shape), [])[-1]
@@ -66,18 +66,29 @@ def _built(model_config: AttrDict) -> nn.Module:
     name = model_config.TRUNK.NAME
     before = copy.deepcopy(model_config)  # EfficientNet takes out of its config what it reads
     try:
-        return get_model_trunk(name)(model_config, name).eval()
+        try:
+            return get_model_trunk(name)(model_config, name).eval()
+        except (ConfigError, RuntimeError):  # torchvision's RegNets compute their widths
+            with _WithValues(torch.arange, torch.tensor):
+                return get_model_trunk(name)(copy.deepcopy(before), name).eval()
     except Exception as error:
         with torch.device("cpu"):
             network_errors(lambda model: get_model_trunk(name)(model, name))(before)
         raise NotImplementedError(error) from None
 
 
-class _LinspaceWithValues(TorchFunctionMode):
-    """VISSL's vision transformers read numbers (how often to drop which block) from a tensor as they are built."""
+class _WithValues(TorchFunctionMode):
+    """What these functions make has values: some trunks read numbers from a tensor as they are built.
+
+    Of VISSL's vision transformers it is how often to drop which block.
+    """
+
+    def __init__(self, *functions: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self._functions = functions
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        if func is torch.linspace:
+        if func in self._functions:
             kwargs.setdefault("device", "cpu")
         return func(*args, **kwargs)
