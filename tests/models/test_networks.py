@@ -119,6 +119,21 @@ def test_sizes_follow_the_arguments():
     }
 
 
+def test_timm_converts_files_as_it_does_itself(tmp_path):
+    """Positions for images of another size, as timm's own loading resamples them."""
+    file = str(tmp_path / "weights.safetensors")
+    safetensors.torch.save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), file)
+    overlay = {"file": file}
+    own = timm.create_model(
+        "vit_tiny_patch16_224", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, img_size=64
+    ).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = own(images)
+    network = load("timm:vit_tiny_patch16_224", file, arguments={"img_size": 64})
+    torch.testing.assert_close(network.encoder()(images), expected, rtol=0, atol=1e-5)
+
+
 def test_torchvisions_own_weights_have_their_own_transforms(tmp_path, monkeypatch):
     """The library finds its files in its folder; which weights they are of shows in the name."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +17,8 @@ from vissl_clusterfit.dependencies import require
 from vissl_clusterfit.errors import ConfigError, TeacherError, problem
 from vissl_clusterfit.models.image_transforms import as_number
 from vissl_clusterfit.models.source import ModelRequest
+
+logger = logging.getLogger(__name__)
 
 
 class TimmModel:
@@ -68,8 +72,20 @@ class TimmModel:
             ) from None
 
     def fill(self, module: nn.Module, state: Mapping[str, torch.Tensor]) -> bool:
-        """Names are the module's own."""
-        return False
+        """What timm takes for this network: names of the authors' own files, positions for images of another size."""
+        convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+        if convert is None:
+            return False
+        own = module.state_dict()
+        try:
+            converted = convert(dict(state), module)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # of another network
+            return False
+        if not all(name in converted and converted[name].shape == own[name].shape for name in own):
+            return False
+        module.load_state_dict({name: converted[name] for name in own})
+        logger.info("timm has converted the tensors for timm:%s.", self._request.model)
+        return True
 
     def pooled(self, module: nn.Module, images: torch.Tensor) -> torch.Tensor:
         """What the network gives."""
