@@ -89,5 +89,5 @@ setup(
     package_dir={"vissl_clusterfit.configs": "configs"},
     package_data={"vissl_clusterfit.configs": ["**/*.yaml"], "vissl_clusterfit": ["py.typed", "report/published.json"]},
     zip_safe=False,
-    entry_points={"console_scripts": ["vissl-clusterfit = vissl_clusterfit.launch.main:main"]},
+    entry_points={"console_scripts": ["vissl-clusterfit = vissl_clusterfit.commands.main:main"]},
 )

@@ -22,6 +22,7 @@ LAYERS = (
     ("verification", "plugin"),
     ("api",),
     ("launch",),
+    ("commands",),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -1,49 +1,8 @@
-"""Reads artefacts whole and says what is wrong with them: ``python tools/check_artifacts.py FOLDER [FOLDER ...]``.
+"""``vissl-clusterfit check``, from a clone."""
 
-Every feature store, codebook and set of pseudo-labels in the folders, and below them, is held against its manifest, and
-against the artefacts that it was made from. One line for each that is well, one for each thing that is wrong,
-and one that says how to fix it.
-Exit code 0 if all is well, 1 if anything is wrong, 2 if a folder holds no artefact.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from pathlib import Path
 
-from vissl_clusterfit.errors import ClusterFitError
-from vissl_clusterfit.storage.paths import artifact_path
-from vissl_clusterfit.verification.verify import find_artifacts, how_to_mend, verify_artifacts
-
-
-def main() -> int:
-    """Checks the folders of the command line and returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of an artefact, or above it; a path or a URI")
-    try:
-        return _check([artifact_path(folder, "FOLDER") for folder in parser.parse_args().folders])
-    except ClusterFitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def _check(folders: list[Path]) -> int:
-    without = [str(folder) for folder in folders if not find_artifacts(folder)]
-    if without:
-        print(f"error: there is no artefact in {', '.join(without)}.", file=sys.stderr)
-        return 2
-    num_wrong = 0
-    for folder, problems in verify_artifacts(folders):
-        num_wrong += bool(problems)
-        for problem in problems:
-            print(f"wrong  {problem}", flush=True)
-        if remedy := how_to_mend(folder, problems):
-            print(f"mend   {remedy}", flush=True)
-        if not problems:
-            print(f"ok     {folder}", flush=True)
-    return 1 if num_wrong else 0
-
+from vissl_clusterfit.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["check", *sys.argv[1:]]))

@@ -153,7 +153,7 @@ def test_the_tool_needs_the_names_of_the_classes(sports_files, tmp_path):
     del sports_files["labels"]
     done = run("sports1m", tmp_path / "lists", **sports_files)
     assert done.returncode == 2
-    assert "sports1m needs --labels" in done.stderr
+    assert "prepare sports1m: found no --labels; allowed: --train, --videos, --test, --labels" in done.stderr
 
 
 def test_a_list_without_any_of_its_videos_is_refused_and_nothing_written(kinetics_files, tmp_path):

@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from repository import ROOT
 
 import vissl_clusterfit
+from vissl_clusterfit.commands.main import COMMANDS
 
 # A process of its own sees neither this one's path nor the options of the make that may have started it.
 CLEAN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MAKEFLAGS", "MAKELEVEL")}
@@ -96,6 +97,22 @@ def test_the_installed_wheel_works_from_any_folder(installed, tmp_path):
     assert vissls_tools == SITE / "tools/__init__.py"
     assert vissls_configs == SITE / "configs/__init__.py"
     assert said[4] == "clusterfit_loss"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_installed_command_helps_from_any_folder(name, installed, tmp_path):
+    done = run(installed / "vissl-clusterfit", name, "--help", cwd=tmp_path)
+    assert f"vissl-clusterfit {name} " in done.stdout
+    assert (done.stderr, list(tmp_path.iterdir())) == ("", [])
+
+
+@pytest.mark.slow
+def test_the_installed_quickstart_runs_in_any_folder(installed, tmp_path):
+    done = run(installed / "vissl-clusterfit", "quickstart", "--small", cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["quickstart"]
+    assert "vissl-clusterfit config=clusterfit/quickstart/teacher" in done.stdout
+    assert done.stdout.count("done in") == 6
 
 
 @pytest.mark.slow

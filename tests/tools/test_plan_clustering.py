@@ -8,6 +8,7 @@ import pytest
 from repository import ROOT
 from tiny import STUDENT, write_images
 from tiny_store import save_store
+from torchvision.models.resnet import Bottleneck, ResNet
 
 TOOL = ROOT / "tools/plan_clustering.py"
 SMALL = ("--num-samples", "2000", "--dim", "32", "--num-clusters", "10")
@@ -99,6 +100,42 @@ def test_the_data_and_the_network_of_a_config_say_how_many_features_there_will_b
     assert done.returncode == 0, done.stderr
     work = json.loads(done.stdout)["work"]
     assert (work["num_samples"], work["input_dim"], work["num_clusters"]) == (30, 2048, 4)
+
+
+def test_a_config_is_planned_from_its_images_to_its_last_epoch(tmp_path):
+    images = write_images(tmp_path / "images", 30)
+    here = (*STUDENT, f"config.DATA.TRAIN.DATA_PATHS=[{images}]", f"config.CHECKPOINT.DIR={tmp_path / 'run'}")
+    done = plan(*here, "config.OPTIMIZER.num_epochs=7", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    extraction, training = found["extraction"], found["training"]
+    assert (extraction["num_images"], extraction["batch_size"]) == (30, 4)
+    assert (training["num_images"], training["batch_size"]) == (7 * 30, 8)
+    for stage in (extraction, training):
+        an_image = stage["compute"] + stage["read"]
+        assert stage["seconds"] == pytest.approx(stage["num_images"] * an_image)
+    weights = sum(weight.numel() for weight in student_weights())
+    # Weights, gradients and momentum, beside what a batch of eight takes; three numbers less than it the teacher.
+    assert training["memory"] > 3 * 4 * weights
+    assert training["memory"] > extraction["memory"] > 4 * weights * 0.9
+    assert training["disk"] == pytest.approx(8 * 2 * 4 * weights, rel=0.05)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def student_weights():
+    """Of VISSL's ResNet-50 with WIDTH_PER_GROUP=4, and a linear layer of four clusters."""
+    trunk = ResNet(Bottleneck, [3, 4, 6, 3], num_classes=4, width_per_group=4)
+    return [*trunk.parameters()]
+
+
+def test_the_table_ends_with_the_whole_run(tmp_path):
+    images = write_images(tmp_path / "images", 30)
+    done = plan(*STUDENT, f"config.DATA.TRAIN.DATA_PATHS=[{images}]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\nextraction of 30 images, in batches of 4 in each process\n" in done.stdout
+    assert "\ntraining of 30 images, in batches of 8 in each process\n" in done.stdout
+    whole = done.stdout.split("\nthe whole run, on machines like this one\n")[1]
+    assert [line.split()[0] for line in whole.splitlines()][:4] == ["extraction", "clustering", "labelling", "training"]
 
 
 @pytest.mark.parametrize(

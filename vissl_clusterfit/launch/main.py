@@ -27,13 +27,14 @@ from vissl_clusterfit.launch.processes.failures import (
 from vissl_clusterfit.plugin.log_bridge import without_secrets
 
 _USAGE = """\
-usage: vissl-clusterfit config=NAME [KEY=VALUE ...]
+usage: vissl-clusterfit run config=NAME [KEY=VALUE ...]
 
-Runs a config of VISSL or of this package, with overrides in Hydra's form; KEY=A,B runs a sweep.
+Runs a config of VISSL or of this package, with overrides in Hydra's form; KEY=A,B runs a sweep. The word run may be
+left out.
 
-  vissl-clusterfit config=clusterfit/quickstart/teacher
-  vissl-clusterfit config=pretrain/simclr/simclr_8node_resnet +config/clusterfit=student \\
-      config.CLUSTERFIT.TEACHER.WEIGHTS=teacher.torch config.DATA.TRAIN.DATA_PATHS=[images]
+    vissl-clusterfit run config=clusterfit/quickstart/teacher
+    vissl-clusterfit run config=pretrain/simclr/simclr_8node_resnet +config/clusterfit=student \\
+        config.CLUSTERFIT.TEACHER.WEIGHTS=teacher.torch config.DATA.TRAIN.DATA_PATHS=[images]
 
 Exit code 0; 2 for a mistake of the user, said in one message; 1 for any other failure; 130 after Ctrl-C."""
 

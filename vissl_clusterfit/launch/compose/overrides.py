@@ -157,6 +157,14 @@ def _missing_config(error: MissingConfigException, parsed: Iterable[Override], r
     return ConfigError(f"The config cannot be composed: {said}. {proposal(near)}".rstrip())
 
 
+def config_names() -> list[str]:
+    """What ``config=<name>`` may be: the configs of VISSL, of this package, and of ``./configs``."""
+    with initialize_config_module(config_module=vissl.config.__name__, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        _, repository = loader._parse_overrides_and_create_caching_repo("defaults", [])
+        return [name.removeprefix("config/") for group in _groups(repository) for name in _configs(repository, group)]
+
+
 def _groups(repository: Any, group: str = "config") -> Iterator[str]:
     yield group
     for name in repository.get_group_options(group, results_filter=ObjectType.GROUP):

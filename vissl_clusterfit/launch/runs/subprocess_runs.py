@@ -97,14 +97,21 @@ def run_all(runs: Sequence[SubprocessRun], kind: str = "run") -> int:
     return DONE if not failed else USER_ERROR if failed == {USER_ERROR} else FAILED
 
 
+def python_command(module: str, function: str) -> list[str]:
+    """The command of a process that ends with what a function of this package returns.
+
+    Modules are looked for where they are here; ``-c`` would have it look in the working directory first.
+    """
+    start = f"import sys; sys.path[:] = {sys.path!r}; from {module} import {function}; sys.exit({function}())"
+    return [sys.executable, "-c", start]
+
+
 def _run(run: SubprocessRun) -> int:
     """One run to its end; stopped with all that it started when this process is."""
     # In a separate group: the terminal's Ctrl-C comes to it once, from here, and whatever it leaves can be ended.
-    # Modules are looked for where they are here; ``-c`` would have it look in the working directory first.
     run.begin()
-    start = f"import sys; sys.path[:] = {sys.path!r}; from {_MAIN} import main_of_run; sys.exit(main_of_run())"
     process = subprocess.Popen(
-        [sys.executable, "-c", start, *run.overrides],
+        [*python_command(_MAIN, "main_of_run"), *run.overrides],
         stdin=subprocess.PIPE,
         start_new_session=True,
         env=without_torchrun(os.environ),

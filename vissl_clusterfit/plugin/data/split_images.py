@@ -53,6 +53,7 @@ class SplitImages(Dataset):
         clips: all that says which frames are clips, of a manifest; None for what this config says.
         keep_names: keep the names of the samples; see ``name_list``.
         setting: where the transforms are, for messages.
+        may_be_random: whether random transforms are allowed, as those of a training.
 
     Raises:
         ConfigError: data sources that do not go together, clips that cannot be, or transforms that are none, are random
@@ -70,6 +71,7 @@ class SplitImages(Dataset):
         clips: Mapping[str, Any] | None = None,
         keep_names: bool = False,
         setting: str = "config.CLUSTERFIT.FEATURES.TRANSFORMS",
+        may_be_random: bool = False,
     ) -> None:
         self._keep_names = keep_names
         self._setting, data = setting, copy.deepcopy(cfg.DATA)
@@ -78,7 +80,8 @@ class SplitImages(Dataset):
         if self.clips is not None:
             data[split].CLIPS = AttrDict(self.clips)
             transforms = [{"name": ClipsToViews.__name__}, *transforms]
-        require_fixed(transforms, setting, of_clips=self.clips is not None)
+        if not may_be_random:
+            require_fixed(transforms, setting, of_clips=self.clips is not None)
         data[split].update(
             DATA_SOURCES=[tolerant_source_name(kind) for kind in self._source_names],
             DATA_PATHS=paired_paths(self._source_names, data[split].DATA_PATHS),

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vissl_clusterfit.launch.runs.subprocess_runs import python_command
 from vissl_clusterfit.report.results import append_results, read_results
 from vissl_clusterfit.report.table import format_table
-
-RUN = Path(__file__).with_name("run_distributed_engines.py")
 
 # Two threads of one process on two busy cores wait for each other; and with one, figures do not depend on the cores.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -68,12 +67,15 @@ def _file_name(title: str) -> str:
 def _run(log: Path, config: str, folder: Path, overrides: Sequence[str]) -> int:
     """Runs one config in a separate process, its output in a log file."""
     command = [f"config={config}", f"quickstart.folder={folder}", *overrides]
-    print(f"    python tools/{RUN.name} {shlex.join(command)}", flush=True)
+    print(f"    vissl-clusterfit {shlex.join(command)}", flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with open(log, "w", encoding="utf-8") as output:
         code = subprocess.run(
-            [sys.executable, RUN, *command], stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **ENVIRONMENT}
+            [*python_command("vissl_clusterfit.launch.main", "main"), *command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **ENVIRONMENT},
         ).returncode
     outcome = "done" if code == 0 else f"failed with exit code {code}"
     print(f"    {outcome} in {time.monotonic() - started:.0f} s; log: {log}", flush=True)

@@ -1,0 +1,63 @@
+"""What the sub-commands share: what a mistake in an argument gets, numbers of people, progress on the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments of a command; a mistake in them is one message, with exit code 2."""
+
+    def __init__(self, **options: Any) -> None:
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(**options, formatter_class=form, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Says the mistake, and where to read on."""
+        self.exit(USER_ERROR, f"error: {message.rstrip('.')}. See: {self.prog} --help\n")
+
+
+def count(text: str) -> int:
+    """A whole number, also as 1e9."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number == int(number) and abs(number) <= 2**53):
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number, such as 1000000 or 1e6.")
+    return int(number)
+
+
+def share(text: str) -> float:
+    """A number of 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a number, 0 or more")
+    return number
+
+
+@contextmanager
+def progress_shown() -> Iterator[None]:
+    """Shows what this package logs, on the stream of errors, so that output can go on to other programs."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("vissl_clusterfit")
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)

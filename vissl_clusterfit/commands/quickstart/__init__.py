@@ -1,0 +1,1 @@
+"""The quickstarts: pictures, videos, and the stages that both run."""

@@ -1,0 +1,42 @@
+"""The quickstart with clips of moving digits."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from vissl_clusterfit.commands.quickstart.stages import Stage, run_stages
+from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec
+from vissl_clusterfit.datasets.synthetic.moving_digits import write_moving_digits
+
+DIGITS = DigitsSpec(train_drawings=2, test_drawings=2)
+SMALL_DIGITS = DigitsSpec(num_scans=160, num_test_scans=40, train_drawings=1, test_drawings=1)
+SMALL_TRAINING = ["config.OPTIMIZER.num_epochs=1"]
+SMALL_CLUSTERING = ["config.CLUSTERFIT.NUM_CLUSTERS=10", "config.CLUSTERFIT.NUM_ITER=3"]
+CONTROL, CONTROL_NAME = "teacher_twice_as_long", "teacher, twice as long"
+ONE_FRAME = [f"config.DATA.{split}.CLIPS.NUM_FRAMES=1" for split in ("TRAIN", "TEST")]
+
+
+def quickstart(folder: Path, *, small: bool, control: bool) -> int:
+    """Runs every stage that is missing, prints the table and returns the exit code."""
+    started = time.monotonic()
+    training = SMALL_TRAINING if small else []
+    clustering = SMALL_CLUSTERING if small else []
+    print("Writing clips of scikit-learn's handwritten digits, moving, as video files", flush=True)
+    write_moving_digits(folder / "clips", SMALL_DIGITS if small else DIGITS)
+    stages = [
+        Stage("Pre-training the teacher on verbs, several per clip and many of them wrong", "teacher", training),
+        Stage("Its features, their clusters, and the student", "clusterfit", [*training, *clustering]),
+        Stage("For comparison: a network that learns the motions from single frames", "one_frame", training),
+    ]
+    if control:
+        stages.append(Stage("For comparison: a teacher trained twice as long", CONTROL, training))
+    weights = "config.MODEL.WEIGHTS_INIT.PARAMS_FILE"
+    models = {
+        "single frames": [f"{weights}={folder}/one_frame/checkpoint.torch", *ONE_FRAME],
+        "untrained network": [],
+        "teacher": [f"{weights}={folder}/teacher/checkpoint.torch"],
+        **({CONTROL_NAME: [f"{weights}={folder}/{CONTROL}/checkpoint.torch"]} if control else {}),
+        "student": [f"{weights}={folder}/clusterfit/checkpoint.torch"],
+    }
+    return run_stages(folder, "clusterfit/video/quickstart", stages, models, started=started)
