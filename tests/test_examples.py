@@ -1,6 +1,8 @@
 """The examples, run as a user runs them."""
 
 import csv
+import os
+import re
 import subprocess
 import sys
 
@@ -44,3 +46,35 @@ def test_what_is_wrong_is_one_message(features, tmp_path):
     done = run(features, 1001, tmp_path / "run")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert done.stderr.startswith("error: num_clusters: found 1001; allowed: 1 to 1000")
+
+
+@pytest.mark.slow
+def test_the_ten_lines_of_ones_own_train_in_every_process(student_overrides, tmp_path):
+    """The trunk of docs/extending.md, in a module on the search path, through the real command and data workers."""
+    [code] = re.findall(r"## Ten lines\n\n```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 10
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/my_parts.py").write_text(code)
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "tools/run_distributed_engines.py",
+            *student_overrides,
+            "config.MODEL.TRUNK.NAME=means",
+            "+config.CLUSTERFIT.TEACHER.MODEL.TRUNK.NAME=resnet",
+            "config.MULTI_PROCESSING_METHOD=spawn",
+            "config.DATA.NUM_DATALOADER_WORKERS=1",
+            f"config.CHECKPOINT.DIR={tmp_path}/run",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "VISSL_CLUSTERFIT_IMPORT": "my_parts", "PYTHONPATH": f"{tmp_path}/parts:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # What no other library has is left under VISSL's names.
+    assert (
+        '"why_no_other_library": "no other library has the trunk means"'
+        in (tmp_path / "run/export/card.json").read_text()
+    )

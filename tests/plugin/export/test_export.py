@@ -182,9 +182,20 @@ def test_mistakes_get_one_message_and_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(dependencies, "_is_installed", lambda name: name != "onnxruntime" and installed(name))
     with pytest.raises(MissingDependencyError, match=r"pip install 'vissl-clusterfit\[onnx\]'"):
         export_model(run, goal, onnx=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=r"file/export cannot be written: .*make room or name another folder, and"):
+        export_model(run, tmp_path / "file/export")
+    (tmp_path / "file").unlink()
+    checkpoint = run / "model_final_checkpoint_phase0.torch"
+    torch.save(print, checkpoint)  # a function: its pickle names code
+    with pytest.raises(TeacherError, match=r"one that runs code when it is opened: .*variable VISSL_CLUSTERFIT"):
+        export_model(checkpoint, goal)
+    checkpoint.write_bytes(b"PK and nothing else")
+    with pytest.raises(TeacherError, match=r"is no checkpoint"):
+        export_model(checkpoint, goal)
     (run / "training.json").unlink()
     with pytest.raises(ArtifactError, match=r"has no training.json beside it"):
-        export_model(run, goal)
+        export_model(checkpoint, goal)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full", "run"]
     assert (tmp_path / "full/own.txt").read_text() == "mine"
 
@@ -208,3 +219,26 @@ def test_a_killed_export_leaves_no_folder(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         export_model(save_trained(tmp_path / "run", "narrow"), tmp_path / "export")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_record_names_no_code_to_run(tmp_path, monkeypatch):
+    """A folder from elsewhere: its record says that the trunk is what a function of a module returns."""
+    run = save_trained(tmp_path / "run", "narrow")
+    (tmp_path / "others_code.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    record = json.loads((run / "training.json").read_text())
+    trunk = {"NAME": "library_network", "LIBRARY_NETWORK": {"MODEL": "python:others_code:net", "ARGUMENTS": {}}}
+    record["inputs"]["MODEL"]["TRUNK"] |= trunk
+    (run / "training.json").write_text(json.dumps(record))
+    refused = r"the trunk in .*training.json: found python:others_code:net, which runs the code of others_code; "
+    with pytest.raises(ConfigError, match=refused + r".*VISSL_CLUSTERFIT_IMPORT=others_code"):
+        export_model(run, tmp_path / "export")
+    from vissl_clusterfit.launch.compose.compose import compose
+
+    weights = f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={run}/model_final_checkpoint_phase0.torch"
+    with pytest.raises(ConfigError, match=refused):
+        compose(
+            ["config=clusterfit/transfer", "config.MACHINE.DEVICE=cpu", weights, f"config.CHECKPOINT.DIR={tmp_path}"]
+        )
+    assert not (tmp_path / "ran").exists()

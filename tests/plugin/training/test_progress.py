@@ -42,10 +42,11 @@ def undisturbed(tested, run_command, tmp_path_factory):
 
 def test_a_finished_training_says_so_and_where_its_results_are(undisturbed):
     folder, said = undisturbed
-    assert said.splitlines()[-5:] == [
+    assert said.splitlines()[-6:] == [
         f"This training is finished; its checkpoints and scores are in {folder}.",
         f"  checkpoint: {folder}/model_final_checkpoint_phase0.torch",
         f"  scores: {folder}/metrics.json",
+        f"  export: {folder}/export/card.json",
         f"  labels of TRAIN: {folder}/clusterfit/labels/train",
         f"  labels of TEST: {folder}/clusterfit/labels/test",
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.plugin.models.library_network import require_no_code
 from vissl_clusterfit.plugin.training.record import RECORD_NAME, training_beside
 from vissl_clusterfit.plugin.training.seen_images import (
     evaluation_transforms,
@@ -80,6 +81,7 @@ def _take_trunk(model: dict[str, Any], training: Mapping[str, Any], record: str,
     changes = []
     for key in ("TRUNK", "INPUT_TYPE"):
         if model[key] != training["MODEL"][key]:
+            require_no_code(trunk, record)
             model[key] = training["MODEL"][key]
             changes.append(f"config.MODEL.{key}: as {record} has it, of the training of these weights.")
     return changes

@@ -28,6 +28,7 @@ from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.engines.base import PipelineEngine
 from vissl_clusterfit.plugin.extraction import extract_split, feature_provenance
 from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder, teacher_spec
+from vissl_clusterfit.plugin.models.library_network import require_no_code
 from vissl_clusterfit.plugin.stages import make_once
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
@@ -106,6 +107,7 @@ def _limit(settings: ClusterFitConfig, codebook: Codebook) -> float | None:
 
 def _spec(cfg: AttrDict, settings: ClusterFitConfig, teacher: Mapping[str, Any]) -> EncoderSpec:
     """The codebook's teacher, as its manifest describes it, with the weights that this run names."""
+    require_no_code(teacher["trunk"], f"the manifest of {settings.assign.codebook}")
     model = {**cfg.MODEL, "TRUNK": AttrDict(teacher["trunk"]), "INPUT_TYPE": teacher["input_type"]}
     if "head" in teacher:
         model["HEAD"] = AttrDict({**cfg.MODEL.HEAD, "PARAMS": teacher["head"]})

@@ -10,7 +10,8 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ClusterFitError
-from vissl_clusterfit.plugin.export.export import CARD_NAME, export_model
+from vissl_clusterfit.plugin.export.export import CARD_NAME, write_export
+from vissl_clusterfit.plugin.export.trained import open_trained
 from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint
 from vissl_clusterfit.plugin.training.record import EXPORT_NAME
 from vissl_clusterfit.storage import artifacts
@@ -51,7 +52,7 @@ def export_at_end(config: AttrDict, folder: str) -> str:
 
 def _make(goal: Path, checkpoint: Path) -> None:
     if not goal.exists():
-        export_model(checkpoint, goal)
+        _export(checkpoint, goal)
         return
     made_from = artifacts.read_json(goal / CARD_NAME).get("made_from") if (goal / CARD_NAME).is_file() else None
     if not isinstance(made_from, dict):
@@ -60,7 +61,11 @@ def _make(goal: Path, checkpoint: Path) -> None:
         return
     # Of an earlier training in this folder, which is written over.
     fresh, old = temporary_path(goal), temporary_path(goal)
-    export_model(checkpoint, fresh)
+    _export(checkpoint, fresh)
     os.replace(goal, old)
     os.replace(fresh, goal)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _export(checkpoint: Path, goal: Path) -> None:
+    write_export(open_trained(checkpoint, head=False, is_own=True), goal, form="auto", head=False, onnx=False)

@@ -31,6 +31,7 @@ from vissl_clusterfit.errors import (
     MissingDependencyError,
     TeacherError,
     cannot_write,
+    naming_settings,
     problem,
 )
 from vissl_clusterfit.plugin.export import convolutional, library_networks, transformers_of_timm
@@ -50,6 +51,8 @@ CARD_NAME = "card.json"
 _FORMAT = 1
 #: How far outputs may be from those of the trained network, in absolute terms, and relative to the largest.
 _TOLERANCE = 1e-5
+#: The folder of an export is no setting of a config.
+_NO_SETTINGS = {r" \(CLUSTERFIT\.OUTPUT_DIR, CLUSTERFIT\.FEATURES\.PATH\)": ""}
 _KINDS: dict[str, Callable[..., Counterpart | str]] = {
     "resnet": convolutional.resnet,
     "regnet": convolutional.regnet,
@@ -117,12 +120,16 @@ def export_model(
     if as_remote(goal):
         raise ConfigError(problem("the folder of the export", found=str(goal), allowed="a folder of this machine"))
     _require_free(goal)
-    trained = open_trained(run_or_checkpoint, head=head)
+    write_export(open_trained(run_or_checkpoint, head=head), goal, form, head, onnx)
+    return goal
+
+
+def write_export(trained: TrainedNetwork, goal: Path, form: str, head: bool, onnx: bool) -> None:
+    """Writes a network that is open; arguments and errors are those of :func:`export_model`."""
     written = _form(trained, form, head)
-    with _whole_folder(goal) as folder:
+    with naming_settings(_NO_SETTINGS), _whole_folder(goal) as folder:
         _write(folder, trained, written, head, onnx)
     logger.info("%s is in %s, for %s.", trained.checkpoint, goal, written.library)
-    return goal
 
 
 def _require_free(goal: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +15,25 @@ from omegaconf import OmegaConf
 from torch import nn
 from vissl.config import AttrDict
 
-from vissl_clusterfit.errors import ArtifactError, TeacherError
+from vissl_clusterfit.compat import TRUST_VARIABLE
+from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.models.weight_files import WeightsSettings
 from vissl_clusterfit.plugin.models.encoder import HEAD_LAYER, EncoderSpec, load_network
+from vissl_clusterfit.plugin.models.library_network import require_no_code
 from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint, has_checkpoints
 from vissl_clusterfit.plugin.training.record import RECORD_NAME, training_beside
 from vissl_clusterfit.plugin.training.seen_images import evaluation_transforms, image_size
 from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.paths import artifact_path
 
-_SETTINGS = WeightsSettings(weights="the checkpoint", model="config.MODEL of the training", layer="head")
+_SETTINGS = WeightsSettings(
+    weights="the checkpoint",
+    key="a checkpoint as VISSL writes it",
+    prefix="a checkpoint of one network",
+    trust=f"the environment variable {TRUST_VARIABLE}=1",
+    model=f"config.MODEL of the training in its {RECORD_NAME}",
+    layer="head",
+)
 
 
 @dataclass(frozen=True)
@@ -78,12 +88,13 @@ class TrainedNetwork:
         }
 
 
-def open_trained(run_or_checkpoint: str | Path, *, head: bool) -> TrainedNetwork:
+def open_trained(run_or_checkpoint: str | Path, *, head: bool, is_own: bool = False) -> TrainedNetwork:
     """Opens a trained network.
 
     Args:
         run_or_checkpoint: the folder of a training, or one of its checkpoints, with ``training.json`` beside it.
         head: whether the weights of its heads are wanted.
+        is_own: whether the run that asks has written the record: code that it names is the user's.
 
     Raises:
         ClusterFitError: there is no training, it has not finished, it does not say what it is, or it does not fit.
@@ -95,13 +106,13 @@ def open_trained(run_or_checkpoint: str | Path, *, head: bool) -> TrainedNetwork
             f"{checkpoint} has no {RECORD_NAME} beside it, which says what network it is. Name a checkpoint in the "
             f"folder of its training, or copy the {RECORD_NAME} of that folder, too."
         )
-    if "shards" in torch.load(checkpoint, map_location="cpu", mmap=True):
-        raise TeacherError(f"{checkpoint} is in shards (FSDP). Consolidate it with VISSL's tools first.")
+    if not is_own:
+        require_no_code(record["MODEL"]["TRUNK"], checkpoint.parent / RECORD_NAME)
     spec = EncoderSpec(
         model=_whole_model(record["MODEL"]),
         weights=str(checkpoint),
         state_dict_key="",
-        trust_weights=False,
+        trust_weights=os.environ.get(TRUST_VARIABLE) == "1",
         layer=HEAD_LAYER if head else "",
         pooling="avg",
         settings=_SETTINGS,

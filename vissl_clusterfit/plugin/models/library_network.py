@@ -12,6 +12,8 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.config.network_names import TRUNK_BLOCK, TRUNK_NAME
+from vissl_clusterfit.dependencies import IMPORT_VARIABLE, user_modules
+from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.models import describe, load
 from vissl_clusterfit.models.weight_files import WeightsSettings
 
@@ -69,6 +71,30 @@ def for_features(trunk: Mapping[str, Any], weights: str, trusted: bool) -> AttrD
 def is_library_network(model: Mapping[str, Any]) -> bool:
     """Whether a MODEL block has such a trunk."""
     return model["TRUNK"]["NAME"] == TRUNK_NAME
+
+
+def require_no_code(trunk: Mapping[str, Any], place: object) -> None:
+    """Refuses a trunk that a file names and that is code to import: only you name code.
+
+    Args:
+        trunk: a TRUNK block from a record or a manifest.
+        place: of the file.
+
+    Raises:
+        ConfigError: it is ``python:<module>:<function>``, and nothing says that the module is trusted.
+    """
+    name = str((trunk.get(TRUNK_BLOCK) or {}).get("MODEL", "")) if trunk.get("NAME") == TRUNK_NAME else ""
+    library, _, function = name.partition(":")
+    module = function.partition(":")[0]
+    if library == "python" and module not in user_modules() and os.environ.get(TRUST_VARIABLE) != "1":
+        raise ConfigError(
+            problem(
+                f"the trunk in {place}",
+                found=f"{name}, which runs the code of {module}",
+                allowed="a trunk of VISSL's, of torchvision, timm or transformers",
+                remedy=f"If you made or trust that module, set the environment variable {IMPORT_VARIABLE}={module}.",
+            )
+        )
 
 
 def library_inputs(
