@@ -33,6 +33,8 @@ TRUNKS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         "rgb",
         "torchvision",
     ),
+    "clips": ({"NAME": "r3d_18"}, 32, "bgr", "torchvision"),
+    "narrow-clips": ({"NAME": "r2plus1d_18", "VIDEO": {"WIDTH": 8}}, 32, "rgb", "vissl"),
     "vit": ({"NAME": "vision_transformer", "VISION_TRANSFORMERS": {**_VIT, "QKV_BIAS": True}}, 64, "rgb", "timm"),
     "vit-of-other-size": ({"NAME": "vision_transformer", "VISION_TRANSFORMERS": _VIT}, 96, "rgb", "timm"),
     "convit": ({"NAME": "convit", "VISION_TRANSFORMERS": _VIT, "CONVIT": {"N_GPSA_LAYERS": 2}}, 64, "rgb", "timm"),
@@ -48,7 +50,7 @@ def save_trained(
     trunk, size, input_type, _ = TRUNKS[kind]
     model = AttrDict(dict(_whole_model({}))).to_dict()
     for key, value in trunk.items():
-        model["TRUNK"][key] = {**model["TRUNK"][key], **value} if isinstance(value, dict) else value
+        model["TRUNK"][key] = {**model["TRUNK"].get(key, {}), **value} if isinstance(value, dict) else value
     model["INPUT_TYPE"] = input_type
     model["HEAD"]["PARAMS"] = head or []
     weights = {"weights": None, "state_dict_key": "", "trust_weights": False, "pooling": "avg", "seed": 1}
@@ -65,7 +67,8 @@ def save_trained(
     transforms = [{"name": "RandomResizedCrop", "size": size}, {"name": "ToTensor"}]
     inputs = {"MODEL": model, "DATA": {"TRAIN": {"TRANSFORMS": transforms, "fingerprint": "f", "num_samples": 3}}}
     (folder / "training.json").write_text(json.dumps({"format": 1, "engine": "train", "weights": "", "inputs": inputs}))
-    images = torch.rand(3, 3, size, size, generator=generator) * 4 - 2
+    shape = (3, 4, size, size) if hasattr(network.trunk, "clip_shape") else (3, size, size)
+    images = torch.rand(3, *shape, generator=generator) * 4 - 2
     with torch.inference_mode():
         features = network.trunk(images, [])[-1].flatten(1)
         logits = network(images)[-1] if head else features

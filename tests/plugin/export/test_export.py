@@ -68,6 +68,13 @@ def test_wide_resnets_are_those_of_transformers(tmp_path, monkeypatch):
     assert difference < 1e-5
 
 
+def test_trunks_of_video_keep_our_names_where_torchvision_has_none(tmp_path):
+    run = save_trained(tmp_path / "run", "narrow-clips")
+    card = json.loads((export_model(run, tmp_path / "export") / "card.json").read_text())
+    assert (card["library"], card["output"]["dim"], card["input"]["shape"]) == ("vissl", 64, [3, 16, 224, 224])
+    assert card["why_no_other_library"] == "VIDEO.WIDTH=8, and torchvision has the published width"
+
+
 def test_a_head_of_one_linear_layer_goes_along(tmp_path):
     heads = {
         "narrow": HEAD,

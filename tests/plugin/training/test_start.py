@@ -240,12 +240,14 @@ def test_what_is_replaced_on_purpose_is_moved_aside(begin, tmp_path):
     begin()
     save(folder)
     (folder / "mine.txt").write_text("of the user")
+    (folder / "export").mkdir()
+    (folder / "export/card.json").write_text("{}")
     assert begin({"CHECKPOINT.OVERWRITE_EXISTING": True, "CHECKPOINT.AUTO_RESUME": False, "SEED_VALUE": 5}) == (
         False,
         None,
     )
     aside = {file.name for file in (folder / "replaced-1").iterdir()}
-    assert aside == {"model_phase0.torch", "checkpoint.torch", "training.json"}
+    assert aside == {"model_phase0.torch", "checkpoint.torch", "training.json", "export"}
     assert (folder / "mine.txt").read_text() == "of the user"
     assert artifacts.read_json(folder / "training.json")["inputs"]["SEED_VALUE"] == 5
 

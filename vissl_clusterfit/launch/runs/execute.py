@@ -14,10 +14,9 @@ from vissl_clusterfit.launch.runs.tune.run import run_tuning
 from vissl_clusterfit.plugin.benchmarks.trained import add_trained_rows
 from vissl_clusterfit.plugin.engines.tune import ENGINE as TUNE
 from vissl_clusterfit.plugin.export.at_end import export_at_end
-from vissl_clusterfit.plugin.export.export import CARD_NAME
 from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint
 from vissl_clusterfit.plugin.training.progress import METRICS_NAME, run_folder
-from vissl_clusterfit.plugin.training.record import EXPORT_NAME
+from vissl_clusterfit.plugin.training.record import CARD_NAME, EXPORT_NAME
 from vissl_clusterfit.report.results import RESULTS_NAME
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path

@@ -10,10 +10,10 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ClusterFitError
-from vissl_clusterfit.plugin.export.export import CARD_NAME, write_export
+from vissl_clusterfit.plugin.export.export import write_export
 from vissl_clusterfit.plugin.export.trained import open_trained
 from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint
-from vissl_clusterfit.plugin.training.record import EXPORT_NAME
+from vissl_clusterfit.plugin.training.record import CARD_NAME, EXPORT_NAME
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import temporary_path
 from vissl_clusterfit.storage.paths import artifact_path

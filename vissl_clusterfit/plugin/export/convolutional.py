@@ -96,14 +96,14 @@ def regnet(model: Mapping[str, Any], trunk: nn.Module, size: int) -> Counterpart
     return Counterpart("torchvision", Call("torchvision.models.RegNet", arguments), rename)
 
 
-def _as_rgb(state: State, first: str, is_bgr: bool) -> State:
+def as_rgb(state: State, first: str, is_bgr: bool) -> State:
     """Images of other libraries are red, green and blue: what turns them round is taken into the first convolution."""
     return {**state, first: state[first].flip(1).contiguous()} if is_bgr else state
 
 
 def _resnet_names(state: State, *, is_bgr: bool) -> State:
     plain = {name.removeprefix("_feature_blocks."): tensor for name, tensor in state.items()}
-    return _as_rgb(plain, "conv1.weight", is_bgr)
+    return as_rgb(plain, "conv1.weight", is_bgr)
 
 
 def _transformers_names(state: State, *, is_bgr: bool) -> State:
@@ -127,4 +127,4 @@ def _regnet_names(state: State, *, is_bgr: bool) -> State:
         for ours, theirs in _REGNET_NAMES:
             name = re.sub(ours, theirs, name)
         renamed[name.removeprefix(".")] = tensor
-    return _as_rgb(renamed, "stem.0.weight", is_bgr)
+    return as_rgb(renamed, "stem.0.weight", is_bgr)

@@ -57,6 +57,7 @@ class Counterpart:
         headless: the argument that leaves the head away, None where it is to be replaced by an identity.
         output: the attribute of what the network gives in which the features are, or the first of whose tokens they
             are (``last_hidden_state[:, 0]``); "" where it gives them.
+        checked_on: the shape of an input that shows whether outputs are the same, where that of the training is large.
     """
 
     library: str
@@ -65,6 +66,7 @@ class Counterpart:
     linear: str = "fc"
     headless: str | None = None
     output: str = ""
+    checked_on: tuple[int, ...] | None = None
 
     def build_call(self, num_classes: int) -> Call:
         """The call, with a head of so many outputs, or without one (0)."""

@@ -34,11 +34,12 @@ from vissl_clusterfit.errors import (
     naming_settings,
     problem,
 )
-from vissl_clusterfit.plugin.export import convolutional, library_networks, transformers_of_timm
+from vissl_clusterfit.plugin.export import convolutional, library_networks, transformers_of_timm, video
 from vissl_clusterfit.plugin.export.counterparts import Counterpart, State
 from vissl_clusterfit.plugin.export.onnx_file import Outputs, write_onnx
 from vissl_clusterfit.plugin.export.trained import TrainedNetwork, open_trained
 from vissl_clusterfit.plugin.models.head import trunk_width
+from vissl_clusterfit.plugin.training.record import CARD_NAME
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import remove_leftovers, temporary_path, write_file
 from vissl_clusterfit.storage.paths import artifact_path
@@ -47,7 +48,6 @@ from vissl_clusterfit.storage.remote import as_remote
 logger = logging.getLogger(__name__)
 
 FORMS = ("auto", "torchvision", "timm", "transformers", "vissl")
-CARD_NAME = "card.json"
 _FORMAT = 1
 #: How far outputs may be from those of the trained network, in absolute terms, and relative to the largest.
 _TOLERANCE = 1e-5
@@ -60,6 +60,7 @@ _KINDS: dict[str, Callable[..., Counterpart | str]] = {
     "convit": transformers_of_timm.convit,
     "xcit": transformers_of_timm.xcit,
     TRUNK_NAME: library_networks.library_network,
+    **dict.fromkeys(video.RESNETS, video.video_resnet),
 }
 
 
@@ -195,7 +196,7 @@ def _in_library(trained: TrainedNetwork, counterpart: Counterpart, head: bool) -
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()
         return f"{counterpart.build_call(num_classes)} is another network: {' '.join(reason[:2])}"
-    difference, dim = _difference(trained, network, counterpart.outputs)
+    difference, dim = _difference(trained, network, counterpart)
     if difference > _TOLERANCE:
         return f"{counterpart.build_call(num_classes)} gives other outputs, by {difference:.1e} of the largest"
     return _Form(
@@ -253,12 +254,13 @@ def _plain(state: State) -> State:
     return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
 
 
-def _difference(trained: TrainedNetwork, network: nn.Module, outputs: Callable[..., torch.Tensor]) -> tuple[float, int]:
+def _difference(trained: TrainedNetwork, network: nn.Module, counterpart: Counterpart) -> tuple[float, int]:
     """The largest difference between the outputs of two networks, as a part of the largest above 1; and their width."""
-    images = torch.rand(2, *trained.input_shape, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    shape = counterpart.checked_on or trained.input_shape
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)) * 4 - 2
     with torch.inference_mode():
         expected = _outputs_of_vissls(trained.network, images)
-        found = outputs(network, images)
+        found = counterpart.outputs(network, images)
     if found.shape != expected.shape or not bool(expected.isfinite().all()):
         return float("inf"), 0
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1)), expected.shape[1]

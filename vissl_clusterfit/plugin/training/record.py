@@ -28,6 +28,7 @@ from vissl_clusterfit.storage.paths import artifact_path
 RECORD_NAME = "training.json"
 #: The folder beside the checkpoints with the trunk for other libraries.
 EXPORT_NAME = "export"
+CARD_NAME = "card.json"
 _FORMAT = 1
 _WEIGHTS = "MODEL.WEIGHTS_INIT.PARAMS_FILE"
 #: Of a training the batch of a step has the images of all processes, so their number decides; of no other stage.
@@ -155,6 +156,7 @@ def set_aside(folder: Path) -> Path:
         number += 1
     aside.mkdir()
     for name in sorted(names_in(folder)):
-        if is_checkpoint(name) or name in (METRICS_NAME, "stdout.json", RECORD_NAME, EXPORT_NAME):
+        is_export = name == EXPORT_NAME and (folder / name / CARD_NAME).is_file()
+        if is_checkpoint(name) or is_export or name in (METRICS_NAME, "stdout.json", RECORD_NAME):
             (folder / name).rename(aside / name)
     return aside
