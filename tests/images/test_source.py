@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from collections_on_disk import WRITERS
 from pictures import NAMES, encoded, write_pictures
+from tiny import write_images
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from vissl_clusterfit.config.clusterfit import EncodingSettings
@@ -24,6 +27,17 @@ def extract(place, folder, *, encode=lambda pixels: pixels.flatten(1), max_unrea
     return extract_features(
         images, lambda: encode, folder, inputs, settings, num_workers=workers, names=images.name_list
     )
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "tars" else pytest.mark.slow) for kind in WRITERS]
+)
+def test_processes_that_are_spawned_read_every_kind(tmp_path, kind):
+    place = WRITERS[kind][0](write_images(tmp_path / "images", 6), tmp_path / "my images")
+    images = TransformedImages(open_images(place), small)
+    loader = DataLoader(images, batch_size=3, num_workers=1, multiprocessing_context="spawn")
+    expected = torch.stack([image for image, _ in images])
+    torch.testing.assert_close(torch.cat([pixels for pixels, _ in loader]), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -47,6 +47,8 @@ class TransformedImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         """The tensor of an image, and why it could not be read: "" if it could; then a grey one stands for it."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         try:
             return self._transform(self.images.read(index)), ""
         except Exception as error:  # damaged files make decoders raise nearly anything

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from vissl_clusterfit.features.sample_list import dataset_inputs
 from vissl_clusterfit.features.sample_names import NameList
 from vissl_clusterfit.features.store import FeatureStore
 
+logger = logging.getLogger(__name__)
+
 
 class SplitSource(ImageSource, Protocol):
     """The images of a split, or some of them."""
@@ -22,6 +25,10 @@ class SplitSource(ImageSource, Protocol):
     @property
     def clips(self) -> Mapping[str, Any] | None:
         """Which frames are clips; None for images."""
+
+    @property
+    def num_ignored_orientations(self) -> int:
+        """How many of the images that were read are to be turned by their EXIF data, and were not."""
 
     @property
     def name_list(self) -> NameList | None:
@@ -73,7 +80,7 @@ def extract_split(
         ArtifactError: the store is of other inputs.
         DataError: too many images cannot be read.
     """
-    return extract_features(
+    store = extract_features(
         images,
         build,
         folder,
@@ -82,3 +89,11 @@ def extract_split(
         num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
         names=images.name_list,
     )
+    ignored = sum(distributed.gather(images.num_ignored_orientations))
+    if ignored and distributed.is_primary():
+        logger.warning(
+            "%d of the images that were read are not upright: the orientation in their EXIF data is ignored. The data "
+            "source images turns them (docs/images.md).",
+            ignored,
+        )
+    return store

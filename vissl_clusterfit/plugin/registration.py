@@ -16,14 +16,14 @@ def register() -> None:
     | meters | ``clusterfit_accuracy_meter``, in the place of VISSL's wherever the loss is ``clusterfit_loss`` |
     | trunks | ``raw_pixels``, the baseline of transfer benchmarks |
     | trunks | ``library_network``: a network of torchvision, timm, transformers or one's own, by name |
-    | data sources | ``video_folder``, ``video_filelist`` |
+    | data sources | ``video_folder``, ``video_filelist``; ``images``: any collection of images |
     | transforms | ``Clip…``, for clips of video |
     | transforms | ``ImageProcessor``, that of a model of transformers |
     | collators | ``multi_label_collator``: several labels of a sample as soft targets |
     | collators | ``clusterfit_mix_collator``: MixUp and CutMix |
     | optimizers | ``OPTIMIZER.layer_decay``: timm's groups of parameters |
     | hooks | a moving average of the weights, wherever there is ``MODEL.EMA_DECAY`` |
-    | labels | a video source's own under its name; a file has a row for each video, not for each clip |
+    | labels | a source's own under its name (videos, ``images``); a file has a row for each video, not for each clip |
     | labels | names are numbered as those of TRAIN; other types and another number of them are refused |
     | images | 16 bits of grey are read for what they show; a damaged file of a folder ends no training |
     | tests | the meters get the samples that could be read, and both numbers are in ``metrics.json`` |
@@ -75,6 +75,7 @@ def register() -> None:
     from vissl_clusterfit.plugin.benchmarks import instance_retrieval, nearest_neighbor, readable, svm
     from vissl_clusterfit.plugin.data import (
         image_files,
+        image_source,
         named_files,
         transform_steps,
         true_labels,
@@ -127,9 +128,12 @@ def register() -> None:
     register_engine("clusterfit_low_shot_svm")(svm.LowShotSvmEngine)
     register_engine("clusterfit_retrieval")(instance_retrieval.RetrievalEngine)
 
-    for source in video_source.SOURCES:
-        vissl.data.DATASET_SOURCE_MAP[source] = video_source.VideoSource
-        vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.add(source)
+    ours = {
+        **dict.fromkeys(video_source.SOURCES, video_source.VideoSource),
+        image_source.SOURCE: image_source.ImagesSource,
+    }
+    vissl.data.DATASET_SOURCE_MAP.update(ours)
+    vissl.data.DATA_SOURCES_WITH_SUBSET_SUPPORT.update(ours)
     for name in video_transforms.OF_TORCHVISION:
         register_transform(f"Clip{name}")(video_transforms.OfTorchvision(name))
     register_transform("ImageProcessor")(ImageProcessor)
@@ -141,7 +145,9 @@ def register() -> None:
     register_collator(mixing.COLLATOR)(mixing.mix_collator)
     # Nor has it one for labels.
     dataset_class = ssl_dataset.GenericSSLDataset
-    dataset_class.load_labels = true_labels.fitting(video_labels.with_video_labels(dataset_class.load_labels))
+    dataset_class.load_labels = true_labels.fitting(
+        true_labels.of_collections(video_labels.with_video_labels(dataset_class.load_labels))
+    )
     dataset_class._convert_to_numeric_ids = true_labels.numbers_of_names
     # Nor for what composes transforms.
     ssl_dataset.get_transform = transform_steps.named_steps(ssl_dataset.get_transform)

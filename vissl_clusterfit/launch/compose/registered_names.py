@@ -39,7 +39,7 @@ class Registry:
 
 
 _SOURCES = ("airstore", "disk_filelist", "disk_folder", "synthetic", "torchvision_dataset")
-_VIDEO_SOURCES = ("video_folder", "video_filelist")
+_OUR_SOURCES = ("images", "video_folder", "video_filelist")
 
 REGISTRIES = {
     "engine": Registry(
@@ -133,8 +133,8 @@ REGISTRIES = {
         "vissl.data:DATASET_SOURCE_MAP",
         names=(
             *_SOURCES,
-            *_VIDEO_SOURCES,
-            *(f"{kind}_{source}" for kind in ("clusterfit", "tolerant") for source in (*_SOURCES, *_VIDEO_SOURCES)),
+            *_OUR_SOURCES,
+            *(f"{kind}_{source}" for kind in ("clusterfit", "tolerant") for source in (*_SOURCES, *_OUR_SOURCES)),
         ),
     ),
     "task": Registry("classy_vision.tasks:TASK_REGISTRY", ("vissl/trainer", "classy_vision/tasks"), "task"),

@@ -97,7 +97,7 @@ def _require_parts_of_data(config: Any) -> None:
     for split in ("TRAIN", "TEST") if config.TEST_MODEL or config.TEST_ONLY else ("TRAIN",):
         data = config.DATA[split]
         vissl.data.get_collator(data.COLLATE_FUNCTION, data.COLLATE_FUNCTION_PARAMS)
-        if data.DATA_SOURCES and {*map(base_source, data.DATA_SOURCES)} <= {"disk_folder", "disk_filelist"}:
+        if data.DATA_SOURCES and {*map(base_source, data.DATA_SOURCES)} <= {"disk_folder", "disk_filelist", "images"}:
             require_transforms(data.TRANSFORMS, f"config.DATA.{split}.TRANSFORMS")
 
 

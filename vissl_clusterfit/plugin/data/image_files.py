@@ -5,14 +5,19 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
+import torch
 from PIL import Image
 from vissl.data.data_helper import get_mean_image
 
-from vissl_clusterfit.images.decode import in_8_bits
+from vissl_clusterfit.images.decode import in_8_bits, turn_of
 
 logger = logging.getLogger(__name__)
+
+#: Whether the image that is being read asks to be turned; None where nobody asks.
+_turned: ContextVar[bool | None] = ContextVar("turned", default=None)
 
 
 class ImageFiles:
@@ -31,24 +36,40 @@ class ImageFiles:
         Raises:
             UnreadablePixels: the range of the pixels is not known.
         """
-        return in_8_bits(Image.open(*args, **kwargs))
+        image = Image.open(*args, **kwargs)
+        if _turned.get() is not None:
+            _turned.set(turn_of(image) is not None)
+        return in_8_bits(image)
+
+
+def count_orientations(source: Any) -> None:
+    """Has a ``DiskImageDataset`` count the images whose EXIF orientation it ignores, in all processes that read it."""
+    source.ignored_orientations = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
 
 
 def with_stand_ins(get_item: Callable[[Any, int], tuple[Any, bool]]) -> Callable[[Any, int], tuple[Any, bool]]:
     """VISSL's ``DiskImageDataset.__getitem__``, which ends a training at a damaged file of a folder, not of a list.
 
-    A grey image stands for it, as for one of a list, and is said not to be valid.
+    A grey image stands for it, as for one of a list, and is said not to be valid. Images stay as VISSL reads them;
+    those that their EXIF data would turn are counted where :func:`count_orientations` asks for it.
     """
 
     @functools.wraps(get_item)
     def get(source: Any, index: int) -> tuple[Any, bool]:
+        counted = getattr(source, "ignored_orientations", None)
+        before = _turned.set(None if counted is None else False)
         try:
-            return get_item(source, index)
+            item = get_item(source, index)
+            if counted is not None and _turned.get():
+                counted[index] = 1
+            return item
         except Exception as error:  # damaged files make decoders raise nearly anything
             if source.data_source != "disk_folder" or not source.is_initialized:
                 raise
             name = source.image_dataset.samples[index][0]
             logger.warning("%s cannot be read: %s: %s", name, type(error).__name__, error)
             return get_mean_image(source.cfg["DATA"][source.split].DEFAULT_GRAY_IMG_SIZE), False
+        finally:
+            _turned.reset(before)
 
     return get

@@ -19,6 +19,7 @@ from typing import Any
 from vissl.data.dataset_catalog import check_data_exists, get_data_files
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.plugin.data.image_source import SOURCE as IMAGES
 from vissl_clusterfit.plugin.data.source_names import base_source, data_errors, unused_label_paths
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.remote import as_remote
@@ -27,8 +28,9 @@ logger = logging.getLogger(__name__)
 
 _PREFIX = "vissl-clusterfit-"
 _THREADS = 16
-# A list of videos names them relative to its own folder.
+# A list of videos names them relative to its own folder. Of collections of images, folders and these files are whole.
 _STAY = ("video_filelist",)
+_WHOLE = (".tar", ".npz", ".mdb", ".lmdb")
 
 
 @contextlib.contextmanager
@@ -57,7 +59,7 @@ def _copies_of(split: str, all_data: Any) -> Iterator[None]:
             paths, labels = get_data_files(split, all_data)
         folder = _own_folder(split, data.COPY_DESTINATION_DIR)
         try:
-            stay = [base_source(source) in _STAY for source in data.DATA_SOURCES]
+            stay = [_stays(source, path) for source, path in zip(data.DATA_SOURCES, paths, strict=True)]
             data.DATA_PATHS = [
                 path if stays else _copied(path, folder / f"data{number}", split)
                 for number, (path, stays) in enumerate(zip(paths, stay, strict=True))
@@ -76,6 +78,16 @@ def _copies_of(split: str, all_data: Any) -> Iterator[None]:
         data.update(before)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stays(source: str, path: Any) -> bool:
+    """Whether data are read where they are: they are named by a list or a pattern, whose files are elsewhere."""
+    if base_source(source) != IMAGES:
+        return base_source(source) in _STAY
+    stays = not os.path.isdir(path) and not path.lower().endswith(_WHOLE)
+    if stays:
+        logger.warning("COPY_TO_LOCAL_DISK has no effect on %s: its images are read where they are.", path)
+    return stays
 
 
 def _own_folder(split: str, destination: str) -> Path:

@@ -20,6 +20,9 @@ from vissl_clusterfit.features.extract import stack_images
 from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples, names_and_sizes
 from vissl_clusterfit.features.sample_names import NameList
 from vissl_clusterfit.images.decode import in_8_bits
+from vissl_clusterfit.plugin.data.image_files import count_orientations
+from vissl_clusterfit.plugin.data.image_source import SOURCE as IMAGES
+from vissl_clusterfit.plugin.data.image_source import ImagesSource
 from vissl_clusterfit.plugin.data.source_names import (
     base_source,
     data_errors,
@@ -32,8 +35,9 @@ from vissl_clusterfit.plugin.data.transforms import require_fixed
 from vissl_clusterfit.plugin.data.video_source import FOLDER, extracted_clips
 from vissl_clusterfit.plugin.data.video_transforms import ClipsToViews, ClipToTensor
 
-# Data sources whose samples are files below a folder, named with their sizes.
-_WITH_SIZES = ("disk_folder", FOLDER)
+# Data sources whose samples have names with what shows a change: the sizes of files.
+_WITH_SIZES = ("disk_folder", FOLDER, IMAGES)
+_COUNTING = ("disk_folder", "disk_filelist")
 
 
 class SplitImages(Dataset):
@@ -98,6 +102,9 @@ class SplitImages(Dataset):
             self._dataset = build_dataset(cfg=AttrDict({"DATA": data}), split=split)
         self._dataset.transforms_setting = setting
         self._sources = [tolerant.images for tolerant in self._dataset.data_objs]
+        for kind, source in zip(self._source_names, self._sources, strict=True):
+            if kind in _COUNTING:
+                count_orientations(source)
         self._require_views_of_the_same_samples()
 
     def _require_views_of_the_same_samples(self) -> None:
@@ -141,7 +148,7 @@ class SplitImages(Dataset):
         """Why a data source has no right image of a sample; "" if it has. VISSL keeps the reason to its log."""
         files = self._files[number]
         reason = "" if read else "VISSL could not read it"
-        if self.clips is not None:
+        if self.clips is not None or isinstance(self._sources[number], ImagesSource):
             reason = reason and self._sources[number].why_unreadable(index)
         elif files is not None and not read:
             reason = _what_is_wrong(str(files[index])) or reason
@@ -173,6 +180,17 @@ class SplitImages(Dataset):
         return dataset_inputs(self.samples)
 
     @property
+    def num_ignored_orientations(self) -> int:
+        """How many of the images that were read have an EXIF orientation that their data source ignores."""
+        return sum(
+            source.collection.num_ignored_orientations
+            if isinstance(source, ImagesSource)
+            else int(source.ignored_orientations.sum())
+            for kind, source in zip(self._source_names, self._sources, strict=True)
+            if kind in (*_COUNTING, IMAGES)
+        )
+
+    @property
     def have_files(self) -> bool:
         """Whether every data source knows the files of its samples, so that their names identify the data."""
         return all(files is not None for files in self._files)
@@ -196,6 +214,8 @@ class SplitImages(Dataset):
             videos = list(files)[::clips]
             named = names_and_sizes(videos, path) if kind == FOLDER else map(str, videos)
             yield from (f"{name} clip {clip}" for name in named for clip in range(clips))
+        elif kind == IMAGES:
+            yield from self._sources[number].collection.identities()
         elif files is not None and kind in _WITH_SIZES:
             yield from names_and_sizes(files, path)
         elif files is not None:

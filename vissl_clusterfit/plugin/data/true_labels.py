@@ -13,6 +13,8 @@ from vissl.data import build_dataset
 from vissl.data.dataset_catalog import get_data_files
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.plugin.data.image_source import SOURCE as IMAGES
+from vissl_clusterfit.plugin.data.image_source import ImagesSource, opened
 from vissl_clusterfit.plugin.data.source_names import data_errors
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.untrusted import load_array
@@ -64,7 +66,8 @@ def require_labels(cfg: AttrDict) -> None:
         require_same_classes(cfg)
     for split in splits:
         data = cfg.DATA[split]
-        if set(data.LABEL_SOURCES) == {_LIST} and set(data.DATA_SOURCES) == {_LIST}:
+        sources = set(data.DATA_SOURCES)
+        if sources and sources == set(data.LABEL_SOURCES) and sources <= {_LIST, IMAGES}:
             _load(cfg, split)
 
 
@@ -105,7 +108,7 @@ def require_same_classes(cfg: AttrDict) -> None:
     for split, other in pairs:
         lacking = sorted(set(names[other] or ()) - set(names[split] or ()))
         if lacking:
-            what, key = ("folder", "DATA_PATHS") if of_folders[split] else ("label", "LABEL_PATHS")
+            what, key = ("folder" if of_folders[split] else "label"), _key_of(cfg, split)
             raise DataError(
                 problem(
                     f"config.DATA.{split}.{key}",
@@ -135,12 +138,44 @@ def numbers_of_names(dataset: Any, labels: np.ndarray) -> np.ndarray:
     if (strange := of_train[places] != names).any():
         raise DataError(
             problem(
-                f"config.DATA.{dataset.split}.LABEL_PATHS",
+                f"config.DATA.{dataset.split}.{_key_of(dataset.cfg, dataset.split)}",
                 found=f"the labels {_some(sorted(set(names[strange].tolist())))}, which TRAIN lacks",
                 allowed=f"those of TRAIN: {_some(of_train.tolist())}",
             )
         )
     return places
+
+
+def of_collections(load_labels: Callable[[Any], None]) -> Callable[[Any], None]:
+    """VISSL's loading of labels, with those that a collection of images came with: ``LABEL_SOURCES: [images]``.
+
+    The function it gives raises DataError where they are asked of another data source.
+    """
+
+    @functools.wraps(load_labels)
+    def load(dataset: Any) -> None:
+        sources, own = dataset.label_sources, {}
+        for number, source in enumerate(sources):
+            if source == IMAGES:
+                collection = dataset.data_objs[number]
+                if not isinstance(collection, ImagesSource):
+                    found = f"{IMAGES}, where the data source is {dataset.data_sources[number]}"
+                    setting = f"config.DATA.{dataset.split}.LABEL_SOURCES"
+                    raise DataError(problem(setting, found=found, allowed=f"it with the data source {IMAGES}"))
+                own[number] = dataset._convert_to_numeric_ids(collection.get_labels())
+        # What VISSL makes labels of where nothing is read holds their places.
+        dataset.label_sources = ["synthetic" if source == IMAGES else source for source in sources]
+        load_labels(dataset)
+        dataset.label_sources = sources
+        for number, labels in own.items():
+            dataset.label_objs[number] = labels
+
+    return load
+
+
+def _key_of(cfg: AttrDict, split: str) -> str:
+    """The key that names where the labels of a split are."""
+    return "LABEL_PATHS" if cfg["DATA"][split].LABEL_SOURCES[0] == _LIST else "DATA_PATHS"
 
 
 def fitting(load_labels: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -193,12 +228,16 @@ def _as_names(labels: np.ndarray) -> np.ndarray | None:
 def _class_names(cfg: AttrDict, split: str) -> list[str] | None:
     """The names by which the classes of a split are numbered; None where its labels are numbers, or not of files."""
     data = cfg["DATA"][split]
-    if not data.DATA_SOURCES or not data.LABEL_SOURCES or data.LABEL_SOURCES[0] not in (_FOLDER, _LIST):
+    if not data.DATA_SOURCES or not data.LABEL_SOURCES or data.LABEL_SOURCES[0] not in (_FOLDER, _LIST, IMAGES):
         return None
     with data_errors(split):
         images, labels = get_data_files(split, cfg["DATA"])
         if data.LABEL_SOURCES[0] == _FOLDER:
             return find_classes(images[0])[0]
+    if data.LABEL_SOURCES[0] == IMAGES:
+        found = opened(cfg["DATA"], split, images[0]).labels if data.DATA_SOURCES[0] == IMAGES else None
+        names = None if found is None else _as_names(found)
+        return None if names is None else np.unique(names).tolist()
     try:
         names = _as_names(load_array(artifact_path(labels[0])))
     except (ValueError, OSError, IndexError, MemoryError, TypeError):  # said where they are loaded
