@@ -11,7 +11,7 @@ The way of the data, and where each stage lives::
     labels/             PseudoLabels: made, compared              plugin/                 what VISSL is given
     transfer/, report/  scores of frozen features; tables         launch/                 from a command to processes
     study/              methods compared, with intervals          compat/                 repairs of VISSL
-    api                 what a notebook calls
+    api                 what a notebook calls                 commands/               what a terminal calls
 
 The names below come on demand: importing the package imports nothing heavy and changes nothing.
 :func:`vissl_clusterfit.plugin.register` is the one call that touches VISSL.

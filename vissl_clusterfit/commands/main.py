@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS and ("=" in name or name.startswith(("~", "+"))):
         words.insert(0, name := RUN)
     if name not in COMMANDS:
-        from vissl_clusterfit.launch.compose.nearest import nearest, proposal
+        from vissl_clusterfit.config.nearest import nearest, proposal
 
         allowed = f"{', '.join(COMMANDS)}, or config=NAME for a run"
         said = problem(PROG, found=repr(name), allowed=allowed, remedy=proposal(nearest(name, COMMANDS)))
