@@ -1,6 +1,7 @@
 """The examples, run as a user runs them."""
 
 import csv
+import json
 import os
 import re
 import subprocess
@@ -8,8 +9,12 @@ import sys
 
 import numpy as np
 import pytest
+import timm
+import torch
 from repository import ROOT
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
+from tiny import write_images
 
 from vissl_clusterfit import label_rows, open_artifact
 
@@ -78,3 +83,42 @@ def test_the_ten_lines_of_ones_own_train_in_every_process(student_overrides, tmp
         '"why_no_other_library": "no other library has the trunk means"'
         in (tmp_path / "run/export/card.json").read_text()
     )
+
+
+@pytest.mark.slow
+def test_a_network_of_timm_teaches_another(tmp_path):
+    """On a path with a blank, with networks of a few thousand weights, twice; plain timm loads the student."""
+    images = write_images(tmp_path / "my images", 32)
+    save_tensors(timm.create_model("test_resnet").state_dict(), tmp_path / "teacher.safetensors")
+    command = tmp_path / "bin/vissl-clusterfit"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m vissl_clusterfit.commands.main "$@"\n')
+    command.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "TEACHER": "timm:test_resnet",
+        "STUDENT": "timm:test_resnet",
+    }
+    small = (
+        "config.MACHINE.DEVICE=cpu",
+        "config.DISTRIBUTED.NUM_PROC_PER_NODE=1",
+        "config.DATA.NUM_DATALOADER_WORKERS=0",
+        "config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=8",
+        "config.CLUSTERFIT.NUM_CLUSTERS=4",
+        "config.OPTIMIZER.num_epochs=2",
+    )
+    script = ["bash", ROOT / "examples/timm_teacher_to_student.sh", images, "teacher.safetensors", "run", *small]
+    for _ in range(2):
+        done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    with (tmp_path / "run/labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["name"] for row in rows) == sorted(str(path.relative_to(images)) for path in images.glob("*/*"))
+    assert {int(row["label"]) for row in rows} == {0, 1, 2, 3}
+    card = json.loads((tmp_path / "run/export/card.json").read_text())
+    scope = {"images": torch.rand(2, 3, 224, 224)}
+    lines = "\n".join(card["load"]).replace("model.safetensors", str(tmp_path / "run/export/model.safetensors"))
+    exec(lines, scope)
+    assert scope["features"].shape == (2, card["output"]["dim"])

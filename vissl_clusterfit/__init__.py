@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         make_labels,
         open_artifact,
     )
+    from vissl_clusterfit.api.embedding import embed
     from vissl_clusterfit.clustering.estimator import KMeans
     from vissl_clusterfit.errors import ClusterFitError
     from vissl_clusterfit.features.imports import import_features
@@ -42,6 +43,7 @@ __all__ = [
     "KMeans",
     "check_artifacts",
     "compare_labels",
+    "embed",
     "export_labels",
     "import_features",
     "import_labels",
@@ -56,6 +58,7 @@ _MODULES = {
     "KMeans": "clustering.estimator",
     "check_artifacts": "api",
     "compare_labels": "api",
+    "embed": "api.embedding",
     "export_labels": "labels.export",
     "import_features": "features.imports",
     "import_labels": "labels.imports",

@@ -1,6 +1,8 @@
 """``vissl-clusterfit list`` against what is really there."""
 
 import pytest
+import timm
+import torchvision
 from repository import ROOT
 from tiny import STUDENT
 
@@ -38,10 +40,24 @@ def test_layers_are_those_of_the_teachers_network(listed):
     assert listed("layers", *STUDENT) == ["conv1", "res1", "res2", "res3", "res4", "res5", "res5avg", "flatten"]
 
 
+def test_models_are_those_of_their_libraries(listed):
+    names = listed("models")
+    assert {f"timm:{name}" for name in timm.list_models()} <= {*names}
+    assert {f"torchvision:{name}" for name in torchvision.models.list_models(torchvision.models)} <= {*names}
+    assert listed("models", "torchvision", "VIT_L") == ["torchvision:vit_l_16", "torchvision:vit_l_32"]
+
+
+def test_layers_of_a_network_by_name_are_its_modules(listed):
+    own = [name for name, _ in torchvision.models.resnet18().named_modules() if name and name != "fc"]
+    assert [name for name in listed("layers", "torchvision:resnet18") if name != "fc"] == own
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["layers"], "list layers: found nothing; allowed: config=NAME"),
+        (["layers"], "list layers: found nothing; allowed: a network by name"),
+        (["layers", "resnet18"], "list layers: found resnet18; allowed: a network by name"),
+        (["layers", "timm:resnet"], "name: found timm:resnet,"),
         (["layers", "config=clusterfit/nowhere"], "config=clusterfit/nowhere: found no such config"),
     ],
 )

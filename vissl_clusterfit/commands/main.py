@@ -22,17 +22,18 @@ RUN = "run"
 #: Of each sub-command its module, with ``add_arguments(parser)`` and ``run(options)``, and what it does.
 COMMANDS = {
     RUN: ("run_config", "a config of VISSL or of this package: all of ClusterFit, one stage, a benchmark, a study"),
-    "list": ("listing", "which configs, trunks, layers of a network and data sources there are"),
+    "list": ("listing", "which configs, trunks, data sources, models, and layers of a network there are"),
     "plan": ("plan", "what a run or a clustering will take: memory, disk, time"),
     "check": ("check", "artefacts read whole, against their manifests and each other"),
     "compare": ("compare", "the quality of labels, alone, against others, or against true classes"),
     "table": ("table", "one table of the results of many runs, with intervals and published scores"),
     "prepare": ("prepare", "a target data set from its publisher's files, pictures or videos"),
     "import": ("importing", "features or labels of yours, from files"),
+    "embed": ("embed", "images into features, by a network of torchvision, timm, transformers or your own"),
     "cluster": ("cluster", "features into a codebook"),
     "label": ("label", "features and a codebook into labels"),
     "report": ("report", "what the folder of a run holds, and how it came out"),
-    "export": ("export", "labels for other programs"),
+    "export": ("export", "labels, or a trained network, for other programs"),
     "quickstart": ("quickstart.command", "ClusterFit on two cores, from drawn digits to a table of figures"),
 }
 
@@ -107,9 +108,9 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "From features of yours to labels, without VISSL:",
+            "From images to labels, without VISSL:",
             "",
-            f"  {PROG} import features features.npy run/features --names names.txt",
+            f"  {PROG} embed pictures/ timm:resnet18 run/features --weights resnet18.safetensors",
             f"  {PROG} cluster run/features run/codebook --num-clusters 1000",
             f"  {PROG} label run/features run/codebook run/labels",
             f"  {PROG} export labels run/labels labels.csv",

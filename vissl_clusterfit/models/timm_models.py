@@ -21,6 +21,13 @@ from vissl_clusterfit.models.source import ModelRequest
 logger = logging.getLogger(__name__)
 
 
+def model_names() -> list[str]:
+    """All that timm builds by name."""
+    import timm
+
+    return [f"timm:{name}" for name in timm.list_models()]
+
+
 class TimmModel:
     """One of ``timm.list_models()``, with or without the tag of its weights: ``resnet50`` or ``resnet50.a1_in1k``."""
 

@@ -19,6 +19,11 @@ from vissl_clusterfit.models.image_transforms import as_number
 from vissl_clusterfit.models.source import ModelRequest
 
 
+def model_names() -> list[str]:
+    """All networks for images that torchvision builds by name."""
+    return [f"torchvision:{name}" for name in torchvision.models.list_models(torchvision.models)]
+
+
 class TorchvisionModel:
     """One of ``torchvision.models.list_models(torchvision.models)``."""
 

@@ -15,7 +15,8 @@ from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import Encoder
 from vissl_clusterfit.plugin.data.split_images import SplitImages
-from vissl_clusterfit.plugin.models.encoder import build_encoder, network_errors, untrained_teacher
+from vissl_clusterfit.plugin.models.constructors import network_errors
+from vissl_clusterfit.plugin.models.encoder import build_encoder, untrained_teacher
 
 # Numbers that an optimizer keeps for each weight: its momentum, or two moments.
 _STATE = {"adam": 2, "adamw": 2}
