@@ -2,6 +2,7 @@
 # A network of timm teaches another one: bash examples/timm_teacher_to_student.sh IMAGES WEIGHTS FOLDER [OVERRIDE ...]
 #
 # IMAGES holds images, WEIGHTS is a file for the teacher, or "library" where timm reaches its hub. FOLDER gets labels.csv
+# with the names of the images, the student's checkpoints, and export/, which plain timm loads. Stopped, it goes on.
 set -euo pipefail
 images=$1 weights=$2 folder=$3
 shift 3
