@@ -7,7 +7,7 @@
 VISSL is not needed.
 """
 
-from vissl_clusterfit.models.describe import describe
 from vissl_clusterfit.models.network import Network, load
+from vissl_clusterfit.models.provenance import describe
 
 __all__ = ["Network", "describe", "load"]

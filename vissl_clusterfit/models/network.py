@@ -13,7 +13,7 @@ from torch import nn
 from vissl_clusterfit.config.nearest import nearest, proposal
 from vissl_clusterfit.config.network_names import LIBRARY_WEIGHTS
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, TeacherError, problem
-from vissl_clusterfit.models.image_transforms import build_transform, in_words
+from vissl_clusterfit.models.image_transforms import build_transform
 from vissl_clusterfit.models.source import ModelSource, source_of
 from vissl_clusterfit.models.weight_files import WeightsSettings, load_state_dict
 from vissl_clusterfit.models.weights import load_weights
@@ -300,8 +300,3 @@ def fill(network: Network, state: Mapping[str, torch.Tensor], path: str) -> None
     except TeacherError:
         if not network._source.fill(network.module, state):
             raise
-
-
-def said_aloud(network: Network) -> str:
-    """The network and its transforms in one sentence, for the log."""
-    return f"{network.name}: {in_words(network.transforms)}"

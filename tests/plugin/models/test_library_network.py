@@ -234,7 +234,13 @@ def test_a_vision_transformer_is_trained_by_its_recipe(run_command, saved, image
     ours = {"img_size": 32, "depth": 2, "embed_dim": 48, "num_heads": 2}
     own = timm.create_model("vit_tiny_patch16_224", num_classes=0, **ours)
     own.load_state_dict({name.removeprefix("network."): tensor for name, tensor in trained.items()}, strict=True)
+    scored = ["config=clusterfit/transfer", "config.MACHINE.DEVICE=cpu", f"config.CHECKPOINT.DIR={tmp_path}/scored"]
+    found = compose([*scored, f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={run}/model_ema.safetensors"])[2]
+    assert found.MODEL.TRUNK.LIBRARY_NETWORK.ARGUMENTS.depth == 2
+    spec = evaluated_spec(found, "", "avg", OF_WEIGHTS_INIT)
     network = load("timm:vit_tiny_patch16_224", str(run / "model_ema.safetensors"), arguments=ours)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(build_encoder(spec, torch.device("cpu"))(images), network.encoder()(images))
     assert torch.equal(network.module.blocks[1].attn.qkv.weight, averaged[f"trunk.{name}"])
 
 

@@ -15,6 +15,7 @@ from vissl_clusterfit.features.extract import ImageSource
 from vissl_clusterfit.features.layers import LayerRows
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.plugin.models.encoder import EncoderSpec, load_network, trunk_layers
+from vissl_clusterfit.plugin.models.library_network import is_library_network
 
 #: The setting with the layers: pairs of a layer and of a pooling with its arguments.
 SETTING = "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP"
@@ -35,6 +36,8 @@ def layer_maps(spec: EncoderSpec, operations: Sequence[Any], device: torch.devic
     """
     trunk = load_network(spec, device).trunk
     layers, known = [layer for layer, _ in operations], trunk_layers(trunk)
+    if is_library_network(spec.model):  # hundreds of them: the nearest are said
+        trunk.described.require_layers(layers)
     unknown = [layer for layer in layers if known and layer not in known]
     if unknown:
         raise ConfigError(problem(SETTING, found=unknown, allowed=", ".join(known)))

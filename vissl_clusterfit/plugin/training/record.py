@@ -20,6 +20,7 @@ from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.stages import Stages
 from vissl_clusterfit.plugin.training.checkpoints import has_checkpoints, is_checkpoint
 from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
+from vissl_clusterfit.plugin.training.ema import EMA_NAME
 from vissl_clusterfit.plugin.training.progress import METRICS_NAME
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in
@@ -137,7 +138,7 @@ def training_beside(weights: str) -> dict[str, Any] | None:
     """What the training was made from whose checkpoint is in the folder; None if that is not known."""
     folder, _, name = weights.rpartition("/")
     record = artifact_path(folder or ".") / RECORD_NAME
-    if not is_checkpoint(name) or not record.is_file():
+    if not (is_checkpoint(name) or name == EMA_NAME) or not record.is_file():
         return None
     inputs = artifacts.read_json(record).get("inputs")
     return inputs if isinstance(inputs, dict) and {"MODEL", "DATA"} <= inputs.keys() else None
@@ -157,6 +158,6 @@ def set_aside(folder: Path) -> Path:
     aside.mkdir()
     for name in sorted(names_in(folder)):
         is_export = name == EXPORT_NAME and (folder / name / CARD_NAME).is_file()
-        if is_checkpoint(name) or is_export or name in (METRICS_NAME, "stdout.json", RECORD_NAME):
+        if is_checkpoint(name) or is_export or name in (METRICS_NAME, "stdout.json", RECORD_NAME, EMA_NAME):
             (folder / name).rename(aside / name)
     return aside
