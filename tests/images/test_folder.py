@@ -50,9 +50,10 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "here/a/self").symlink_to(".")
     (tmp_path / "here/a/2.png").symlink_to(tmp_path / "elsewhere/x.png")
     (tmp_path / "here/a/dead.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "here/a/own.png").symlink_to("own.png")
     images = open_images(tmp_path / "here")
-    assert list(images.names) == ["a/1.png", "a/2.png", "a/dead.png", "b/x.png"]
-    assert [identity.rpartition(" ")[2] for identity in images.identities()][2] == "-1,upright"
+    assert list(images.names) == ["a/1.png", "a/2.png", "a/dead.png", "a/own.png", "b/x.png"]
+    assert [identity.rpartition(" ")[2] for identity in images.identities()][2:4] == ["-1,upright"] * 2
     with pytest.raises(FileNotFoundError):
         images.read(2)
 

@@ -129,7 +129,7 @@ def test_columns_that_do_not_fit_are_refused(folder, header, columns, asked, mes
 
 
 def test_missing_files_are_counted_and_the_first_are_named(folder):
-    lost = [f"lost {number}.png" for number in range(5)]
+    lost = [f"lost {number}.png" for number in range(3)] + ["list.csv/x.png", "x" * 300]
     path = write_table(folder / "list.csv", ["path"], [*PATHS, *lost])
     with pytest.raises(DataError, match=r"5 of 11 files missing: 'lost 0.png', 'lost 1.png', 'lost 2.png', …") as error:
         open_images(path)

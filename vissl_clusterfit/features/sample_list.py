@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from vissl_clusterfit.storage import artifacts
 #: Kept in every artefact that is addressed by data-set index.
 SAMPLES_FILE = "samples.npy"
 _SHOWN = 3
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _FILES_AT_ONCE, _NUM_THREADS = 1000, 16
 
 
@@ -29,8 +31,8 @@ def hash_samples(names: Iterable[str]) -> np.ndarray:
 def names_and_sizes(files: Sequence[str], folder: str) -> Iterator[str]:
     """The names of files below a folder, wherever that lies: ``<path relative to it> <size in bytes>``, in order.
 
-    A link that leads nowhere has the size -1. Sizes are asked for in several threads, as the answers of a network file
-    system take their time.
+    A file that is not there, as behind a link that leads nowhere or to itself, has the size -1. Sizes are asked for in
+    several threads, as the answers of a network file system take their time.
     """
     prefix = os.path.join(folder, "")  # cutting it off is seven times as fast as os.path.relpath
 
@@ -38,7 +40,11 @@ def names_and_sizes(files: Sequence[str], folder: str) -> Iterator[str]:
         inside = file[len(prefix) :] if file.startswith(prefix) else os.path.relpath(file, folder)
         try:
             return f"{inside} {os.path.getsize(file)}"
-        except FileNotFoundError:
+        except ValueError:  # a NUL in a name
+            return f"{inside} -1"
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
             return f"{inside} -1"
 
     def names(start: int) -> list[str]:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from collections_on_disk import as_tars
 from tiny import write_images
 from vissl.config import AttrDict
 
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, DataError
+from vissl_clusterfit.images import open_images
 from vissl_clusterfit.plugin.data.local_copies import local_copies
 
 
@@ -46,6 +48,25 @@ def test_a_folder_is_copied_and_the_copy_removed(tmp_path, monkeypatch, name):
     assert [path.name for path in destination.iterdir()] == ["kept"]
     assert contents(data) == before
     assert not list(tmp_path.rglob("pwned"))
+
+
+def test_collections_are_copied_where_they_are_whole(tmp_path, caplog):
+    shards = as_tars(write_images(tmp_path / "images", 6), tmp_path / "shards")
+    (tmp_path / "list.txt").write_text("images/class0/00000.png")
+    for place, copied in (
+        (shards, True),
+        (shards / "shard-000.tar", True),
+        (shards / "shard-{000..002}.tar", False),
+        (tmp_path / "list.txt", False),
+    ):
+        found = config(tmp_path / "fast", DATA_SOURCES=["images"], DATA_PATHS=[str(place)])
+        with local_copies(found):
+            (there,) = found.DATA.TRAIN.DATA_PATHS
+            assert (there != str(place)) == copied
+            assert len(open_images(there)) == (
+                1 if place.suffix == ".txt" else 2 if place.name == "shard-000.tar" else 6
+            )
+        assert (f"COPY_TO_LOCAL_DISK has no effect on {place}" in caplog.text) != copied
 
 
 def test_files_of_one_name_do_not_meet(tmp_path):

@@ -84,7 +84,7 @@ def _stays(source: str, path: Any) -> bool:
     """Whether data are read where they are: they are named by a list or a pattern, whose files are elsewhere."""
     if base_source(source) != IMAGES:
         return base_source(source) in _STAY
-    stays = not os.path.isdir(path) and not path.lower().endswith(_WHOLE)
+    stays = not os.path.isdir(path) and not (os.path.isfile(path) and path.lower().endswith(_WHOLE))
     if stays:
         logger.warning("COPY_TO_LOCAL_DISK has no effect on %s: its images are read where they are.", path)
     return stays
