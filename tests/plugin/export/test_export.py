@@ -94,7 +94,7 @@ def test_what_no_library_has_keeps_vissls_names_and_says_why(tmp_path):
     run = save_trained(tmp_path / "run", "last-stride-1", HEAD)
     export_model(run, tmp_path / "export", head=True)
     card = json.loads((tmp_path / "export/card.json").read_text())
-    assert card["library"] == "vissl"
+    assert (card["library"], card["model"]["INPUT_TYPE"]) == ("vissl", "rgb")
     assert card["why_no_other_library"].startswith("RESNETS.LAYER4_STRIDE=1, and other libraries have 2")
     with pytest.raises(TeacherError, match=r"cannot be written for torchvision: RESNETS.LAYER4_STRIDE=1.*form=vissl"):
         export_model(run, tmp_path / "other", form="torchvision")
@@ -214,6 +214,25 @@ def test_without_its_library_a_network_keeps_vissls_names(tmp_path, monkeypatch)
     card = json.loads((export_model(run, tmp_path / "export") / "card.json").read_text())
     assert card["library"] == "vissl"
     assert card["why_no_other_library"].startswith("Not installed: timm. Install with: python -m pip install")
+
+
+def test_outputs_that_differ_are_no_counterpart(tmp_path, monkeypatch):
+    """A library whose network of this name is another one; and one that gives no numbers."""
+    from vissl_clusterfit.plugin.export import convolutional
+
+    run = save_trained(tmp_path / "run", "narrow")
+    names = convolutional._resnet_names
+    for number, more in enumerate((1.0, float("nan"))):
+
+        def other(state, *, is_bgr, more=more):
+            renamed = names(state, is_bgr=is_bgr)
+            return {**renamed, "bn1.bias": renamed["bn1.bias"] + more}
+
+        monkeypatch.setattr(convolutional, "_resnet_names", other)
+        with pytest.raises(TeacherError, match=r"resnet50\(width_per_group=4\) gives other outputs, by"):
+            export_model(run, tmp_path / "export", form="torchvision")
+        card = json.loads((export_model(run, tmp_path / f"export{number}") / "card.json").read_text())
+        assert card["library"] == "vissl"
 
 
 def test_a_killed_export_leaves_no_folder(tmp_path, monkeypatch):

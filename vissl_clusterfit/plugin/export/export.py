@@ -197,7 +197,7 @@ def _in_library(trained: TrainedNetwork, counterpart: Counterpart, head: bool) -
         reason = (str(error).strip() or type(error).__name__).splitlines()
         return f"{counterpart.build_call(num_classes)} is another network: {' '.join(reason[:2])}"
     difference, dim = _difference(trained, network, counterpart)
-    if difference > _TOLERANCE:
+    if not difference <= _TOLERANCE:  # nor NaN
         return f"{counterpart.build_call(num_classes)} gives other outputs, by {difference:.1e} of the largest"
     return _Form(
         library=counterpart.library,
@@ -223,7 +223,7 @@ def _vissls(trained: TrainedNetwork, head: bool, why_not: str = "") -> _Form:
         pth={"classy_state_dict": {"base_model": {"model": {"trunk": trunk, "heads": heads}}}},
         network=network,
         outputs=_outputs_of_vissls,
-        load=["config.MODEL.WEIGHTS_INIT.PARAMS_FILE=model.pth", "and this card's model as config.MODEL.TRUNK"],
+        load=["config.MODEL.WEIGHTS_INIT.PARAMS_FILE=model.pth", "and this card's model as config.MODEL"],
         difference=0.0,
         dim=None if head else _width(trained),
         why_not=why_not,
@@ -282,9 +282,11 @@ def _write(folder: Path, trained: TrainedNetwork, form: _Form, head: bool, onnx:
 def _card(
     trained: TrainedNetwork, form: _Form, output: str, files: Any, onnx_difference: float | None
 ) -> dict[str, Any]:
-    of_vissl = {} if form.library != "vissl" else {"model": {"TRUNK": trained.model["TRUNK"]}}
-    if form.library == "vissl" and output == "logits":
-        of_vissl["model"]["HEAD"] = {"PARAMS": trained.model["HEAD"]["PARAMS"]}
+    of_vissl: dict[str, Any] = {}
+    if form.library == "vissl":
+        of_vissl = {"model": {key: trained.model[key] for key in ("TRUNK", "INPUT_TYPE")}}
+        if output == "logits":
+            of_vissl["model"]["HEAD"] = {"PARAMS": trained.model["HEAD"]["PARAMS"]}
     checked = {"outputs_against_trained_network": form.difference}
     if onnx_difference is not None:
         checked["onnx_against_pytorch"] = onnx_difference
