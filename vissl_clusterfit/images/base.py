@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
@@ -40,8 +41,7 @@ class Images(ABC):
     def __init__(self, place: str, names: Sequence[str], *, exif: bool) -> None:
         self.place, self.names, self.exif = place, names, exif
         self.labels: np.ndarray | None = None
-        # Processes that read share it; of a sample that is read twice it says the same.
-        self._ignored = torch.zeros(0 if exif else len(names), dtype=torch.uint8).share_memory_()
+        self._ignored = shared_marks(0 if exif else len(names))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,6 +83,14 @@ class Images(ABC):
     def num_ignored_orientations(self) -> int:
         """How many of the images that were read, by any process, have an EXIF orientation that was ignored."""
         return int(self._ignored.sum())
+
+
+def shared_marks(num_samples: int) -> torch.Tensor:
+    """A mark for each sample, uint8 (N,), of zeros, that processes which read share; one that is set twice is one."""
+    marks = torch.zeros(num_samples, dtype=torch.uint8)
+    with contextlib.suppress(RuntimeError):  # no shared memory: those of other processes are not counted
+        marks.share_memory_()
+    return marks
 
 
 def sizes_of(paths: Sequence[str]) -> np.ndarray:

@@ -273,7 +273,8 @@ def test_a_run_on_tars_that_is_killed_goes_on_to_the_same_bytes(
     assert process.returncode < 0, process.stderr.read()
     for index in place.glob(".*.json"):  # also without it the bytes are the same
         os.remove(index)
-    again = run_command(*overrides, f"config.CHECKPOINT.DIR={killed}", cwd=tmp_path)
+    two = "config.DISTRIBUTED.NUM_PROC_PER_NODE=2"
+    again = run_command(*overrides, f"config.CHECKPOINT.DIR={killed}", two, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
 
     def contents(run):

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-import torch
 from PIL import Image
 from vissl.data.data_helper import get_mean_image
 
+from vissl_clusterfit.images.base import shared_marks
 from vissl_clusterfit.images.decode import in_8_bits, turn_of
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class ImageFiles:
 
 def count_orientations(source: Any) -> None:
     """Has a ``DiskImageDataset`` count the images whose EXIF orientation it ignores, in all processes that read it."""
-    source.ignored_orientations = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
+    source.ignored_orientations = shared_marks(len(source))
 
 
 def with_stand_ins(get_item: Callable[[Any, int], tuple[Any, bool]]) -> Callable[[Any, int], tuple[Any, bool]]:
