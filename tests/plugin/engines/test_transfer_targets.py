@@ -113,7 +113,7 @@ def run_row(run_command, data_root, teacher, tmp_path):
         (
             "cifar100_knn",
             "none",
-            r"data_root: found no prepared data set in none/cifar100; .*prepare_data\.py cifar100 .*none",
+            r"data_root: found no prepared data set in none/cifar100; .*vissl-clusterfit prepare cifar100 .*none",
         ),
         (
             "cars_finetune",

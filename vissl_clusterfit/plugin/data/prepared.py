@@ -1,4 +1,4 @@
-"""Data that ``tools/prepare_data.py`` makes for a config: are they there, and what the config says they are?"""
+"""Data that ``vissl-clusterfit prepare`` makes for a config: are they there, and what the config says they are?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def require_prepared(cfg: AttrDict) -> None:
     if name not in RECIPES or folder.name != name:
         return
     if not has_manifest(folder):
-        remedy = f"Prepare it: python tools/prepare_data.py {name} --archives DIR --output {folder.parent}"
+        remedy = f"Prepare it: vissl-clusterfit prepare {name} --archives DIR --output {folder.parent}"
         found = f"no prepared data set in {folder}"
         raise DataError(problem("data_root", found=found, allowed="the folder of prepared data sets", remedy=remedy))
     num_classes = read_manifest(folder, KIND)["num_classes"]

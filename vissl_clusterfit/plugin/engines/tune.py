@@ -22,7 +22,7 @@ class TuneEngine(Engine):
 
     def run_engine(self, *_: Any, **__: Any) -> None:
         """Never called by our launcher, as a tuning has no engine process."""
-        raise RuntimeError(f"{ENGINE} is started by tools/run_distributed_engines.py of vissl-clusterfit.")
+        raise RuntimeError(f"{ENGINE} is started by vissl-clusterfit run.")
 
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
         """The scores, what they were chosen by, and the network."""

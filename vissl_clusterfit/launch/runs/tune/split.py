@@ -56,7 +56,7 @@ class ValidationSplit:
         folder = Path(cfg.DATA.TRAIN.DATA_PATHS[0] if cfg.DATA.TRAIN.DATA_PATHS else ".").parent
         listed = folder / "val_images.npy"
         if not has_manifest(folder) or not listed.is_file():
-            allowed = "a TRAIN that tools/prepare_data.py has written, with its lists beside it; or drawn"
+            allowed = "a TRAIN that vissl-clusterfit prepare has written, with its lists beside it; or drawn"
             raise ConfigError(problem("config.TUNE.VALIDATION", found=f"prepared, and no {listed}", allowed=allowed))
         held_out = set(read_array(listed).tolist())
         is_held_out = np.array([image in held_out for image in self._images.tolist()])
