@@ -125,3 +125,7 @@ def test_a_network_of_timm_teaches_another(tmp_path):
     lines = "\n".join(card["load"]).replace("model.safetensors", str(tmp_path / "run/export/model.safetensors"))
     exec(lines, scope)
     assert scope["features"].shape == (2, card["output"]["dim"])
+    export = [command, "export", "model", "run", "again", "--form", "timm", "--head"]
+    done = subprocess.run(export, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "again\n"), done.stderr
+    assert json.loads((tmp_path / "again/card.json").read_text())["output"]["name"] == "logits"

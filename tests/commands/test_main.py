@@ -107,3 +107,26 @@ def test_output_that_nobody_reads_is_no_failure(tmp_path):
     )
     assert done.stdout.splitlines()[1:] == ["0"]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["export", "model", "nowhere", "out"], "nowhere"),
+        (["embed", "pictures", "timm:resnet18", "out"], "The images: found pictures, which is not there"),
+        (["check", "."], "there is no artefact in"),
+        (["table", "nowhere"], "nowhere"),
+        (["compare", "nowhere"], "nowhere: found no pseudo-labels below it"),
+        (["prepare", "cars", "--output", "data"], "prepare cars: found no --archives; allowed: --archives, --output"),
+        (["plan", "--dim", "8"], "--num-samples: found nothing"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_message_and_leaves_nothing(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith("error: ")
+    assert said in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []

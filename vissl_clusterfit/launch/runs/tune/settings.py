@@ -30,7 +30,7 @@ class TuneSettings:
     learning_rates: list = setting([])
     #: Values of ``OPTIMIZER.weight_decay``; [] for the config's own.
     weight_decays: list = setting([])
-    #: Where the validation split comes from: "drawn" of TRAIN, or "prepared" as the list val of vissl-clusterfit prepare.
+    #: Where the validation split comes from: "drawn" of TRAIN, or "prepared", the list val of ``prepare``.
     validation: str = setting("drawn", choices=("drawn", "prepared"))
     #: The share of TRAIN that is drawn.
     validation_share: float = setting(0.1, above=0, at_most=0.5)
