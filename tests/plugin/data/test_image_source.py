@@ -13,11 +13,13 @@ from collections_on_disk import WRITERS, as_array, as_list, as_tars, files_below
 from pictures import turned
 from tiny import STUDENT, write_images, write_labels
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import pil_to_tensor
 from vissl.config import AttrDict
 from vissl.data import build_dataset
 
 from vissl_clusterfit.errors import ConfigError, DataError
 from vissl_clusterfit.features.sample_names import names_of
+from vissl_clusterfit.images import TransformedImages, open_images
 from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.plugin.data.image_source import ImagesSource
 from vissl_clusterfit.plugin.data.split_images import SplitImages
@@ -85,6 +87,8 @@ def test_every_kind_gives_the_images_of_the_folder(config, tmp_path, folder, kin
         assert reason == ""
         torch.testing.assert_close(ours, expected, rtol=0, atol=0)
     assert images.have_files
+    # Labels that were made without VISSL are of the same samples.
+    np.testing.assert_array_equal(images.samples, TransformedImages(open_images(place), pil_to_tensor).samples)
     images.name_list.write(tmp_path / "names")
     np.save(tmp_path / "names/samples.npy", images.samples)
     assert names_of(tmp_path / "names") == list(images._sources[0].collection.names)
