@@ -45,10 +45,10 @@ PLACES = {
     "PIL": ("datasets", "video/frame_folder.py", "images"),
     "pyarrow": (
         "features/imports.py",
+        "features/parquet_files.py",
         "images/lists.py",
         "images/hugging_face.py",
         "labels/export.py",
-        "labels/imports.py",
     ),
     "datasets": ("images/hugging_face.py",),
     "lmdb": ("images/lmdb_files.py",),

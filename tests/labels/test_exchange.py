@@ -187,7 +187,7 @@ def test_what_does_not_fit_by_name_is_refused(tmp_path, features, make_store):
     (tmp_path / "labels.jsonl").write_text('{"name": "a"\n')
     assert "labels.jsonl cannot be read as labels" in message(tmp_path / "labels.jsonl")
     (tmp_path / "labels.parquet").write_text("PAR1")
-    assert "labels.parquet cannot be read as labels" in message(tmp_path / "labels.parquet")
+    assert "labels.parquet cannot be read as Parquet" in message(tmp_path / "labels.parquet")
     assert "source: found" in message(tmp_path / "labels.mat")
     assert "have no names, so labels could only be given to them in hope" in message(
         found, data=make_store(ROWS), names=NAMES

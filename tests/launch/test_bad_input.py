@@ -177,9 +177,12 @@ MISTAKES = {
     "a number where a schedule must be": ([f"{_LR}=5"], [f"{_LR}: found 5; allowed: a value of type dict"]),
     "a learning rate that is no number": (
         [f"{_LR}.value=null"],
-        [f"{_LR}: found constant, which begins with", "allowed: a schedule of numbers of at least 0"],
+        [f"{_LR}: found constant value=None", "which begins with no number; allowed: a schedule of numbers"],
     ),
-    "a learning rate of NaN": ([f"{_LR}.value=nan"], [f"{_LR}: found constant, which begins with nan"]),
+    "a learning rate of NaN": (
+        [f"{_LR}.value=nan"],
+        [f"{_LR}: found constant value=nan", "which begins with nan; allowed"],
+    ),
     "transforms of the features that are none": (
         ["config.CLUSTERFIT.FEATURES.TRANSFORMS=[1]"],
         ["config.CLUSTERFIT.FEATURES.TRANSFORMS[0]: found 1; allowed: a value of type dict"],
@@ -292,7 +295,7 @@ MISTAKES = {
         ["config.MODEL.HEAD.PARAMS: mlp: found dim; allowed: parameters that it takes (TypeError:"],
     ),
     "an optimizer with a parameter of another type": (
-        ["config.OPTIMIZER.momentum=0.9", "config.OPTIMIZER.nesterov=maybe"],
+        ["config.OPTIMIZER.momentum=0.0", "config.OPTIMIZER.nesterov=true"],
         ["config.OPTIMIZER: found ", "allowed: parameters that it takes"],
     ),
     "a parameter that the collator does not take": (
@@ -331,6 +334,10 @@ MISTAKES = {
         ["config.CLUSTERFIT.FEATURES.LAYER_NAME=res6"],
         ["FEATURES.LAYER_NAME: found 'res6'", "conv1", "res5", "flatten", "heads"],
     ),
+    "no head": (
+        ["config.MODEL.HEAD.PARAMS=[]"],
+        ["config.MODEL.HEAD.PARAMS: found []; allowed: one head or more for a training"],
+    ),
     "a head of another width": (
         ["config.MODEL.HEAD.PARAMS=[[mlp,{dims:[2048,7]}]]"],
         ["config.MODEL.HEAD.PARAMS: found a head of width 7; allowed: 4"],
@@ -354,6 +361,21 @@ MISTAKES = {
     "a list that runs code": (
         ["config.DATA.TRAIN.DATA_PATHS=[trap.pkl]", "config.DATA.TRAIN.DATA_SOURCES=[disk_filelist]"],
         ["config.DATA.TRAIN.DATA_PATHS: found trap.pkl cannot be read", "it asks for posix.mkdir"],
+    ),
+    "data of torchvision by a name that it does not have": (
+        ["config.DATA.TRAIN.DATA_SOURCES=[torchvision_dataset]"],
+        [
+            "config.DATA.TRAIN: the data set cannot be opened: torchvision_dataset reads CIFAR10, CIFAR100,",
+            "not 'tiny'",
+        ],
+    ),
+    "data of torchvision that are not there": (
+        ["config.DATA.TRAIN.DATA_SOURCES=[torchvision_dataset]", "config.DATA.TRAIN.DATASET_NAMES=[CIFAR10]"],
+        ["config.DATA.TRAIN: the data set cannot be opened: Dataset not found or corrupted"],
+    ),
+    "a data source whose library is not public": (
+        ["config.DATA.TRAIN.DATA_SOURCES=[airstore]"],
+        ["config.DATA.TRAIN: the data set cannot be opened: No module named 'airstore'"],
     ),
     "no data": (
         ["config.DATA.TRAIN.DATA_PATHS=[]"],

@@ -152,5 +152,5 @@ def test_what_is_no_array_is_named(tmp_path, content, message, mmap):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.npy")
-    with pytest.raises(UnsafeFileError, match="no file"):
+    with pytest.raises(UnsafeFileError, match="a named pipe, not a file"):
         load_array(tmp_path / "a.npy")

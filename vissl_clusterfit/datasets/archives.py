@@ -9,12 +9,37 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.storage.artifacts import read_json, write_json
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, require_no_bomb
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _BLOCK_BYTES = 1 << 20
-_NOT_AN_ARCHIVE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
+_NOT_AN_ARCHIVE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, UnsafeFileError)
+_HEADER_BYTES = 512
+#: Of a name or of the texts of a member, which tarfile reads whole.
+_LONGEST_TEXT = 1 << 20
+_TEXTS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar whose texts have a bound."""
+
+    @classmethod
+    def frombuf(cls, *args: Any, **kwargs: Any) -> Self:
+        """The member that a header begins.
+
+        Raises:
+            UnsafeFileError: its texts would fill the memory.
+        """
+        member = super().frombuf(*args, **kwargs)
+        if member.type in _TEXTS and member.size > _LONGEST_TEXT:
+            raise UnsafeFileError(f"a name or a text of {member.size} bytes in it")
+        return member
 
 
 class Sources:
@@ -73,9 +98,12 @@ class Sources:
 def _unpack(path: Path, folder: Path, of_tars: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with tarfile.open(path, "r|*") as outer:
+        packed, unpacked = path.stat().st_size, 0
+        with tarfile.open(path, "r|*", tarinfo=_Member) as outer:
             for tar, place in _tars(outer, folder) if of_tars else [(outer, folder)]:
                 while (member := tar.next()) is not None:
+                    unpacked += _HEADER_BYTES + member.size
+                    require_no_bomb(unpacked, packed)
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them: 1.2 GiB for Places205
                     # Publishers ship files: links and devices have no part in a data set.
                     if member.isreg() and not _is_there(place / member.name, member.size):
@@ -90,7 +118,7 @@ def _tars(outer: tarfile.TarFile, folder: Path) -> Iterator[tuple[tarfile.TarFil
     for member in outer:
         stem = Path(member.name).name.removesuffix(".tar")
         if member.isreg() and member.name.endswith(".tar") and stem.strip("."):
-            with tarfile.open(fileobj=outer.extractfile(member), mode="r|") as tar:
+            with tarfile.open(fileobj=outer.extractfile(member), mode="r|", tarinfo=_Member) as tar:
                 yield tar, folder / stem
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vissl_clusterfit.errors import DataError
+from vissl_clusterfit.storage.untrusted import require_regular
 
 
 def read_lines(path: Path) -> list[str]:
@@ -16,10 +17,11 @@ def read_lines(path: Path) -> list[str]:
         DataError: the file is missing, no text, or has none.
     """
     try:
+        require_regular(path)
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
         raise DataError(f"{path} is missing; expected there: a list of the publisher, one entry a line.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as text: {error}.") from None
     lines = [line for line in lines if line]
     if not lines:

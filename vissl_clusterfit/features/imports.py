@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit.dependencies import require
 from vissl_clusterfit.errors import ArtifactError, DataError, problem
 from vissl_clusterfit.features.arrays import named_samples, require_finite, require_rows
+from vissl_clusterfit.features.parquet_files import read_table
 from vissl_clusterfit.features.rows_files import FLOATS, READERS, RowsFile, needs_pickle, only_key, read_rows
 from vissl_clusterfit.features.sample_list import dataset_inputs, names_and_sizes
 from vissl_clusterfit.features.store import KIND, FeatureStore
@@ -26,7 +26,7 @@ from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.remote import as_remote
-from vissl_clusterfit.storage.untrusted import array_in, load_array
+from vissl_clusterfit.storage.untrusted import array_in, load_array, require_no_bomb, require_regular
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +185,7 @@ def _read_npz(path: Path, key: str) -> np.ndarray:
         with zipfile.ZipFile(path) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             member = members[only_key(path, key, list(members))]
+            require_no_bomb(member.file_size, path.stat().st_size)
             with archive.open(member) as file:
                 return array_in(file, member.file_size)
     # RuntimeError: it has a password; NotImplementedError: it is packed in a way that Python does not know.
@@ -196,14 +197,9 @@ def _read_npz(path: Path, key: str) -> np.ndarray:
 
 def _read_parquet(path: Path, key: str) -> tuple[np.ndarray, list[str] | None]:
     """The rows and, where one column alone is of text, the names."""
-    require("pyarrow")
+    table = read_table(path)
     import pyarrow
-    import pyarrow.parquet
 
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}.") from None
     kinds = {field.name: field.type for field in table.schema}
     lists = [name for name, kind in kinds.items() if _is_list_of_floats(kind)]
     texts = [
@@ -271,6 +267,7 @@ def read_name_list(path: Path) -> list[str]:
     if kind not in _TEXT_LISTS:
         raise DataError(problem("names", found=str(path), allowed=f"a file of one of {', '.join(_TEXT_LISTS)}"))
     try:
+        require_regular(path)
         if kind == ".npy":
             names = load_array(path)
             if names.ndim != 1 or names.dtype.kind not in "USiu":

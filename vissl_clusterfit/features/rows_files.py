@@ -17,6 +17,7 @@ import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError, DataError, problem
 from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, require_regular, require_unpacked
 
 #: What a store keeps rows as; anything else is copied, or refused.
 FLOATS = ("float16", "float32", "float64")
@@ -32,6 +33,10 @@ def read_rows(path: Path, key: str) -> tuple[np.ndarray, bool]:
     Raises:
         DataError: the file cannot be read, needs pickle, or holds several arrays.
     """
+    try:
+        require_regular(path)
+    except UnsafeFileError as error:
+        raise DataError(f"{path} cannot be read: it is {error}.") from None
     return READERS[path.suffix.lower()](path, key)
 
 
@@ -61,6 +66,8 @@ def _read_torch(path: Path, key: str) -> tuple[np.ndarray, bool]:
     import torch
 
     try:
+        with path.open("rb") as file:
+            require_unpacked(file)
         mapped = True
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

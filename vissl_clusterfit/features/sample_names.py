@@ -18,13 +18,14 @@ from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import write_file
 from vissl_clusterfit.storage.remote import as_remote
 from vissl_clusterfit.storage.unchanged import require_unchanged
-from vissl_clusterfit.storage.untrusted import json_in
+from vissl_clusterfit.storage.untrusted import json_in, require_no_bomb, require_regular
 
 #: Optional in every artefact that is addressed by data-set index.
 NAMES_FILE = "names.jsonl.gz"
 _REMEDY = "Delete the file to do without names, or make the artefact again."
 _GZIP = 16 + zlib.MAX_WBITS
 _LEVEL = 4
+_LONGEST_LINE = 1 << 20
 _HASHED_AT_ONCE = 1 << 16
 
 
@@ -96,16 +97,20 @@ def read_names(folder: Path, *, as_hashed: bool = False) -> Iterator[str]:
     """
     path = folder / NAMES_FILE
     try:
+        require_regular(path)
+        packed, unpacked = path.stat().st_size, 0
         with path.open("rb") as compressed, gzip.open(compressed, "rt", encoding="ascii") as lines:
-            cut = bool(json_in(next(lines))["with_sizes"]) and not as_hashed
-            for line in lines:
+            cut = bool(json_in(lines.readline(_LONGEST_LINE))["with_sizes"]) and not as_hashed
+            while line := lines.readline(_LONGEST_LINE):
+                unpacked += len(line)
+                require_no_bomb(unpacked, packed)
                 name = json_in(line)
                 if not isinstance(name, str):
                     raise ValueError(f"a line holds {type(name).__name__}, not a name")
                 yield name.rpartition(" ")[0] if cut else name
     except FileNotFoundError:
         raise ArtifactError(f"{folder} has no names of its samples: {NAMES_FILE} is missing.") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, StopIteration, zlib.error) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
         raise ArtifactError(f"{path} cannot be read as names: {error!r}. {_REMEDY}") from None
 
 

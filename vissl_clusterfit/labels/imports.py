@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from vissl_clusterfit.dependencies import require
 from vissl_clusterfit.errors import ArtifactError, DataError, problem
 from vissl_clusterfit.features.imports import read_name_list
+from vissl_clusterfit.features.parquet_files import read_table
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
 from vissl_clusterfit.features.sample_names import NAMES_FILE
 from vissl_clusterfit.features.store import FeatureStore
@@ -27,7 +27,7 @@ from vissl_clusterfit.labels.files import (
 from vissl_clusterfit.labels.pseudo_labels import KIND, PseudoLabels
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
-from vissl_clusterfit.storage.untrusted import json_in
+from vissl_clusterfit.storage.untrusted import json_in, require_regular
 
 logger = logging.getLogger(__name__)
 
@@ -203,6 +203,7 @@ def _read(source: np.ndarray | Mapping[str, int] | str | Path, names: Iterable[s
     readers = {".csv": _read_csv, ".jsonl": _read_json_lines, ".parquet": _read_parquet}
     if path is not None and kind in readers:
         try:
+            require_regular(path)
             return _from_columns(path, readers[kind](path))
         except (OSError, ValueError, TypeError, OverflowError, csv.Error) as error:
             raise DataError(f"{path} cannot be read as labels: {error}.") from None
@@ -255,14 +256,7 @@ def _read_json_lines(path: Path) -> dict[str, list[Any]]:
 
 
 def _read_parquet(path: Path) -> dict[str, list[Any]]:
-    require("pyarrow")
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise ValueError(str(error)) from None
+    table = read_table(path)
     return {
         name: table.column(name).to_pylist()
         for name in ("name", "label", "distance", "margin")

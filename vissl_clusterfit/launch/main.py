@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(overrides: list[str]) -> int:
     from vissl_clusterfit.launch.compose.early import compose_early
+    from vissl_clusterfit.launch.compose.vissl_keys import require_public_data
     from vissl_clusterfit.launch.processes.torchrun import is_first_of_run, once_per_node, with_torchrun
     from vissl_clusterfit.launch.runs.subprocess_runs import run_all
     from vissl_clusterfit.launch.runs.sweep import sweep_runs
@@ -75,6 +76,7 @@ def _run(overrides: list[str]) -> int:
             return run_all(runs)
         completed = with_torchrun(overrides)
         early = compose_early(completed)
+        require_public_data(early[0]["config"])
         # What takes seconds begins here: PyTorch, then VISSL, repaired, in every process.
         from vissl_clusterfit.plugin import bootstrap
 

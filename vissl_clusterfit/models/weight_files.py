@@ -17,6 +17,7 @@ from torch import nn
 
 from vissl_clusterfit.errors import TeacherError
 from vissl_clusterfit.storage.paths import artifact_path
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, require_regular, require_unpacked
 
 # Where VISSL's checkpoints have the network that they are of.
 _VISSLS_PLACES: tuple[tuple[str, ...], ...] = (("classy_state_dict", "base_model", "model"), ("base_model", "model"))
@@ -92,6 +93,10 @@ def load_state_dict(
 def _read(path: str, trusted: bool, settings: WeightsSettings) -> Any:
     name = "The weights file"
     place = artifact_path(path, name)
+    try:
+        require_regular(place)
+    except UnsafeFileError as error:
+        raise TeacherError(f"{name} {path} is no checkpoint: it is {error}.") from None
     if not place.is_file():
         raise TeacherError(f"{name} {path} is missing. Give the path of a checkpoint ({settings.weights}).")
     try:
@@ -99,6 +104,7 @@ def _read(path: str, trusted: bool, settings: WeightsSettings) -> Any:
         if tensors is not None:
             return tensors
         with place.open("rb") as file:
+            require_unpacked(file)
             content = torch.load(file, map_location="cpu", weights_only=not trusted)
     except (MemoryError, safetensors.SafetensorError) as error:
         raise TeacherError(

@@ -154,6 +154,8 @@ def register() -> None:
     dataset_class.__getitem__ = transform_steps.tolerant_samples(dataset_class.__getitem__)
     # Nor for the reading of image files.
     disk_dataset.Image = torchvision.datasets.folder.Image = image_files.ImageFiles()
+    disk_dataset.g_pathmgr = image_files.RegularFiles()
+    torchvision.datasets.folder.open = image_files.refusing_pipes(open)
     of_disk = disk_dataset.DiskImageDataset
     of_disk.__getitem__ = image_files.with_stand_ins(of_disk.__getitem__)
 

@@ -20,8 +20,7 @@ from numpy.typing import DTypeLike
 
 from vissl_clusterfit.errors import ArtifactError, cannot_write
 from vissl_clusterfit.storage.atomic import write_file
-from vissl_clusterfit.storage.remote import as_remote
-from vissl_clusterfit.storage.untrusted import UnsafeFileError, json_in, load_array
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, json_in, load_array, require_regular
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -80,7 +79,7 @@ def read_json(path: Path, *needed: str) -> dict[str, Any]:
         ArtifactError: there is no such file, or it holds no JSON object with these keys.
     """
     try:
-        _require_regular(path)
+        require_regular(path)
         with path.open("rb") as file:
             text = file.read(_MOST_JSON_BYTES + 1)
         if len(text) > _MOST_JSON_BYTES:
@@ -97,12 +96,6 @@ def read_json(path: Path, *needed: str) -> dict[str, Any]:
     if _is_deeper(content, _DEEPEST_JSON):
         raise ArtifactError(f"{path} cannot be read as JSON: it is nested more than {_DEEPEST_JSON} deep.")
     return content
-
-
-def _require_regular(path: Path) -> None:
-    """Refuses what is there but no file: a pipe would be waited for."""
-    if not as_remote(path) and path.exists() and not path.is_file():
-        raise ArtifactError(f"{path} is not a regular file.")
 
 
 def _is_deeper(content: Any, depth: int) -> bool:
@@ -163,7 +156,6 @@ def read_array(
         ArtifactError: the file is missing, truncated, holds Python objects, or an array of another shape or dtype.
     """
     try:
-        _require_regular(path)
         array = load_array(path, mmap=mmap)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing.") from None
@@ -191,9 +183,11 @@ def file_sha256(path: Path) -> str:
         ArtifactError: the file is missing or cannot be read.
     """
     try:
-        _require_regular(path)
+        require_regular(path)
         with path.open("rb") as file:
             return stream_sha256(file)
+    except UnsafeFileError as error:
+        raise ArtifactError(f"{path} cannot be read: {error}.") from None
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.") from error
 

@@ -1,4 +1,4 @@
-"""The one way in which files of data and labels from anywhere are opened: nothing in them runs, or names memory.
+"""The one way in which files of data and labels from anywhere are opened: nothing in them runs, or fills the memory.
 
 A ``.npy`` file is an array of numbers or texts, and its header is checked before anything is made of it. A pickle
 may hold lists, dictionaries, texts, numbers and arrays of numbers; whatever else it asks for is refused, not called.
@@ -13,7 +13,9 @@ import json
 import math
 import os
 import pickle
+import stat
 import struct
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,9 @@ from vissl_clusterfit.storage.remote import as_remote
 
 _NUMPY_CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
 _KINDS = "biufcUSmM"
+#: How many times its size a file of data may unpack to, and how many bytes any file may.
+_MOST_TIMES = 100
+_ANY_MAY = 1 << 30
 # The third differs from the second in the names of fields, which no array of ours has.
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -38,6 +43,54 @@ class UnsafeFileError(ValueError):
     """A file that is not what its reader takes; the text is what is wrong, without the name of the file."""
 
 
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Refuses a pipe, a socket or a device: opening or reading one would wait, or go on, without end.
+
+    Raises:
+        UnsafeFileError: it is one.
+    """
+    if "://" in str(path):
+        return
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # opening it says why
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise UnsafeFileError(f"{kind}, not a file")
+
+
+def require_no_bomb(unpacked: int, packed: int, *, times: int = _MOST_TIMES) -> None:
+    """Refuses what is made to fill memory or disk: zeros pack a thousandfold, data do not.
+
+    Args:
+        unpacked: bytes, as far as they are known.
+        packed: bytes of the file that they are in.
+        times: how much larger ``unpacked`` may be, where it is above a gigabyte.
+
+    Raises:
+        UnsafeFileError: they are more.
+    """
+    if unpacked > max(_ANY_MAY, times * packed):
+        raise UnsafeFileError(f"{packed} bytes that unpack to {unpacked} or more, as no file of data does")
+
+
+def require_unpacked(file: IO[bytes]) -> None:
+    """Refuses a checkpoint with packed members: PyTorch writes them as they are. The file is at its beginning again.
+
+    Raises:
+        UnsafeFileError: it would unpack to more than its size.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if zipfile.is_zipfile(file):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                require_no_bomb(sum(member.file_size for member in archive.infolist()), size, times=1)
+        except zipfile.BadZipFile as error:
+            raise UnsafeFileError(str(error)) from None
+    file.seek(0)
+
+
 def load_array(path: Path, *, mmap: bool = False) -> np.ndarray:
     """Reads a ``.npy`` file; mapped into memory, read-only, when ``mmap`` is set and its file system can do so.
 
@@ -45,8 +98,7 @@ def load_array(path: Path, *, mmap: bool = False) -> np.ndarray:
         UnsafeFileError: it is no array of numbers or texts, or is cut off.
         OSError: it cannot be read.
     """
-    if not as_remote(path) and path.exists() and not path.is_file():  # opening a pipe would wait without end
-        raise UnsafeFileError("no file")
+    require_regular(path)
     with path.open("rb") as file:
         if mmap and not as_remote(path):
             shape, column_order, dtype = _header(file)
@@ -110,6 +162,7 @@ def load_json(path: Path) -> Any:
         UnsafeFileError: it holds no JSON, or what Python takes none of: thousands of levels, or of digits.
         OSError: it cannot be read.
     """
+    require_regular(path)
     return json_in(path.read_bytes())
 
 

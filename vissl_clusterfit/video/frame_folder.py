@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vissl_clusterfit.storage.untrusted import require_regular
 from vissl_clusterfit.video.unreadable import UnreadableVideoError
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
@@ -39,6 +40,7 @@ class FrameFolder:
         for number in numbers:
             file = Path(self._files[number])
             try:
+                require_regular(file)
                 with Image.open(file) as picture:
                     rgb = picture.convert("RGB")
             except Exception as error:  # whatever a decoder may raise is the reason

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 import torch
 
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, require_regular
 from vissl_clusterfit.video.clips import ClipSettings, clip_frames
 from vissl_clusterfit.video.frame_folder import FrameFolder
-from vissl_clusterfit.video.unreadable import FramesRecountedError
+from vissl_clusterfit.video.unreadable import FramesRecountedError, UnreadableVideoError
 
 if TYPE_CHECKING:
     from vissl_clusterfit.video.decode import VideoFile
@@ -30,6 +31,11 @@ def open_video(source: str | BinaryIO) -> VideoFile | FrameFolder:
         return FrameFolder(source)
     from vissl_clusterfit.video.decode import VideoFile
 
+    if isinstance(source, str):
+        try:
+            require_regular(source)
+        except UnsafeFileError as error:
+            raise UnreadableVideoError(f"it is {error}") from None
     return VideoFile(source)
 
 

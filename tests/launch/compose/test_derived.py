@@ -10,7 +10,6 @@ import vissl
 import yaml
 
 from vissl_clusterfit.config.search_path import config_dir
-from vissl_clusterfit.errors import ConfigError
 from vissl_clusterfit.launch.compose.compose import compose
 
 OURS = config_dir() / "config"
@@ -162,11 +161,5 @@ def test_the_papers_recipe(composed, name):
 @pytest.mark.parametrize("group", ["benchmark", "debugging", "extract_cluster", "feature_extraction", "test"])
 def test_vissls_own_compose(composed, group):
     """Those below pretrain/ do so in test_overlay.py."""
-    failed = {}
     for name in whole_configs(VISSLS, group):
-        try:
-            composed(f"config={name}")
-        except ConfigError as error:
-            failed[name] = str(error)
-    # A data source of its publisher alone, which no one else has: refused before a process starts.
-    assert {name: said for name, said in failed.items() if "'everstore'" not in said} == {}
+        composed(f"config={name}")

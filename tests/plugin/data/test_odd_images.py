@@ -1,5 +1,6 @@
 """Images that are not as they should be: labelled for what they show, or without label and with the reason."""
 
+import os
 import struct
 import zlib
 
@@ -109,6 +110,35 @@ def test_sixteen_bits_of_grey_are_read_for_what_they_show_by_every_source(tmp_pa
     sample = build_dataset(cfg, "TRAIN")[0]
     assert sample["data_valid"] == [1]
     np.testing.assert_array_equal(sample["data"][0][:, 0, :2] * 255, [[64, 192]] * 3)
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_has_a_reason(read):
+    def make(file):
+        file.unlink()
+        os.mkfifo(file)
+
+    assert "a named pipe, not a file" in read(save=make)[1]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["disk_folder", "disk_filelist"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda file: file.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_vissls_own_trainings_wait_for_no_pipe(tmp_path, kind, make):
+    file = tmp_path / "images/class0/0.png"
+    file.parent.mkdir(parents=True)
+    make(file)
+    np.save(tmp_path / "files.npy", np.array([str(file)]))
+    cfg = compose(
+        [
+            "config=test/cpu_test/test_cpu_resnet_simclr",
+            f"config.DATA.TRAIN.DATA_SOURCES=[{kind}]",
+            f"config.DATA.TRAIN.DATA_PATHS=[{tmp_path / ('images' if kind == 'disk_folder' else 'files.npy')}]",
+            "config.DATA.TRAIN.TRANSFORMS=[{name:ToTensor}]",
+            "config.DATA.TRAIN.DATA_LIMIT=-1",
+        ]
+    )[2]
+    assert build_dataset(cfg, "TRAIN")[0]["data_valid"] == [-1]
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

@@ -8,9 +8,7 @@ then it is refused, too, and ``++key=…`` insists.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import vissl.config
@@ -30,7 +28,7 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.launch.compose.named_networks import name_networks
 from vissl_clusterfit.launch.compose.parsed_overrides import parse_overrides
 from vissl_clusterfit.launch.compose.quick_yaml import quick_yaml
-from vissl_clusterfit.launch.compose.vissl_keys import require_known_values
+from vissl_clusterfit.launch.compose.vissl_keys import require_known_values, vissls_defaults
 
 #: How alike two names are, of 1, where one must be meant for the other: ``num_epoch`` and ``num_epochs`` are 0.95.
 #: None of VISSL's own configs has a key that comes as near to another one.
@@ -236,7 +234,7 @@ def _refuse_near_keys(parsed: Sequence[Override], base: Callable[[], Any], compo
                 missing = _Missing([], _key(override), [name for name in tree if name != _key(override)])
             if missing is not None:
                 _refuse_if_near(missing, override.input_line)
-    for missing in _added(_tree(composed), _vissls_defaults()):
+    for missing in _added(_tree(composed), vissls_defaults()):
         if not any(f"{key}.".startswith(f"{missing.path}.") for key in insisted):
             _refuse_if_near(missing, missing.path)
 
@@ -266,12 +264,6 @@ def _refuse_if_near(missing: _Missing, setting: str) -> None:
                 remedy=f"If it is a key of your own, insist with ++{missing.path}=…",
             )
         )
-
-
-@functools.cache
-def _vissls_defaults() -> Mapping[Any, Any]:
-    with quick_yaml():
-        return _tree(OmegaConf.load(Path(vissl.config.__file__).with_name("defaults.yaml")))
 
 
 def _tree(config: Any) -> Any:

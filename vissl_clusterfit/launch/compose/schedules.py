@@ -43,10 +43,11 @@ def _require_numbers(schedule: Callable[[float], Any], block: Any, setting: str)
     try:
         first = schedule(0.0)
         is_number = 0 <= first < math.inf
-    except TypeError as error:
-        first, is_number = error, False
+    except TypeError:
+        first, is_number = "no number", False
     if not is_number:
-        found = f"{_described(block)}, which begins with {first!r}"
+        values = [f"{key}={block[key]!r}" for key in ("value", "start_value", "base_value") if key in block]
+        found = f"{' '.join([_described(block), *values])}, which begins with {first}"
         raise ConfigError(problem(setting, found=found, allowed="a schedule of numbers of at least 0"))
 
 

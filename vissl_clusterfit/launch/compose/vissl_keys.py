@@ -5,18 +5,41 @@ A name is looked up in the registry that it is for. Everything wrong is said in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
+
+import vissl.config
+from omegaconf import OmegaConf
 
 from vissl_clusterfit.config.nearest import nearest, proposal
 from vissl_clusterfit.config.schema import checked_value
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.launch.compose.quick_yaml import quick_yaml
 from vissl_clusterfit.launch.compose.registered_names import registered_names
 
 #: What NumPy takes as a seed. VISSL multiplies that of a process with the number of epochs.
 _SEEDS = 2**32
 _SPLITS = ("config.DATA.TRAIN", "config.DATA.TEST")
+#: In pixels, of each side; a grey one of it has 300 MB.
+_LARGEST_IMAGE = 10_000
+#: By the type of VISSL's default: what a value may be, and the words for it. A number may stand for a text.
+_TYPES: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "a value of type bool"),
+    int: ((int, float), "a number"),
+    float: ((int, float), "a number"),
+    str: ((str, int, float, type(None)), "a value of type str"),
+    list: ((list,), "a value of type list"),
+    dict: ((Mapping,), "a value of type dict"),
+}
+#: What is checked where it is read.
+_CHECKED_ELSEWHERE = ("config.CLUSTERFIT", "config.MODEL.TRUNK")
+#: Blocks of which a run reads what is chosen by name.
+_MAY_BE_MISSING = ("config.LOSS.", "config.METERS.", "config.OPTIMIZER.param_schedulers.")
+#: A data source that seven of VISSL's configs name and no public VISSL has: they compose, and are refused when run.
+_NOT_PUBLIC = "everstore"
 #: How many names a message lists where none is near.
 _MAX_LISTED = 20
 _MISSING = object()
@@ -50,8 +73,6 @@ KEYS = (
     _Key("config.SEED_VALUE", int, at_least=0, at_most=_SEEDS - 1),
     _Key("config.LOG_FREQUENCY", int, at_least=1),
     _Key("config.TEST_EVERY_NUM_EPOCH", int, at_least=1),
-    _Key("config.TEST_ONLY", bool),
-    _Key("config.TEST_MODEL", bool),
     _Key("config.MULTI_PROCESSING_METHOD", str, choices=("forkserver", "spawn", "fork")),
     _Key("config.MACHINE.DEVICE", str, choices=("cpu", "gpu")),
     _Key("config.DATA.NUM_DATALOADER_WORKERS", int, at_least=0),
@@ -67,12 +88,11 @@ KEYS = (
             ("TRANSFORMS", list, {"items": dict}),
             ("BATCHSIZE_PER_REPLICA", int, {"at_least": 1}),
             ("LABEL_TYPE", str, {"choices": ("standard", "sample_index", "zero")}),
-            ("MMAP_MODE", bool, {}),
-            ("DROP_LAST", bool, {}),
-            ("COPY_TO_LOCAL_DISK", bool, {}),
+            ("REMOVE_IMG_PATH_PREFIX", str, {}),
+            ("NEW_IMG_PATH_PREFIX", str, {}),
+            ("DEFAULT_GRAY_IMG_SIZE", int, {"at_least": 1, "at_most": _LARGEST_IMAGE}),
             ("DATA_LIMIT", int, {"at_least": -1}),
             ("DATA_LIMIT_SAMPLING.SEED", int, {"at_least": 0, "at_most": _SEEDS - 1}),
-            ("DATA_LIMIT_SAMPLING.IS_BALANCED", bool, {}),
             ("DATA_LIMIT_SAMPLING.SKIP_NUM_SAMPLES", int, {"at_least": 0}),
         )
     ),
@@ -81,50 +101,30 @@ KEYS = (
         _Key(f"config.HOOKS.PERF_STATS.{key}", int, at_least=-1)
         for key in ("PERF_STAT_FREQUENCY", "ROLLING_BTIME_FREQ")
     ),
-    # Blocks that VISSL reads in every training, each by one of their keys.
-    *(
-        _Key(f"config.{key}", bool)
-        for key in (
-            "HOOKS.CHECK_NAN",
-            "HOOKS.MEMORY_SUMMARY.PRINT_MEMORY_SUMMARY",
-            "HOOKS.MODEL_COMPLEXITY.COMPUTE_COMPLEXITY",
-            "HOOKS.TENSORBOARD_SETUP.USE_TENSORBOARD",
-            "MODEL.ACTIVATION_CHECKPOINTING.USE_ACTIVATION_CHECKPOINTING",
-            "MODEL.CUDA_CACHE.CLEAR_CUDA_CACHE",
-            "MODEL.FEATURE_EVAL_SETTINGS.EVAL_MODE_ON",
-            "MODEL.FSDP_CONFIG.AUTO_SETUP_FSDP",
-            "MODEL.GRAD_CLIP.USE_GRAD_CLIP",
-            "MODEL.SHARDED_DDP_SETUP.USE_SDP",
-            "OPTIMIZER.head_optimizer_params.use_different_lr",
-            "PROFILING.MEMORY_PROFILING.TRACK_BY_LAYER_MEMORY",
-            "PROFILING.RUNTIME_PROFILING.USE_PROFILER",
-            "REPRODUCIBILITY.CUDDN_DETERMINISTIC",
-        )
-    ),
     _Key("config.MONITORING.MONITOR_ACTIVATION_STATISTICS", int, at_least=0),
     _Key("config.MODEL.MULTI_INPUT_HEAD_MAPPING", list, items=list),
     _Key("config.CLUSTERFIT.FEATURES.TRANSFORMS", list, items=dict),
     _Key("config.MODEL.INPUT_TYPE", str, choices=("rgb", "bgr", "lab")),
     _Key("config.MODEL.HEAD.PARAMS", list, items=list),
     _Key("config.MODEL.WEIGHTS_INIT.PARAMS_FILE", str),
-    _Key("config.MODEL.AMP_PARAMS.USE_AMP", bool),
     _Key("config.MODEL.AMP_PARAMS.AMP_TYPE", str, choices=("apex", "pytorch")),
-    _Key("config.MODEL.SYNC_BN_CONFIG.CONVERT_BN_TO_SYNC_BN", bool),
     _Key("config.MODEL.SYNC_BN_CONFIG.SYNC_BN_TYPE", str, choices=("apex", "pytorch")),
     _Key("config.OPTIMIZER.num_epochs", int, at_least=1),
     _Key("config.OPTIMIZER.weight_decay", float, at_least=0),
     _Key("config.OPTIMIZER.momentum", float, at_least=0),
     _Key("config.OPTIMIZER.param_schedulers.lr", dict),
+    *(
+        _Key(f"config.OPTIMIZER.param_schedulers.{name}.update_interval", str, choices=("step", "epoch"))
+        for name in ("lr", "lr_head")
+    ),
     _Key("config.CHECKPOINT.DIR", str),
     _Key("config.CHECKPOINT.BACKEND", str, choices=("disk",)),
-    _Key("config.CHECKPOINT.AUTO_RESUME", bool),
     _Key("config.CHECKPOINT.CHECKPOINT_FREQUENCY", int, at_least=1),
     _Key("config.CHECKPOINT.CHECKPOINT_ITER_FREQUENCY", int, at_least=-1),
     _Key("config.DISTRIBUTED.BACKEND", str, choices=("gloo", "nccl")),
     _Key("config.DISTRIBUTED.NUM_NODES", int, at_least=1),
     _Key("config.DISTRIBUTED.NUM_PROC_PER_NODE", int, at_least=1),
     _Key("config.DISTRIBUTED.INIT_METHOD", str, choices=("tcp", "env", "file")),
-    _Key("config.SLURM.USE_SLURM", bool),
 )
 
 NAMES = (
@@ -134,7 +134,7 @@ NAMES = (
         _Name(f"{split}.{key}", kind, others)
         for split in _SPLITS
         for key, kind, others in (
-            ("DATA_SOURCES", "data source", ()),
+            ("DATA_SOURCES", "data source", (_NOT_PUBLIC,)),
             ("TRANSFORMS", "transform", ()),
             ("COLLATE_FUNCTION", "collator", ("default_collate",)),
         )
@@ -163,18 +163,77 @@ def require_known_values(composed: Mapping[str, Any]) -> None:
         ConfigError: naming every value of another type, out of range, or that no registry has.
     """
     problems: list[str] = []
-    for row in (*KEYS, *NAMES):
+    for row in KEYS:
         place, value = _reach(composed, row.name)
-        if value is not _MISSING and place != row.name:
-            checked_value(dict, value, place, problems)
-        elif value is not _MISSING and isinstance(row, _Key):
+        if value is not _MISSING and place == row.name:
             _check(row, value, problems)
+    rows = {row.name for row in (*KEYS, *NAMES)}
+    problems += _of_other_types(composed["config"], vissls_defaults()["config"], rows, "config.")
+    for block in ("LOSS", "METERS") if not problems else ():
+        problems += _chosen_blocks(composed["config"][block], f"config.{block}")
     wrong = tuple(problems)
     problems += filter(None, (_unknown(row, composed) for row in NAMES if not _is_said(row.name, wrong)))
     if not problems:
         problems += [*_heads(composed), *_seeds(composed)]
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+@functools.cache
+def vissls_defaults() -> Mapping[str, Any]:
+    """VISSL's file of defaults, interpolations as they are."""
+    with quick_yaml():
+        defaults = OmegaConf.load(Path(vissl.config.__file__).with_name("defaults.yaml"))
+    return cast("Mapping[str, Any]", OmegaConf.to_container(defaults, resolve=False))
+
+
+def _of_other_types(
+    composed: Mapping[str, Any], defaults: Mapping[str, Any], rows: Container[str], parent: str
+) -> Iterator[str]:
+    """Keys with a value of another type than VISSL's default, but those of ``rows``; and keys that were taken out."""
+    for key, default in defaults.items():
+        place, value = f"{parent}{key}", composed.get(key, _MISSING)
+        is_open = default is None or (isinstance(default, str) and "${" in default)
+        if place in _CHECKED_ELSEWHERE or is_open or (place in rows and value is not _MISSING):
+            continue
+        kinds, words = _TYPES[type(default)]
+        if value is _MISSING:
+            if not place.startswith(_MAY_BE_MISSING):
+                yield problem(place, found="nothing", allowed=words, remedy="VISSL reads it: leave it in its place.")
+        elif not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            if value is not None or not place.startswith(_MAY_BE_MISSING):
+                yield problem(place, found=repr(value), allowed=words)
+        elif isinstance(default, Mapping):
+            yield from _of_other_types(value, default, rows, f"{place}.")
+
+
+def _chosen_blocks(block: Mapping[str, Any], place: str) -> Iterator[str]:
+    """The parameters of a loss or of meters, where they are none."""
+    for name in (block.get("name"), *(block.get("names") or ())):
+        parameters = block.get(name) if isinstance(name, str) else None
+        if parameters is not None and not isinstance(parameters, Mapping):
+            yield problem(f"{place}.{name}", found=repr(parameters), allowed=_TYPES[dict][1])
+
+
+def require_public_data(config: Mapping[str, Any]) -> None:
+    """Refuses to run a config on data that only their publisher can read.
+
+    Args:
+        config: the mapping below ``config``.
+
+    Raises:
+        ConfigError: it names such a data source.
+    """
+    for split in _SPLITS:
+        if _NOT_PUBLIC in config["DATA"][split.rpartition(".")[2]]["DATA_SOURCES"]:
+            raise ConfigError(
+                problem(
+                    f"{split}.DATA_SOURCES",
+                    found=f"{_NOT_PUBLIC!r}, which no public VISSL has",
+                    allowed="the name of a registered data source",
+                    remedy=f"Name your copy of the data: {split}.DATA_SOURCES=[disk_folder] {split}.DATA_PATHS=[…]",
+                )
+            )
 
 
 def _is_said(key: str, problems: Iterable[str]) -> bool:

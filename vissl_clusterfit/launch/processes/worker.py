@@ -57,7 +57,7 @@ def prepare_worker(
     require_prepared(config)
     if engine == "train":
         require_labels(config)
-        _require_parts_of_data(config)
+        _require_parts(config)
     # One node decides: others may have another folder of checkpoints, with nothing in it.
     begin = functools.partial(begin_training, config, folder, hold)
     finished, checkpoint = broadcast("start", begin) if engine == "train" else (False, None)
@@ -92,8 +92,11 @@ def require_gpus_and_weights(config: Any, *, resuming: bool) -> None:
         )
 
 
-def _require_parts_of_data(config: Any) -> None:
-    """Collators, and the transforms of image files; other sources may give what transforms are not tried on."""
+def _require_parts(config: Any) -> None:
+    """Heads, collators, and the transforms of image files; other sources may give what transforms are not tried on."""
+    if not config.MODEL.HEAD.PARAMS:
+        allowed = 'one head or more for a training, such as [["mlp", {"dims": [2048, 1000]}]]'
+        raise ConfigError(problem("config.MODEL.HEAD.PARAMS", found="[]", allowed=allowed))
     for split in ("TRAIN", "TEST") if config.TEST_MODEL or config.TEST_ONLY else ("TRAIN",):
         data = config.DATA[split]
         vissl.data.get_collator(data.COLLATE_FUNCTION, data.COLLATE_FUNCTION_PARAMS)

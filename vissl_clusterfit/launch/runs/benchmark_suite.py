@@ -22,6 +22,7 @@ from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.override_text import as_override
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.launch.compose.compose import compose
+from vissl_clusterfit.launch.compose.vissl_keys import require_public_data
 from vissl_clusterfit.launch.runs.subprocess_runs import SubprocessRun
 from vissl_clusterfit.launch.runs.sweep import safe_name
 from vissl_clusterfit.plugin.training.progress import run_folder
@@ -190,6 +191,7 @@ def _composed(run: SuiteRun, *, several_nodes: bool) -> tuple[str, AttrDict]:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it is said again when the benchmark starts
             engine, _, config = compose(list(run.overrides))
+            require_public_data(config)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
     if config.DISTRIBUTED.NUM_NODES > 1 and not several_nodes:

@@ -15,6 +15,7 @@ from vissl_clusterfit.config.override_text import as_override
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.launch.compose.overrides import compose_overrides
 from vissl_clusterfit.launch.compose.parsed_overrides import parse_overrides
+from vissl_clusterfit.launch.compose.vissl_keys import require_public_data
 from vissl_clusterfit.launch.processes.torchrun import is_torchrun
 from vissl_clusterfit.launch.runs.subprocess_runs import SubprocessRun
 
@@ -49,6 +50,7 @@ def sweep_runs(overrides: Sequence[str]) -> list[SubprocessRun]:
         lines = [line for line, _ in chosen]
         name = ",".join(swept for _, swept in chosen if swept)
         config = compose_overrides(lines)["config"]
+        require_public_data(config)
         folder = f"{config['CHECKPOINT']['DIR']}/{safe_name(name)}"
         folder = folder if "://" in folder else os.path.abspath(folder)
         runs.append(SubprocessRun(name, (*lines, as_override(_FOLDER, folder)), folder, config["SLURM"]["USE_SLURM"]))

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from iopath.common.file_io import g_pathmgr
 from PIL import Image
 from vissl.data.data_helper import get_mean_image
 
 from vissl_clusterfit.images.base import shared_marks
 from vissl_clusterfit.images.decode import in_8_bits, turn_of
+from vissl_clusterfit.storage.untrusted import require_regular
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,30 @@ class ImageFiles:
 def count_orientations(source: Any) -> None:
     """Has a ``DiskImageDataset`` count the images whose EXIF orientation it ignores, in all processes that read it."""
     source.ignored_orientations = shared_marks(len(source))
+
+
+def refusing_pipes(opens: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that opens files by their path, which waits for no named pipe.
+
+    Raises:
+        UnsafeFileError: the path is that of a pipe, a socket or a device; to VISSL one more unreadable image.
+    """
+
+    @functools.wraps(opens)
+    def opened(path: Any, *args: Any, **kwargs: Any) -> Any:
+        require_regular(path)
+        return opens(path, *args, **kwargs)
+
+    return opened
+
+
+class RegularFiles:
+    """Stands for iopath's path manager in a module that opens image files."""
+
+    open = staticmethod(refusing_pipes(g_pathmgr.open))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(g_pathmgr, name)
 
 
 def with_stand_ins(get_item: Callable[[Any, int], tuple[Any, bool]]) -> Callable[[Any, int], tuple[Any, bool]]:

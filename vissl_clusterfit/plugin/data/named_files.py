@@ -16,7 +16,13 @@ import yaml
 
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.storage.paths import artifact_path
-from vissl_clusterfit.storage.untrusted import UnsafeFileError, load_array, load_json, load_plain_pickle
+from vissl_clusterfit.storage.untrusted import (
+    UnsafeFileError,
+    load_array,
+    load_json,
+    load_plain_pickle,
+    require_regular,
+)
 
 _LIST = "a .npy file with the path of each image, text of shape (N,); or a list of them in a .json, .yaml or .pkl file"
 _LABELS = "a .npy file with the label of each sample: numbers or texts of shape (N,), or numbers of shape (N, L)"
@@ -32,6 +38,7 @@ def load_file(filename: str, mmap_mode: str | None = None) -> Any:
     """
     path, ending = artifact_path(filename), filename.rpartition(".")[2].lower()
     try:
+        require_regular(path)
         if ending == "npy":
             return load_array(path, mmap=mmap_mode is not None)
         if ending in ("pkl", "pickle"):
@@ -45,7 +52,8 @@ def load_file(filename: str, mmap_mode: str | None = None) -> Any:
         raise DataError(f"{filename} is missing.") from None
     except (UnsafeFileError, OSError, MemoryError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{filename} cannot be read: {_first_line(error)}.") from None
-    raise DataError(f"{filename} cannot be read: found the ending .{ending}; allowed: .npy, .json, .yaml, .pkl.")
+    found = f"the ending .{ending}" if "/" not in ending else "a name without an ending"
+    raise DataError(f"{filename!r} cannot be read: found {found}; allowed: .npy, .json, .yaml, .pkl.")
 
 
 def read_file_list(filename: str, setting: str, *, mmap: bool) -> Sequence[str]:
@@ -108,7 +116,7 @@ def require_data_files(data: Mapping[str, Any]) -> None:
         DataError: one of them cannot be used.
     """
     for setting, filename, kind in _named_files(data):
-        if artifact_path(filename, setting).is_file():  # what is missing is reported where the data set is made
+        if artifact_path(filename, setting).exists():  # what is missing is reported where the data set is made
             (read_file_list if kind == "DATA_PATHS" else read_label_file)(filename, setting, mmap=True)
 
 
@@ -144,6 +152,16 @@ def install() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith(("vissl.", "tools.")) and vars(module).get("load_file") is theirs:
             module.load_file = load_file  # type: ignore[attr-defined]
+    of_torchvision = importlib.import_module("vissl.data.torchvision_dataset")
+    known = [name for key, name in vars(of_torchvision.TorchvisionDatasetName).items() if not key.startswith("_")]
+    load_known = of_torchvision.TorchvisionDataset._load_dataset
+
+    def load_dataset(self: Any) -> Any:
+        # VISSL's own refusal of another name fails while it writes it.
+        assert self.dataset_name in known, f"torchvision_dataset reads {', '.join(known)}, not {self.dataset_name!r}"
+        return load_known(self)
+
+    of_torchvision.TorchvisionDataset._load_dataset = load_dataset
     importlib.import_module("torchvision.datasets.cifar").pickle = _PlainPickle  # type: ignore[attr-defined]
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from vissl.config import AttrDict
 from vissl.data.dataset_catalog import get_data_files
 
-from vissl_clusterfit.errors import DataError
+from vissl_clusterfit.errors import ClusterFitError, DataError
 from vissl_clusterfit.plugin.data.named_files import require_data_files
 
 _LABELLED, _TOLERANT = "clusterfit_", "tolerant_"
@@ -50,7 +50,9 @@ def data_errors(split: str) -> Iterator[None]:
     """What VISSL and torchvision raise where data are missing, as our message."""
     try:
         yield
-    except (AssertionError, FileNotFoundError, KeyError) as error:
+    except (AssertionError, ImportError, KeyError, OSError, RuntimeError) as error:
+        if isinstance(error, ClusterFitError):
+            raise
         reason = str(error.args[0] if isinstance(error, KeyError) else error).strip().removesuffix(".")
         raise DataError(
             f"config.DATA.{split}: the data set cannot be opened: {reason}. Check DATA_PATHS, DATA_SOURCES and "

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from iopath.common.file_io import g_pathmgr
 from PIL import Image
 from torch.utils.data import Dataset
 from vissl.config import AttrDict
@@ -20,7 +19,7 @@ from vissl_clusterfit.features.extract import stack_images
 from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples, names_and_sizes
 from vissl_clusterfit.features.sample_names import NameList
 from vissl_clusterfit.images.decode import in_8_bits
-from vissl_clusterfit.plugin.data.image_files import count_orientations
+from vissl_clusterfit.plugin.data.image_files import RegularFiles, count_orientations
 from vissl_clusterfit.plugin.data.image_source import SOURCE as IMAGES
 from vissl_clusterfit.plugin.data.image_source import ImagesSource
 from vissl_clusterfit.plugin.data.source_names import (
@@ -228,7 +227,7 @@ class SplitImages(Dataset):
 def _what_is_wrong(file: str) -> str:
     """What Pillow says of a file that VISSL has not read; "" if nothing."""
     try:
-        with g_pathmgr.open(file, "rb") as opened, Image.open(opened) as image:
+        with RegularFiles.open(file, "rb") as opened, Image.open(opened) as image:
             in_8_bits(image).convert("RGB")
     except Exception as error:  # whatever a decoder may raise is the reason
         return f"{type(error).__name__}: {error}"

@@ -22,6 +22,7 @@ from vissl_clusterfit.storage.atomic import remove_leftovers, temporary_path
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.remote import as_remote
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, require_regular, require_unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -215,8 +216,12 @@ def _why_damaged(path: Path, size: int, _changed: int) -> str:
     if not size:
         return "it is empty"
     try:
+        require_regular(path)
         with path.open("rb") as file:
             begins_as_archive = file.read(2) == b"PK"
+            require_unpacked(file)
+    except UnsafeFileError as error:
+        return f"it is {error}"
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from None
     whole_archive = zipfile.is_zipfile(path)  # the list of its members is at its end
