@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -98,8 +99,9 @@ def read_names(folder: Path, *, as_hashed: bool = False) -> Iterator[str]:
     path = folder / NAMES_FILE
     try:
         require_regular(path)
-        packed, unpacked = path.stat().st_size, 0
         with path.open("rb") as compressed, gzip.open(compressed, "rt", encoding="ascii") as lines:
+            packed, unpacked = compressed.seek(0, os.SEEK_END), 0
+            compressed.seek(0)
             cut = bool(json_in(lines.readline(_LONGEST_LINE))["with_sizes"]) and not as_hashed
             while line := lines.readline(_LONGEST_LINE):
                 unpacked += len(line)
