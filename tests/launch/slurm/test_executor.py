@@ -177,6 +177,19 @@ def test_a_mistake_is_one_message_and_no_job(submit, overrides, message):
     assert "Traceback" not in result.stderr
 
 
+def test_a_working_directory_whose_name_has_two_lines_is_no_folder_for_logs(
+    command, cluster, student_overrides, tmp_path
+):
+    """The second would be a line of the job's script."""
+    before, folder = cluster.jobs(), tmp_path / "logs\ntouch pwned"
+    folder.mkdir()
+    use = ("config.SLURM.USE_SLURM=true", f"config.CHECKPOINT.DIR={tmp_path / 'run'}")
+    result = command(*student_overrides, *use, cwd=folder)
+    assert (result.returncode, cluster.jobs()) == (2, before)
+    assert "config.SLURM.LOG_FOLDER: found" in result.stderr
+    assert "allowed: a path of one line" in result.stderr
+
+
 def test_what_slurm_refuses_is_said_and_what_went_before_is_cancelled(submit, cluster):
     result, jobs = submit(*CHAIN, "config.CLUSTERFIT.SLURM.TRAIN.PARTITION=nowhere")
     assert result.returncode == 2

@@ -193,6 +193,8 @@ def _log_folder(settings: SlurmSettings) -> Path:
     if "://" in settings.log_folder or "%" in settings.log_folder:
         raise ConfigError(problem(name, found=settings.log_folder, allowed=allowed))
     folder = Path(settings.log_folder).absolute()
+    if not str(folder).isprintable():  # a line of the job's script begins after a line feed, and a shell runs it
+        raise ConfigError(problem(name, found=repr(str(folder)), allowed="a path of one line of printable characters"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
