@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from tiny import write_images
 
 from vissl_clusterfit.datasets.archives import Sources
 from vissl_clusterfit.datasets.lists import read_lines
@@ -21,6 +22,7 @@ from vissl_clusterfit.features.imports import import_features, read_name_list
 from vissl_clusterfit.features.parquet_files import read_table
 from vissl_clusterfit.features.rows_files import read_rows
 from vissl_clusterfit.features.sample_names import NAMES_FILE, read_names
+from vissl_clusterfit.images import open_images
 from vissl_clusterfit.models.weight_files import load_state_dict
 from vissl_clusterfit.plugin.data.named_files import load_file, read_label_file
 from vissl_clusterfit.plugin.training.checkpoints import why_damaged
@@ -232,6 +234,20 @@ def test_no_reader_waits(tmp_path, read, error, kind):
     os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
     with pytest.raises(error, match="a named pipe, not a file" if kind == "pipe" else "a device, not a file"):
         read(path)
+
+
+@pytest.mark.timeout(60)
+def test_a_collection_of_images_waits_for_no_pipe(tmp_path):
+    folder = write_images(tmp_path / "images", 3)
+    os.mkfifo(folder / "class0/pipe.png")
+    (tmp_path / "list.txt").write_text("images/class0/pipe.png\n")
+    for place in (folder, tmp_path / "list.txt"):
+        images = open_images(place)
+        with pytest.raises(UnsafeFileError, match="a named pipe"):
+            images.read(next(number for number, name in enumerate(images.names) if "pipe" in name))
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match="a named pipe, not a file; allowed: a folder of images"):
+        open_images(tmp_path / "pipe.csv")
 
 
 @pytest.mark.timeout(60)

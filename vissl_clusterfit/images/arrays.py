@@ -17,7 +17,7 @@ from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.images.base import Images
 from vissl_clusterfit.images.labels import as_labels
 from vissl_clusterfit.images.names import PackedNames
-from vissl_clusterfit.storage.untrusted import array_in, load_array
+from vissl_clusterfit.storage.untrusted import array_in, load_array, require_no_bomb
 
 _ALLOWED = "images as uint8 (N, H, W, 3), or in grey (N, H, W) or (N, H, W, 1)"
 _HASHED_AT_ONCE, _NUM_THREADS = 256, 4
@@ -127,6 +127,7 @@ def _array_of(place: str, name: str) -> np.ndarray:
     if name not in members:
         raise DataError(problem(place, found=f"no array {name!r}", allowed=" | ".join(members)))
     try:
+        require_no_bomb(members[name].file_size, Path(place).stat().st_size)
         with zipfile.ZipFile(place) as archive, archive.open(members[name]) as file:
             return array_in(file, members[name].file_size)
     # RuntimeError: it has a password; NotImplementedError: it is packed in a way that Python does not know.

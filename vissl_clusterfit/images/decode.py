@@ -7,6 +7,8 @@ import contextlib
 import numpy as np
 from PIL import Image
 
+from vissl_clusterfit.storage.untrusted import require_regular
+
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -21,6 +23,16 @@ _TURNS = {
 
 class UnreadablePixels(ValueError):
     """The range of an image's pixels is not known."""
+
+
+def open_image(path: str) -> Image.Image:
+    """An image file as Pillow opens it.
+
+    Raises:
+        UnsafeFileError: it is a named pipe or a device, which would be waited for. Pillow raises nearly anything.
+    """
+    require_regular(path)
+    return Image.open(path)
 
 
 def as_rgb(image: Image.Image, *, exif: bool = True) -> tuple[Image.Image, bool]:

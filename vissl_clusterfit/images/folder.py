@@ -12,6 +12,7 @@ from PIL import Image
 
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.images.base import EXTENSIONS, Images, is_image, sizes_of
+from vissl_clusterfit.images.decode import open_image
 from vissl_clusterfit.images.names import PackedNames
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class FolderImages(Images):
             self.labels = np.array(tops)
 
     def _open(self, index: int) -> Image.Image:
-        return Image.open(self.where(index))
+        return open_image(self.where(index))
 
     def _marks(self) -> Iterator[str]:
         return map(str, sizes_of([self.where(index) for index in range(len(self))]))

@@ -13,6 +13,7 @@ from PIL import Image
 from vissl_clusterfit.dependencies import require
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.images.base import Images, sizes_of
+from vissl_clusterfit.images.decode import open_image
 from vissl_clusterfit.images.labels import LABEL_COLUMNS, as_labels, find_column
 from vissl_clusterfit.images.names import PackedNames
 
@@ -70,7 +71,7 @@ class HuggingFaceImages(Images):
 
     def _open(self, index: int) -> Image.Image:
         stored: dict[str, Any] = self._data[index][self._column]
-        return Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"])
+        return Image.open(io.BytesIO(stored["bytes"])) if stored["bytes"] is not None else open_image(stored["path"])
 
     def _marks(self) -> Iterator[str]:
         return map(str, self._sizes)

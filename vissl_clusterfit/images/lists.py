@@ -6,6 +6,7 @@ import codecs
 import csv
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -13,7 +14,9 @@ from PIL import Image
 
 from vissl_clusterfit.dependencies import require
 from vissl_clusterfit.errors import DataError, problem
+from vissl_clusterfit.features.parquet_files import require_table
 from vissl_clusterfit.images.base import Images, sizes_of, some
+from vissl_clusterfit.images.decode import open_image
 from vissl_clusterfit.images.labels import LABEL_COLUMNS, PATH_COLUMNS, as_labels, find_column
 from vissl_clusterfit.images.names import PackedNames
 from vissl_clusterfit.video.file_lists import read_list
@@ -61,7 +64,7 @@ class ListImages(Images):
             raise DataError(problem(place, found=shown, allowed=allowed))
 
     def _open(self, index: int) -> Image.Image:
-        return Image.open(self.where(index))
+        return open_image(self.where(index))
 
     def _marks(self) -> Iterator[str]:
         return map(str, self._sizes)
@@ -131,6 +134,7 @@ def _parquet_columns(place: str, column: str, labels: Sequence[str]) -> tuple[li
     import pyarrow
     import pyarrow.parquet
 
+    require_table(Path(place))
     try:
         schema = pyarrow.parquet.read_schema(place)
         names = list(schema.names)

@@ -18,7 +18,7 @@ from vissl_clusterfit.images.lmdb_files import LmdbImages, is_lmdb
 from vissl_clusterfit.images.tar import TarImages, is_pattern, matching, tars_in
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.remote import as_remote
-from vissl_clusterfit.storage.untrusted import load_array
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, load_array, require_regular
 
 _ALLOWED = (
     "a folder of images, or of tar files; a list (.txt, .csv, .tsv, .parquet, .npy of paths); an array (.npy, .npz); a "
@@ -84,6 +84,10 @@ def open_images(place: str | Path, *, column: str = "", labels: Sequence[str] = 
         return _taking_no_columns(TarImages(text, matching(text), exif=exif), column, labels)
     if not os.path.exists(text):
         raise DataError(problem("The images", found=f"{text}, which is not there", allowed=_ALLOWED))
+    try:
+        require_regular(text)
+    except UnsafeFileError as error:
+        raise DataError(problem("The images", found=f"{text}, {error}", allowed=_ALLOWED)) from None
     if os.path.isdir(text) and is_dataset(text):
         return HuggingFaceImages(text, column=column, labels=labels, exif=exif)
     if ending == ".npz" or (ending == ".npy" and not _is_list(text)):
