@@ -177,11 +177,11 @@ MISTAKES = {
     "a number where a schedule must be": ([f"{_LR}=5"], [f"{_LR}: found 5; allowed: a value of type dict"]),
     "a learning rate that is no number": (
         [f"{_LR}.value=null"],
-        [f"{_LR}: found constant value=None", "which begins with no number; allowed: a schedule of numbers"],
+        [f"{_LR}: found constant value=None", "which is no number at 0% of the training; allowed: a schedule"],
     ),
     "a learning rate of NaN": (
         [f"{_LR}.value=nan"],
-        [f"{_LR}: found constant value=nan", "which begins with nan; allowed"],
+        [f"{_LR}: found constant value=nan", "which is nan at 0%"],
     ),
     "transforms of the features that are none": (
         ["config.CLUSTERFIT.FEATURES.TRANSFORMS=[1]"],
@@ -337,6 +337,43 @@ MISTAKES = {
     "no head": (
         ["config.MODEL.HEAD.PARAMS=[]"],
         ["config.MODEL.HEAD.PARAMS: found []; allowed: one head or more for a training"],
+    ),
+    "a head for another trunk": (
+        ["config.MODEL.HEAD.PARAMS=[[clusterfit_head,{num_clusters:4,in_features:7}]]"],
+        ["config.MODEL.HEAD.PARAMS: in_features of clusterfit_head: found 7; allowed: 2048, the width of the trunk"],
+    ),
+    "a second head": (
+        ["config.MODEL.HEAD.PARAMS=[[clusterfit_head,{num_clusters:4}],[clusterfit_head,{num_clusters:4}]]"],
+        ["config.MODEL.HEAD.PARAMS[1]: found clusterfit_head behind clusterfit_head; allowed: clusterfit_head as"],
+    ),
+    "a trunk of no width": (
+        ["config.MODEL.TRUNK.RESNETS.WIDTH_PER_GROUP=0"],
+        ["config.MODEL.HEAD.PARAMS: found clusterfit_head without in_features for the trunk resnet"],
+    ),
+    "no trunk": (["config.MODEL.TRUNK=null"], ["config.MODEL.TRUNK: found None; allowed: a value of type dict"]),
+    "a weight decay without end": (
+        ["config.OPTIMIZER.weight_decay=inf"],
+        ["config.OPTIMIZER.weight_decay: found inf; allowed: at least 0 and at most"],
+    ),
+    "a learning rate that becomes negative": (
+        [f"{_LR}={{name:cosine,start_value:0.1,end_value:-5}}"],
+        [f"{_LR}: found cosine", "end_value=-5, which is -", "% of the training; allowed: a schedule of numbers of at"],
+    ),
+    "a place to meet that is none": (
+        ["config.DISTRIBUTED.RUN_ID=5"],
+        ["config.DISTRIBUTED.RUN_ID: found 5; allowed: <host>:<port>"],
+    ),
+    "a folder of checkpoints with too long a name": (
+        [f"config.CHECKPOINT.DIR={'x' * 300}"],
+        ["config.CHECKPOINT.DIR: found 'xxx", "(File name too long); allowed: a folder"],
+    ),
+    "first places in words": (
+        ["config.METERS.accuracy_list_meter.topk_values=[a]"],
+        ["config.METERS.accuracy_list_meter.topk_values: found ['a']; allowed: whole numbers of at least 1"],
+    ),
+    "more first places than clusters": (
+        ["config.METERS.accuracy_list_meter.topk_values=[1,5]"],
+        ["config.METERS.accuracy_list_meter.topk_values: found [1, 5]; allowed: 1 to 4, as there are clusters"],
     ),
     "a head of another width": (
         ["config.MODEL.HEAD.PARAMS=[[mlp,{dims:[2048,7]}]]"],

@@ -53,7 +53,7 @@ def fill_derived(config: dict[str, Any]) -> list[str]:
         _drop_what_has_no_part(config, changes)
         _pair_with_labels(config, settings, changes)
         _add_heads_for_joined_labels(config, settings, changes)
-        _count_labelled_samples_only(config["METERS"], changes)
+        _count_labelled_samples_only(config["METERS"], settings.num_clusters, changes)
         _require_lab_images(config)
     if config["LOSS"]["name"] == DISTILLATION:
         _pair_with_predictions(config, changes)
@@ -197,18 +197,33 @@ def _require_lab_images(config: dict[str, Any]) -> None:
 
 
 def _fit_heads_to_trunk(model: dict[str, Any], seed: int, changes: list[str]) -> None:
-    for head in model["HEAD"]["PARAMS"]:
-        if head[0] == "clusterfit_head" and not head[1].get("in_features"):
-            # VISSL adds the seed later, and some of its trunks want it.
-            width = trunk_width(AttrDict({**copy.deepcopy(model), "_MODEL_INIT_SEED": seed}))
+    for number, head in enumerate(model["HEAD"]["PARAMS"]):
+        if head[0] == "clusterfit_head" and number and not model["MULTI_INPUT_HEAD_MAPPING"]:
+            allowed = "clusterfit_head as the first: it takes what the trunk gives"
+            found = f"clusterfit_head behind {model['HEAD']['PARAMS'][0][0]}"
+            raise ConfigError(problem(f"config.MODEL.HEAD.PARAMS[{number}]", found=found, allowed=allowed))
+        if head[0] == "clusterfit_head":
+            given = head[1].get("in_features")
+            try:  # VISSL adds the seed later, and some of its trunks want it
+                width = trunk_width(AttrDict({**copy.deepcopy(model), "_MODEL_INIT_SEED": seed}))
+            except ConfigError:
+                if given:
+                    continue
+                raise
             name = "config.MODEL.HEAD.PARAMS: in_features of clusterfit_head"
             reason = f"the width of the trunk {model['TRUNK']['NAME']}"
+            if given and given != width:
+                raise ConfigError(problem(name, found=given, allowed=f"{width}, {reason}; 0 has it found"))
             _set(head[1], "in_features", width, name, reason, changes)
 
 
-def _count_labelled_samples_only(meters: dict[str, Any], changes: list[str]) -> None:
+def _count_labelled_samples_only(meters: dict[str, Any], num_clusters: int, changes: list[str]) -> None:
     used = {meters["name"], *meters["names"]}
     if _VISSLS_METER in used:
+        first = meters[_VISSLS_METER]["topk_values"]
+        if max(first, default=1) > num_clusters:
+            name, allowed = f"config.METERS.{_VISSLS_METER}.topk_values", f"1 to {num_clusters}, as there are clusters"
+            raise ConfigError(problem(name, found=first, allowed=allowed))
         meters[METER] = dict(meters[_VISSLS_METER])
         reason = "which leaves out samples without a label"
         names = sorted(used - {"", _VISSLS_METER} | {METER})

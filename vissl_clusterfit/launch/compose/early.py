@@ -11,6 +11,9 @@ from vissl_clusterfit.launch.compose import overlay
 from vissl_clusterfit.launch.compose.engine import choose_benchmark_engine
 from vissl_clusterfit.launch.compose.overrides import compose_overrides
 
+_FOLDER = "a folder that is there or can be made"
+_SHOWN = 80
+
 
 def compose_early(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """VISSL's whole config as plain dictionaries and lists, and what was changed in it, for the log.
@@ -25,12 +28,16 @@ def compose_early(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _require_folder(text: str) -> None:
-    above = next((path for path in (Path(text), *Path(text).absolute().parents) if path.exists()), None)
+    try:
+        above = next((path for path in (Path(text), *Path(text).absolute().parents) if path.exists()), None)
+    except (OSError, ValueError) as error:  # too long, or with a zero byte
+        found = f"{text[:_SHOWN]!r} ({getattr(error, 'strerror', None) or error})"
+        raise ConfigError(problem("config.CHECKPOINT.DIR", found=found, allowed=_FOLDER)) from None
     if "://" not in text and above is not None and not above.is_dir():
         raise ConfigError(
             problem(
                 "config.CHECKPOINT.DIR",
                 found=f"{text}, and {above} is no folder",
-                allowed="a folder that is there or can be made",
+                allowed=_FOLDER,
             )
         )

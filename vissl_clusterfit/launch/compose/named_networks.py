@@ -19,8 +19,10 @@ def name_networks(composed: dict[str, Any]) -> None:
         ConfigError: a name begins with no library.
     """
     config = composed["config"]
+    if not isinstance(config["MODEL"], dict) or not isinstance(config["MODEL"].get("TRUNK"), dict):
+        return  # which is said of every block
     _name_trunk(config["MODEL"]["TRUNK"], "config.MODEL.TRUNK.NAME")
-    teacher = (config.get("CLUSTERFIT") or {}).get("TEACHER")
+    teacher = config["CLUSTERFIT"].get("TEACHER") if isinstance(config["CLUSTERFIT"], dict) else None
     if not isinstance(teacher, dict):
         return
     if is_network_name(teacher.get("MODEL")):

@@ -8,6 +8,10 @@ from typing import Any
 
 from vissl_clusterfit.errors import ConfigError, problem
 
+#: Where of a training, of 1, a schedule is looked at.
+_PLACES = (0.0, 0.25, 0.5, 0.75, 0.999)
+_ENDS = ("value", "start_value", "end_value", "base_value")
+
 
 def require_schedules(optimizer: Any) -> None:
     """Builds the schedules as a training does, in whose processes their faults would end in a traceback.
@@ -39,16 +43,17 @@ def require_schedules(optimizer: Any) -> None:
 
 
 def _require_numbers(schedule: Callable[[float], Any], block: Any, setting: str) -> None:
-    """Asks a schedule for its first value, which it computes of what the config gives it."""
-    try:
-        first = schedule(0.0)
-        is_number = 0 <= first < math.inf
-    except TypeError:
-        first, is_number = "no number", False
-    if not is_number:
-        values = [f"{key}={block[key]!r}" for key in ("value", "start_value", "base_value") if key in block]
-        found = f"{' '.join([_described(block), *values])}, which begins with {first}"
-        raise ConfigError(problem(setting, found=found, allowed="a schedule of numbers of at least 0"))
+    """Asks a schedule for some of its values, which it computes of what the config gives it."""
+    for place in _PLACES:
+        try:
+            value = schedule(place)
+            is_number = 0 <= value < math.inf
+        except TypeError:
+            value, is_number = "no number", False
+        if not is_number:
+            values = [f"{key}={block[key]!r}" for key in _ENDS if key in block]
+            found = f"{' '.join([_described(block), *values])}, which is {value} at {place:.0%} of the training"
+            raise ConfigError(problem(setting, found=found, allowed="a schedule of numbers of at least 0"))
 
 
 def _described(schedule: Any) -> str:

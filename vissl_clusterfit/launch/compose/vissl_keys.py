@@ -110,8 +110,7 @@ KEYS = (
     _Key("config.MODEL.AMP_PARAMS.AMP_TYPE", str, choices=("apex", "pytorch")),
     _Key("config.MODEL.SYNC_BN_CONFIG.SYNC_BN_TYPE", str, choices=("apex", "pytorch")),
     _Key("config.OPTIMIZER.num_epochs", int, at_least=1),
-    _Key("config.OPTIMIZER.weight_decay", float, at_least=0),
-    _Key("config.OPTIMIZER.momentum", float, at_least=0),
+    *(_Key(f"config.OPTIMIZER.{name}", float, at_least=0, at_most=1e9) for name in ("weight_decay", "momentum")),
     _Key("config.OPTIMIZER.param_schedulers.lr", dict),
     *(
         _Key(f"config.OPTIMIZER.param_schedulers.{name}.update_interval", str, choices=("step", "epoch"))
@@ -193,8 +192,7 @@ def _of_other_types(
     """Keys with a value of another type than VISSL's default, but those of ``rows``; and keys that were taken out."""
     for key, default in defaults.items():
         place, value = f"{parent}{key}", composed.get(key, _MISSING)
-        is_open = default is None or (isinstance(default, str) and "${" in default)
-        if place in _CHECKED_ELSEWHERE or is_open or (place in rows and value is not _MISSING):
+        if default is None or "${" in str(default)[:2] or (place in rows and value is not _MISSING):
             continue
         kinds, words = _TYPES[type(default)]
         if value is _MISSING:
@@ -203,16 +201,19 @@ def _of_other_types(
         elif not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             if value is not None or not place.startswith(_MAY_BE_MISSING):
                 yield problem(place, found=repr(value), allowed=words)
-        elif isinstance(default, Mapping):
+        elif isinstance(default, Mapping) and place not in _CHECKED_ELSEWHERE:
             yield from _of_other_types(value, default, rows, f"{place}.")
 
 
 def _chosen_blocks(block: Mapping[str, Any], place: str) -> Iterator[str]:
-    """The parameters of a loss or of meters, where they are none."""
+    """The parameters of a loss or of meters that are none, and numbers of first places that are none."""
     for name in (block.get("name"), *(block.get("names") or ())):
         parameters = block.get(name) if isinstance(name, str) else None
         if parameters is not None and not isinstance(parameters, Mapping):
             yield problem(f"{place}.{name}", found=repr(parameters), allowed=_TYPES[dict][1])
+        first = parameters.get("topk_values") if isinstance(parameters, Mapping) else None
+        if isinstance(first, list) and not all(type(number) is int and number > 0 for number in first):
+            yield problem(f"{place}.{name}.topk_values", found=first, allowed="whole numbers of at least 1")
 
 
 def require_public_data(config: Mapping[str, Any]) -> None:

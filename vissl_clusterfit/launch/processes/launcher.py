@@ -45,6 +45,7 @@ def launch(engine: str, node_id: int, config: Any, *, in_subprocess: bool = Fals
     by_torchrun = torchrun.take_over()
     node_id = node_id if by_torchrun else get_node_id(node_id)
     _require_sense(config, node_id, by_torchrun=by_torchrun)
+    host, port = rendezvous_endpoint(run)
     if run.NUM_NODES * run.NUM_PROC_PER_NODE == 1 and not in_subprocess:
         with contextlib.ExitStack() as hold:
             work = prepare_worker(engine, config, 0, get_dist_run_id(config, 1), lambda _name, decide: decide(), hold)
@@ -52,7 +53,6 @@ def launch(engine: str, node_id: int, config: Any, *, in_subprocess: bool = Fals
                 with local_copies(config):
                     work(0)
         return
-    host, port = rendezvous_endpoint(run)
     if run.NUM_NODES > 1:
         choose_interface(host, port)
     if by_torchrun:

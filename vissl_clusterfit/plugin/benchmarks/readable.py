@@ -11,6 +11,7 @@ import torch
 from classy_vision.meters import ClassyMeter
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.errors import ConfigError, problem
 
 _NAME = "clusterfit_samples"
 #: The key in a line of ``metrics.json``: not a score.
@@ -79,7 +80,14 @@ def _update(task: Any, update: Callable[..., None], model_output: Any, target: t
         several = isinstance(model_output, (list, tuple))
         model_output = [part[readable] for part in model_output] if several else model_output[readable]
         target = target[readable]
-    update(model_output, target, **more)
+    try:
+        update(model_output, target, **more)
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        heads = len(model_output) if isinstance(model_output, (list, tuple)) else 1
+        found = f"meters that cannot count {heads} outputs for labels of shape {(*target.shape,)} ({said})"
+        allowed = "num_meters as many as outputs, and topk_values at most as large as classes"
+        raise ConfigError(problem("config.METERS", found=found, allowed=allowed)) from error
 
 
 def _readable(task: Any, target: torch.Tensor) -> torch.Tensor | None:

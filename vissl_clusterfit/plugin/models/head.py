@@ -51,7 +51,9 @@ def trunk_width(model_config: AttrDict) -> int:
             shape = getattr(trunk, "input_shape", getattr(trunk, "clip_shape", (3, size, size)))
             features = trunk(torch.empty(2, *shape), [])[-1]
         return features.flatten(1).shape[1]
-    except (AssertionError, AttributeError, KeyError, RuntimeError, NotImplementedError, TypeError) as error:
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
             problem(
                 "config.MODEL.HEAD.PARAMS",
