@@ -144,6 +144,35 @@ def test_a_destination_that_is_a_file(tmp_path):
     assert (tmp_path / "fast").read_text() == "kept"
 
 
+@pytest.mark.parametrize("name", ["zero\0byte", "x" * 300, "/proc/fast", "pipe"])
+def test_a_destination_that_no_folder_can_have(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    found = config(name, DATA_PATHS=[str(write_images(tmp_path / "images", 3))])
+    with pytest.raises(ConfigError, match="COPY_DESTINATION_DIR: found "), local_copies(found):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "pipe"]
+
+
+def test_a_number_is_the_name_of_a_destination(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = config("", DATA_PATHS=[str(write_images(tmp_path / "images", 3))])
+    found.DATA.TRAIN.COPY_DESTINATION_DIR = 5
+    with local_copies(found):
+        assert Path(found.DATA.TRAIN.DATA_PATHS[0]).is_relative_to(tmp_path / "5")
+    assert list((tmp_path / "5").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["zero\0byte", "x" * 300, "pipe", "/dev/zero", "loop"])
+def test_data_that_no_copy_can_be_made_of(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    os.symlink("loop", "loop")
+    with pytest.raises(ClusterFitError, match=r"config\.DATA\.TRAIN"), local_copies(config("fast", DATA_PATHS=[name])):
+        pass
+    assert not Path("fast").exists() or list(Path("fast").iterdir()) == []
+
+
 def test_data_that_are_not_there(tmp_path):
     found = config(tmp_path / "fast", DATA_PATHS=[str(tmp_path / "nowhere")])
     with pytest.raises(ClusterFitError, match="nowhere"), local_copies(found):

@@ -18,7 +18,7 @@ from typing import Any
 
 from vissl.data.dataset_catalog import check_data_exists, get_data_files
 
-from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.errors import ClusterFitError, ConfigError, DataError, problem
 from vissl_clusterfit.plugin.data.image_source import SOURCE as IMAGES
 from vissl_clusterfit.plugin.data.source_names import base_source, data_errors, unused_label_paths
 from vissl_clusterfit.storage.paths import artifact_path
@@ -57,7 +57,7 @@ def _copies_of(split: str, all_data: Any) -> Iterator[None]:
     try:
         with data_errors(split):
             paths, labels = get_data_files(split, all_data)
-        folder = _own_folder(split, data.COPY_DESTINATION_DIR)
+        folder = _own_folder(split, str(data.COPY_DESTINATION_DIR or ""))
         try:
             stay = [_stays(source, path) for source, path in zip(data.DATA_SOURCES, paths, strict=True)]
             data.DATA_PATHS = [
@@ -70,7 +70,9 @@ def _copies_of(split: str, all_data: Any) -> Iterator[None]:
                 for number, path in enumerate(data.LABEL_PATHS or labels)
             ]
             data.LABEL_PATHS = labels or unused_label_paths(data.DATA_SOURCES)
-        except OSError as error:  # shutil's own errors, too
+        except ClusterFitError:
+            raise
+        except (OSError, ValueError) as error:  # shutil's own errors, too; a path with a zero byte
             raise DataError(f"config.DATA.{split}: the data cannot be copied to {folder}: {error}") from None
         logger.info("config.DATA.%s is copied to %s while this run lasts.", split, folder)
         yield
@@ -101,8 +103,8 @@ def _own_folder(split: str, destination: str) -> Path:
     try:
         os.makedirs(destination, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=os.path.abspath(destination)))
-    except OSError as error:
-        found = f"{destination} ({error.strerror or error})"
+    except (OSError, ValueError) as error:
+        found = f"{destination!r} ({getattr(error, 'strerror', None) or error})"
         raise ConfigError(problem(setting, found=found, allowed=allowed)) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from vissl.config import AttrDict
@@ -56,8 +57,8 @@ class TuneSettings:
             if not getattr(self, key):
                 found.append(problem(f"{_BLOCK}.{key.upper()}", found="nothing", allowed="a name for the results"))
         for key, values, limit, fits in (
-            ("LEARNING_RATES", self.learning_rates, "above 0", lambda value: value > 0),
-            ("WEIGHT_DECAYS", self.weight_decays, "of at least 0", lambda value: value >= 0),
+            ("LEARNING_RATES", self.learning_rates, "above 0", lambda value: 0 < value < math.inf),
+            ("WEIGHT_DECAYS", self.weight_decays, "of at least 0", lambda value: 0 <= value < math.inf),
         ):
             numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
             if not numbers or not all(map(fits, values)) or len({*values}) < len(values):
