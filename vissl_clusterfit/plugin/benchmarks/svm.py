@@ -207,6 +207,11 @@ class SomeImages:
         """The part of the ordered sample list."""
         return self._images.samples[self._indices]
 
+    @property
+    def num_ignored_orientations(self) -> int:
+        """As of all images: those that were read."""
+        return self._images.num_ignored_orientations
+
     def name_of(self, index: int) -> str:
         """The name of a sample."""
         return self._images.name_of(int(self._indices[index]))
