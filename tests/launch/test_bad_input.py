@@ -294,9 +294,9 @@ MISTAKES = {
         ["config.MODEL.HEAD.PARAMS=[[mlp,{dim:[2048,4]}]]"],
         ["config.MODEL.HEAD.PARAMS: mlp: found dim; allowed: parameters that it takes (TypeError:"],
     ),
-    "an optimizer with a parameter of another type": (
+    "nesterov without momentum": (
         ["config.OPTIMIZER.momentum=0.0", "config.OPTIMIZER.nesterov=true"],
-        ["config.OPTIMIZER: found ", "allowed: parameters that it takes"],
+        ["config.OPTIMIZER.nesterov: found true with config.OPTIMIZER.momentum=0.0; allowed: false, or"],
     ),
     "a parameter that the collator does not take": (
         ["config.DATA.TRAIN.COLLATE_FUNCTION=multicrop_collator", "+config.DATA.TRAIN.COLLATE_FUNCTION_PARAMS.mix=1"],

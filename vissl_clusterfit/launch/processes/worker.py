@@ -97,6 +97,10 @@ def _require_parts(config: Any) -> None:
     if not config.MODEL.HEAD.PARAMS:
         allowed = 'one head or more for a training, such as [["mlp", {"dims": [2048, 1000]}]]'
         raise ConfigError(problem("config.MODEL.HEAD.PARAMS", found="[]", allowed=allowed))
+    optimizer = config.OPTIMIZER
+    if optimizer.name.startswith("sgd") and optimizer.nesterov and not optimizer.momentum:
+        found = f"true with config.OPTIMIZER.momentum={optimizer.momentum}"
+        raise ConfigError(problem("config.OPTIMIZER.nesterov", found=found, allowed="false, or a momentum above 0"))
     for split in ("TRAIN", "TEST") if config.TEST_MODEL or config.TEST_ONLY else ("TRAIN",):
         data = config.DATA[split]
         vissl.data.get_collator(data.COLLATE_FUNCTION, data.COLLATE_FUNCTION_PARAMS)
