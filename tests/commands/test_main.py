@@ -1,9 +1,11 @@
 """The command with its sub-commands: which one is meant, what each says of itself, and what mistakes get."""
 
 import os
+import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from repository import ROOT
 
@@ -130,3 +132,32 @@ def test_a_mistake_of_the_user_is_one_message_and_leaves_nothing(words, said, tm
     assert said in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_of_the_overview_may_leave(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", "from vissl_clusterfit.commands.main import main; raise SystemExit(main(['--help']))"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_messages_name_the_options_of_the_command(tmp_path, capsys):
+    np.savez(tmp_path / "two.npz", a=np.zeros((3, 2), np.float32), b=np.zeros((3, 2), np.float32))
+    assert main(["import", "features", str(tmp_path / "two.npz"), str(tmp_path / "features")]) == 2
+    assert capsys.readouterr().err.startswith("error: --key: found ")
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(object))
+    images = tmp_path / "images.npy"
+    np.save(images, np.zeros((2, 8, 8, 3), np.uint8))
+    words = ["embed", str(images), "torchvision:resnet18", str(tmp_path / "store")]
+    assert main([*words, "--weights", str(tmp_path / "code.pth")]) == 2
+    assert "give --trust" in capsys.readouterr().err
+    assert not (tmp_path / "features").exists()
+    assert not (tmp_path / "store").exists()

@@ -181,6 +181,19 @@ def test_weights_of_another_architecture_say_how_many_fit(tmp_path):
         load("torchvision:resnet50", str(tmp_path / "weights.pth"))
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_of_a_deeper_network_are_no_network_of_fewer_blocks(prefix, tmp_path):
+    state = torchvision.models.resnet34().state_dict()
+    torch.save({f"{prefix}{name}": tensor for name, tensor in state.items()}, tmp_path / "weights.pth")
+    for library in ("torchvision", "timm"):
+        with pytest.raises(
+            TeacherError, match=rf"deeper network than {library}:resnet18: .* 80 more .*layer1\.2\.conv1"
+        ):
+            load(f"{library}:resnet18", str(tmp_path / "weights.pth"))
+    first_blocks = load("timm:resnet18", str(tmp_path / "weights.pth"), arguments={"layers": [2, 2, 2, 2]})
+    assert torch.equal(first_blocks.module.state_dict()["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+
+
 def test_a_folder_with_the_weights_of_another_model_is_refused(tmp_path):
     of_transformers("vit", tmp_path)
     file = tmp_path / "model.safetensors"

@@ -6,11 +6,13 @@ said in one message; 130 Ctrl-C.
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from vissl_clusterfit.commands.parsing import DONE, INTERRUPTED, USER_ERROR, Parser
@@ -45,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be no text
     name = words[0] if words else ""
     if name in ("", "-h", "--help", "help"):
-        print(_overview(), file=sys.stdout if name else sys.stderr)
-        return DONE if name else USER_ERROR
+        with suppress(BrokenPipeError):  # of a pager that was left, as below
+            print(_overview(), file=sys.stdout if name else sys.stderr, flush=True)
+            return DONE if name else USER_ERROR
+        return _left()
     if name == "--version":
         from vissl_clusterfit import __version__
 
@@ -78,8 +82,7 @@ def _run(name: str, words: Sequence[str]) -> int:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # of a pager that was left: there is nobody to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return _left()
     except Exception as error:
         if mistake := mendable(error):
             print(f"error: {_with_options(str(mistake), parser)}", file=sys.stderr)
@@ -87,14 +90,29 @@ def _run(name: str, words: Sequence[str]) -> int:
         raise
 
 
+def _left() -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE
+
+
 def _with_options(text: str, parser: Parser) -> str:
     """A message with the options of the command where it names arguments of the function behind it."""
+    options = set(_options(parser))
 
     def option(found: re.Match[str]) -> str:
         name = f"--{found[1].replace('_', '-')}"
-        return f"{name}:" if f"{name} " in parser.format_help() else found[0]
+        return f"{name}:" if name in options else found[0]
 
-    return re.sub(r"^([a-z_]+):", option, text, flags=re.MULTILINE)
+    text = re.sub(r"^([a-z_]+):", option, text, flags=re.MULTILINE)
+    return re.sub(r"\bset trust=True", "give --trust", text) if "--trust" in options else text
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for of_one_kind in action.choices.values():
+                yield from _options(of_one_kind)
 
 
 def _overview() -> str:

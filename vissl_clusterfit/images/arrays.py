@@ -115,8 +115,8 @@ def _only_array(place: str) -> str:
                 place,
                 found=f"{len(names)} arrays: {', '.join(names)}",
                 allowed="one, or the name of that with the images",
-                remedy="Name it: column= in Python, config.DATA.<SPLIT>.IMAGES.COLUMN in a config; arrays of labels "
-                "are named by labels=, IMAGES.LABELS.",
+                remedy="Name it: column= in Python, --column of a command, config.DATA.<SPLIT>.IMAGES.COLUMN in a "
+                "config; arrays of labels are named by labels=, IMAGES.LABELS.",
             )
         )
     return names[0]

@@ -15,8 +15,8 @@ from vissl_clusterfit.config.network_names import LIBRARY_WEIGHTS
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, TeacherError, problem
 from vissl_clusterfit.models.image_transforms import build_transform
 from vissl_clusterfit.models.source import ModelSource, source_of
-from vissl_clusterfit.models.weight_files import WeightsSettings, load_state_dict
-from vissl_clusterfit.models.weights import load_weights
+from vissl_clusterfit.models.weight_files import WeightsSettings, load_state_dict, some
+from vissl_clusterfit.models.weights import load_weights, more_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -296,7 +296,15 @@ def fill(network: Network, state: Mapping[str, torch.Tensor], path: str) -> None
         TeacherError: they are those of another network: how many fit, and the first that do not.
     """
     try:
-        load_weights(network.module, state, "network", path, network.settings)
+        prefix = load_weights(network.module, state, "network", path, network.settings)
     except TeacherError:
         if not network._source.fill(network.module, state):
             raise
+        return
+    # Who changes a constructor's arguments, or writes the network, may want the first blocks of a deeper one.
+    as_published = network.name.startswith(("torchvision:", "timm:")) and not network.identity()["ARGUMENTS"]
+    if as_published and (more := more_blocks(network.module, state, prefix)):
+        raise TeacherError(
+            f"{path} is of a deeper network than {network.name}: all of its tensors fit, and {len(more)} more are of "
+            f"blocks that it lacks: {some(more)}. Make {network.settings.model} the network that was trained."
+        )

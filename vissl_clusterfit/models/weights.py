@@ -22,8 +22,8 @@ def load_weights(
     what: str,
     path: str,
     settings: WeightsSettings = OF_THE_TEACHER,
-) -> None:
-    """Loads ``state`` into ``module``, all of it or nothing.
+) -> str:
+    """Loads ``state`` into ``module``, all of it or nothing, and returns what the names begin with in the file.
 
     Names need not be equal: one prefix of the file's names is exchanged for one of the module's
     (``module.trunk.`` for nothing, nothing for ``_feature_blocks.``), the one that fits most tensors.
@@ -66,6 +66,29 @@ def load_weights(
     module.load_state_dict({**target, **found})
     names = f", whose names begin with {prefix!r} there" if prefix else ""
     logger.info("Loaded %d tensors of the %s from %s%s.", len(found), what, path, names)
+    return prefix
+
+
+def more_blocks(module: nn.Module, state: Mapping[str, torch.Tensor], prefix: str) -> list[str]:
+    """The names in the file of blocks that follow those of ``module``: ``layer1.2.…`` where it has two.
+
+    A deeper network of the same width holds all tensors of a shallower one. What is left over elsewhere tells nothing:
+    classifiers, single layers, other networks.
+    """
+    own = {block for name in module.state_dict() for block in _blocks(name)}
+    rows = {block[:-1] for block in own}
+    names = [name for name in _needed(state) if name.startswith(prefix)]
+    return [
+        name
+        for name in names
+        if any(block[:-1] in rows and block not in own for block in _blocks(name.removeprefix(prefix)))
+    ]
+
+
+def _blocks(name: str) -> list[tuple[str, ...]]:
+    """The numbered modules of several layers that a tensor is in."""
+    parts = name.split(".")
+    return [tuple(parts[: place + 1]) for place, part in enumerate(parts[:-2]) if part.isdigit()]
 
 
 def networks_of(module: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
