@@ -36,7 +36,7 @@ def commands(text: str) -> Iterator[list[str]]:
         if found := re.match(r"\s+set -- (.*)", line):
             common = shlex.split(found[1])
         if found := re.match(
-            r"#?(?: |python)[^=]*(?:tools/run_distributed_engines\.py|vissl-clusterfit) (.*=.*)", line
+            r"#?(?: |python)[^=]*(?:tools/run_distributed_engines\.py|vissl-clusterfit)(?: run| plan)? (\S*=.*)", line
         ):
             yield [*common, *shlex.split(found[1].partition("; done")[0], comments=True)]
 
