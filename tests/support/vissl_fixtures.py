@@ -76,9 +76,9 @@ def run_command():
 def start_script():
     """Starts ``tools/run_distributed_engines.py`` as a user does, from another folder."""
 
-    def start(*overrides: str, cwd: Path) -> subprocess.Popen:
+    def start(*overrides: str, cwd: Path, before: tuple[str, ...] = ()) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "tools/run_distributed_engines.py"), *overrides],
+            [*before, sys.executable, str(ROOT / "tools/run_distributed_engines.py"), *overrides],
             cwd=cwd,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,

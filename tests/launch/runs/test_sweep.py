@@ -115,14 +115,23 @@ def processes_of(folder) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_sweep_that_is_stopped_leaves_no_run(start_script, student_overrides, tmp_path, number, code):
+@pytest.mark.parametrize(
+    ("number", "code", "before"),
+    [
+        (signal.SIGINT, 130, ()),
+        (signal.SIGKILL, -signal.SIGKILL, ()),
+        # As a script starts what it puts into the background.
+        (signal.SIGKILL, -signal.SIGKILL, ("bash", "-c", 'trap "" INT; exec "$@"', "bash")),
+    ],
+)
+def test_a_sweep_that_is_stopped_leaves_no_run(start_script, student_overrides, tmp_path, number, code, before):
     process = start_script(
         *student_overrides,
         "config.OPTIMIZER.num_epochs=1000",
         f"config.CHECKPOINT.DIR={tmp_path / 'runs'}",
         "config.SEED_VALUE=1,2",
         cwd=tmp_path,
+        before=before,
     )
     assert any("Starting phase 1 " in line for line in process.stdout), process.stderr.read()
     assert len(processes_of(tmp_path / "runs")) > 1

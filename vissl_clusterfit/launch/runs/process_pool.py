@@ -96,7 +96,6 @@ def processes(num_threads: int, main: Callable[[list[str]], int]) -> Iterator[Pr
 def _run(main: Callable[[list[str]], int], overrides: list[str], output: str, num_threads: int) -> None:
     """What a process runs; it is interrupted when the study dies, as the study no longer can."""
     os.setsid()  # the terminal's Ctrl-C comes to it once, from the study, and whatever it leaves can be ended
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     terminal = os.dup(2)
     interrupt_after(lambda: wait([multiprocessing.parent_process().sentinel]))
     import torch

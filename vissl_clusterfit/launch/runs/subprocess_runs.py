@@ -136,7 +136,11 @@ def _run(run: SubprocessRun) -> int:
 
 
 def interrupt_after(wait: Callable[[], object]) -> None:
-    """Interrupts this process once ``wait`` returns, which it does when the process that started this one is gone."""
+    """Interrupts this process once ``wait`` returns, which it does when the process that started this one is gone.
+
+    What a script starts in the background ignores interrupts, and so would this process.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         wait()
