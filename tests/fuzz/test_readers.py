@@ -57,6 +57,7 @@ FOUND = [
         False,
         [("put", 231941, 61), ("double", 478396, 40), ("token", 158125, 21)],
     ),
+    ("inat2018, train2018.json", True, [("flip", 120482, 22)]),
     ("inat2018, train2018.json", True, [("token", 3, 49), ("token", 159, 34), ("cut", 99, 31)]),
     ("inat2019, val2019.json", True, [("put", 179, 52), ("put", 76, 1)]),
     ("places365, categories_places365.txt", False, [("cut", 294, 37), ("token", 2, 2), ("token", 296, 4)]),

@@ -1,6 +1,7 @@
 """What the processes do that write to a disk: one that is full, read-only, or allows small files only."""
 
 import ctypes
+import inspect
 import json
 import os
 import time
@@ -140,7 +141,7 @@ def save_checkpoint_on_full_disk(folder: Path, answer: Path) -> None:
 
     from vissl_clusterfit.plugin.training.checkpoints import saved_whole
 
-    save = saved_whole(save_checkpoint)
+    save = saved_whole(inspect.unwrap(save_checkpoint))  # wrapped already, where the plugin was imported
     disk = SmallDisk(folder, 400)
     first = Path(save(str(folder), {"weights": torch.zeros(100)}, "model_phase0.torch"))
     before, said = first.read_bytes(), ""

@@ -12,6 +12,7 @@ class of n images round(n / 10) of them, at least one if there are two or more, 
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def _check(recipe: Recipe, content: Content, split: str, part: DatasetSplit, *, 
         allowed = f"the {expected} that are published"
         raise DataError(problem(f"{where}, images", found=found, allowed=allowed, remedy=hint))
     if split in ("trainval", "test"):
-        missing = [path for path in part.images if not path.is_file()]
+        missing = [path for path in part.images if not os.path.isfile(path)]  # which a name may be too long for
         if missing:
             allowed = "all that the lists of the publisher name"
             raise DataError(problem(where, found=f"{len(missing)} images missing, {missing[0]} first", allowed=allowed))

@@ -116,7 +116,7 @@ def hashtags(train: Path, vocabulary: Path, videos: Path) -> PublishedLists:
     for line in _lines(train):
         name, _, tags = line.partition("\t")
         known = {numbers[tag] for tag in tags.lower().replace("#", " ").split() if tag in numbers}
-        if known and (videos / name).exists():
+        if known and os.path.exists(videos / name):
             entries.append((videos / name, tuple(sorted(known))))
         else:
             missing.append(name if known else f"{name} (no hashtag of the vocabulary)")

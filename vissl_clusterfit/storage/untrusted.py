@@ -7,6 +7,7 @@ For checkpoints PyTorch has a reader of this kind; ``compat/checkpoints.py`` say
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -28,6 +29,7 @@ from vissl_clusterfit.storage.remote import as_remote
 
 _NUMPY_CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
 _KINDS = "biufcUSmM"
+_MOST_TRIES = 9
 #: How many times its size a file of data may unpack to, and how many bytes any file may.
 _MOST_TIMES = 100
 _ANY_MAY = 1 << 30
@@ -126,7 +128,20 @@ def array_in(file: IO[bytes], size: int | None = None) -> np.ndarray:
     """
     _header(file, size)
     file.seek(0)
-    return np.lib.format.read_array(file, allow_pickle=False)
+    return _parsed(lambda: np.lib.format.read_array(file, allow_pickle=False), file)
+
+
+def _parsed(parse: Callable[[], Any], file: IO[bytes]) -> Any:
+    """What ``parse`` gives, which reads a header at the place where the file is.
+
+    Python 3.11 mixes up its parser's state where threads parse at a time (python/cpython#106905): that is tried again.
+    """
+    start = file.tell()
+    for _ in range(_MOST_TRIES):
+        with contextlib.suppress(SystemError):
+            return parse()
+        file.seek(start)
+    return parse()
 
 
 def _header(file: IO[bytes], size: int | None = None) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -137,7 +152,7 @@ def _header(file: IO[bytes], size: int | None = None) -> tuple[tuple[int, ...], 
     file.seek(0)
     try:
         version = np.lib.format.read_magic(file)
-        shape, column_order, dtype = _HEADERS[version](file)
+        shape, column_order, dtype = _parsed(lambda: _HEADERS[version](file), file)
     except Exception as error:  # of many types: ValueError, SyntaxError, TokenError, MemoryError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnsafeFileError(f"a damaged NumPy array: {reason}") from None

@@ -133,3 +133,22 @@ def test_layers_of_another_trunk_are_refused_before_anything_starts(tmp_path):
     linear = "config=benchmark/linear_image_classification/imagenet1k/eval_resnet_8gpu_transfer_in1k_linear"
     with pytest.raises(ConfigError, match=r"layers of the trunk resnet, and weights of a vision_transformer"):
         compose([linear, "config.MACHINE.DEVICE=cpu", named, f"config.CHECKPOINT.DIR={tmp_path}/b"])
+
+
+def test_a_full_disk_ends_the_run_and_the_next_start_makes_the_export(
+    student_run, student_overrides, start_script, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(student_run, run, symlinks=True)
+    shutil.rmtree(run / "export")
+    (run / "log.txt").unlink()
+    command = [*student_overrides, f"config.CHECKPOINT.DIR={run}"]
+    small_files = ("bash", "-c", 'ulimit -f 40; exec "$@"', "bash")  # in KiB
+    process = start_script(*command, cwd=tmp_path, before=small_files)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2, said
+    assert "Traceback" not in said
+    assert "cannot be written: File too large" in said
+    assert not [path for path in run.rglob("*") if "export" in path.name]
+    process = start_script(*command, cwd=tmp_path)
+    assert process.communicate(timeout=120)[0].count(f"export: {run}/export/card.json") == 1

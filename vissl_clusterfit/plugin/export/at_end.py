@@ -9,7 +9,7 @@ from pathlib import Path
 from vissl.config import AttrDict
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
-from vissl_clusterfit.errors import ArtifactError, ClusterFitError
+from vissl_clusterfit.errors import ArtifactError, ClusterFitError, refusal_of_disk
 from vissl_clusterfit.plugin.export.export import write_export
 from vissl_clusterfit.plugin.export.trained import open_trained
 from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint
@@ -24,7 +24,8 @@ def export_at_end(config: AttrDict, folder: str) -> str:
     """Leaves the trunk of a finished training in ``<CHECKPOINT.DIR>/export``, unless it is there.
 
     A benchmark's training leaves none, nor one with ``CLUSTERFIT.EXPORT=false``. Whatever stands in the way is said and
-    ends nothing: the training is finished, and ``export_model`` can be called later.
+    ends nothing: the training is finished, and ``export_model`` can be called later. Only a disk that is full or
+    read-only ends the run: started again, it makes the export.
 
     Args:
         config: of the training.
@@ -42,9 +43,11 @@ def export_at_end(config: AttrDict, folder: str) -> str:
         return f"No export beside the checkpoint: {folder} is not of this machine. Copy it, and export it there."
     try:
         _make(place / EXPORT_NAME, Path(checkpoint))
-    except ClusterFitError as error:
-        return f"No export beside the checkpoint: {error}"
-    except Exception as error:  # of another library; what has been trained is whole
+    except Exception as error:  # what has been trained is whole
+        if refusal_of_disk(error):
+            raise
+        if isinstance(error, ClusterFitError):
+            return f"No export beside the checkpoint: {error}"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"No export beside the checkpoint: {type(error).__name__}: {reason}"
     return ""
