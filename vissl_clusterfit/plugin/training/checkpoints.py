@@ -69,11 +69,6 @@ def saved_whole(save: Callable[..., str]) -> Callable[..., str]:
     return save_whole
 
 
-def _is_refused_by_disk(error: BaseException) -> bool:
-    """PyTorch's writer says that a disk is full in its own errors."""
-    return isinstance(error, OSError) or "PytorchStreamWriter failed" in str(error) or "unexpected pos" in str(error)
-
-
 def linked_within_folder(link: Callable[[str, str], None]) -> Callable[[str, str], None]:
     """Wraps VISSL's ``create_file_symlink``, whose links are absolute.
 
