@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,9 +22,10 @@ from vissl_clusterfit.features.writer import FeatureStoreWriter
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.folders import names_in
+from vissl_clusterfit.storage.npz_files import load_npz_array, npz_names
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.remote import as_remote
-from vissl_clusterfit.storage.untrusted import array_in, load_array, require_no_bomb, require_regular
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, load_array, require_regular
 
 logger = logging.getLogger(__name__)
 
@@ -182,14 +181,8 @@ def _read(
 
 def _read_npz(path: Path, key: str) -> np.ndarray:
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            member = members[only_key(path, key, list(members))]
-            require_no_bomb(member.file_size, path.stat().st_size)
-            with archive.open(member) as file:
-                return array_in(file, member.file_size)
-    # RuntimeError: it has a password; NotImplementedError: it is packed in a way that Python does not know.
-    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        return load_npz_array(path, only_key(path, key, npz_names(path)))
+    except UnsafeFileError as error:
         if "Python objects" in str(error):
             raise needs_pickle(path, "np.savez(path, features=np.asarray(rows, dtype=np.float32))") from None
         raise DataError(f"{path} cannot be read as .npz: {error}.") from None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +15,8 @@ from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.images.base import Images
 from vissl_clusterfit.images.labels import as_labels
 from vissl_clusterfit.images.names import PackedNames
-from vissl_clusterfit.storage.untrusted import array_in, load_array, require_no_bomb
+from vissl_clusterfit.storage.npz_files import load_npz_array, npz_names
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, load_array
 
 _ALLOWED = "images as uint8 (N, H, W, 3), or in grey (N, H, W) or (N, H, W, 1)"
 _HASHED_AT_ONCE, _NUM_THREADS = 256, 4
@@ -99,16 +98,15 @@ def _require_images(place: str, column: str, pixels: np.ndarray) -> None:
     raise DataError(problem(f"{place}{column and ': '}{column}", found=found, allowed=_ALLOWED, remedy=remedy))
 
 
-def _members(place: str) -> dict[str, zipfile.ZipInfo]:
+def _names(place: str) -> list[str]:
     try:
-        with zipfile.ZipFile(place) as archive:
-            return {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-    except (OSError, zipfile.BadZipFile) as error:
+        return npz_names(Path(place))
+    except UnsafeFileError as error:
         raise DataError(f"{place} cannot be read as .npz: {error}.") from None
 
 
 def _only_array(place: str) -> str:
-    names = list(_members(place))
+    names = _names(place)
     if len(names) != 1:
         raise DataError(
             problem(
@@ -123,13 +121,10 @@ def _only_array(place: str) -> str:
 
 
 def _array_of(place: str, name: str) -> np.ndarray:
-    members = _members(place)
-    if name not in members:
-        raise DataError(problem(place, found=f"no array {name!r}", allowed=" | ".join(members)))
+    names = _names(place)
+    if name not in names:
+        raise DataError(problem(place, found=f"no array {name!r}", allowed=" | ".join(names)))
     try:
-        require_no_bomb(members[name].file_size, Path(place).stat().st_size)
-        with zipfile.ZipFile(place) as archive, archive.open(members[name]) as file:
-            return array_in(file, members[name].file_size)
-    # RuntimeError: it has a password; NotImplementedError: it is packed in a way that Python does not know.
-    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        return load_npz_array(Path(place), name)
+    except UnsafeFileError as error:
         raise DataError(f"{place}: {name} cannot be read: {error}.") from None
