@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.models.source import ModelRequest, imagenet_transforms
 
 
-class OwnModel:
+class OwnModel(ABC):
     """What a function of the user's returns: an ``nn.Module`` from images (B, 3, H, W) to features (B, D)."""
 
     def __init__(self, request: ModelRequest) -> None:
@@ -26,8 +27,9 @@ class OwnModel:
     #: Give it among the arguments.
     drop_path_argument = ""
 
+    @abstractmethod
     def _make(self) -> Any:
-        raise NotImplementedError
+        """What the user's function returns."""
 
     def build(self) -> nn.Module:
         """What the function returns.
