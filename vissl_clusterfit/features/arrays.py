@@ -11,7 +11,7 @@ import numpy as np
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.features.rows_files import FLOATS
 from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
-from vissl_clusterfit.features.sample_names import NameList
+from vissl_clusterfit.features.sample_names import NameList, list_samples
 from vissl_clusterfit.features.store import FeatureStore, Shard
 from vissl_clusterfit.storage import artifacts
 
@@ -87,8 +87,7 @@ def named_samples(
     """
     if names is None:
         return hash_samples(map(str, range(num_rows))), None
-    kept = NameList(with_sizes=with_sizes)
-    samples = hash_samples(kept.passing(map(str, names)))
+    samples, kept = list_samples(map(str, names), with_sizes=with_sizes)
     if len(samples) != num_rows:
         raise DataError(
             problem(

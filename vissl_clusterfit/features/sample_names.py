@@ -60,6 +60,16 @@ class NameList:
             write_file(path, lambda file: file.write(self._content))
 
 
+def list_samples(
+    names: Iterable[str], *, keep_names: bool = True, with_sizes: bool = False
+) -> tuple[np.ndarray, NameList | None]:
+    """The sample list of names, uint64 (N,), and the names themselves where they are to be kept."""
+    if not keep_names:
+        return hash_samples(names), None
+    kept = NameList(with_sizes=with_sizes)
+    return hash_samples(kept.passing(names)), kept
+
+
 def _line(value: object) -> bytes:
     return (json.dumps(value) + "\n").encode("ascii")
 

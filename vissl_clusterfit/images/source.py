@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
-from vissl_clusterfit.features.sample_names import NameList
+from vissl_clusterfit.features.sample_list import dataset_inputs
+from vissl_clusterfit.features.sample_names import NameList, list_samples
 from vissl_clusterfit.images.base import Images
 
 _GREY, _GREY_SIZE = (128, 128, 128), (224, 224)
@@ -67,10 +67,7 @@ class TransformedImages(Dataset):
 
     @functools.cached_property
     def _named_samples(self) -> tuple[np.ndarray, NameList | None]:
-        if not self._keep_names:
-            return hash_samples(self.images.identities()), None
-        kept = NameList(with_sizes=True)
-        return hash_samples(kept.passing(self.images.identities())), kept
+        return list_samples(self.images.identities(), keep_names=self._keep_names, with_sizes=True)
 
     def inputs(self) -> dict[str, Any]:
         """What identifies the data, for manifests."""

@@ -16,8 +16,8 @@ from vissl.data import build_dataset
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.extract import stack_images
-from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples, names_and_sizes
-from vissl_clusterfit.features.sample_names import NameList
+from vissl_clusterfit.features.sample_list import dataset_inputs, names_and_sizes
+from vissl_clusterfit.features.sample_names import NameList, list_samples
 from vissl_clusterfit.images.decode import in_8_bits
 from vissl_clusterfit.plugin.data.image_files import RegularFiles, count_orientations
 from vissl_clusterfit.plugin.data.image_source import SOURCE as IMAGES
@@ -167,12 +167,8 @@ class SplitImages(Dataset):
     def _named_samples(self) -> tuple[np.ndarray, NameList | None]:
         of_each = [self._sample_names(number) for number in range(len(self._sources))]
         names = of_each[0] if len(of_each) == 1 else map("\0".join, zip(*of_each, strict=True))
-        if not self._keep_names:
-            return hash_samples(names), None
-        kept = NameList(
-            with_sizes=len(of_each) == 1 and self._source_names[0] in _WITH_SIZES and self._clips_of_each(0) == 1
-        )
-        return hash_samples(kept.passing(names)), kept
+        with_sizes = len(of_each) == 1 and self._source_names[0] in _WITH_SIZES and self._clips_of_each(0) == 1
+        return list_samples(names, keep_names=self._keep_names, with_sizes=with_sizes)
 
     def inputs(self) -> dict[str, Any]:
         """What identifies the data, for manifests."""
