@@ -3,7 +3,7 @@
 #
 # IMAGES is a place that docs/images.md knows; WEIGHTS a file for the teacher, or "library" where timm reaches its hub.
 # FOLDER gets labels.csv with the names of the images, the student's checkpoints, and export/, which plain timm loads.
-# Stopped and started again, it goes on.
+# Stopped and started again, it resumes.
 set -euo pipefail
 images=$1 weights=$2 folder=$3
 shift 3

@@ -1,11 +1,11 @@
-"""Clusters features into a codebook. One that was stopped goes on after its last iteration.
+"""Clusters features into a codebook. One that was stopped resumes after its last iteration.
 
     vissl-clusterfit cluster run/features run/codebook --num-clusters 1000
     vissl-clusterfit cluster run/features run/codebook --num-clusters 1000 --metric cosine --num-iter 20 --seed 1
     vissl-clusterfit cluster run/features run/codebook --num-clusters 1e6 --num-coarse-clusters 1000
 
 FEATURES is the folder of a feature store, as `import features` makes one, or a .npy file of rows. A folder that holds
-the codebook of the very same features and settings is left as it is. Exit code 0, or 2 if something does not fit.
+the codebook of the same features and settings is left as it is. Exit code 0, or 2 if something does not fit.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
     vissl-clusterfit embed 'shards/train-*.tar' python:my_networks:encoder run/features --device cuda
 
 IMAGES is a folder, a list of files, an array, tar files, a data set of Hugging Face on disk or an LMDB. Transforms are
-those that the library has for these weights, and are printed. Stopped and started again, it goes on; started several
+those that the library has for these weights, and are printed. Stopped and started again, it resumes; started several
 times at once on one folder, the processes share the work. Exit code 0, or 2 if something does not fit.
 """
 

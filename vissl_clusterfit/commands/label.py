@@ -5,7 +5,7 @@
     vissl-clusterfit label other/features run/codebook other/labels --max-distance 0.8
 
 FEATURES are those that were clustered, or others of the same kind: the folder of a feature store, or a .npy file of
-rows. Every label has its distance and margin. A folder that holds the labels of the very same features, codebook and
+rows. Every label has its distance and margin. A folder that holds the labels of the same features, codebook and
 settings is left as it is. Exit code 0, or 2 if something does not fit.
 """
 

@@ -53,7 +53,7 @@ class ArrayImages(Images):
             self.labels = as_labels([(name, _array_of(place, name)) for name in labels], len(self), place)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_loaded": None}  # another process maps or reads it anew
+        return {**vars(self), "_loaded": None}  # another process maps or reads it again
 
     def _pixels(self) -> np.ndarray:
         if self._loaded is None:
