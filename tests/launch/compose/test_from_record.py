@@ -82,6 +82,15 @@ def test_sizes_that_differ_are_told(images, weights, tmp_path, capsys, monkeypat
     assert f"{warning}config=small was trained with 40. " in said
 
 
+def test_the_size_that_is_told_is_that_of_the_library(images, weights, tmp_path, capsys):
+    overrides = [f"config.DATA.TRAIN.DATA_PATHS=[{images}]", f"config.CLUSTERFIT.TEACHER.WEIGHTS={weights}"]
+    named = "config.CLUSTERFIT.TEACHER.MODEL=torchvision:inception_v3"
+    other = [each for each in STUDENT if "FEATURES.TRANSFORMS" not in each and "LAYER_NAME" not in each]
+    compose([*other, *overrides, named, f"config.CHECKPOINT.DIR={tmp_path}"])
+    said = capsys.readouterr().out
+    assert "FEATURES.TRANSFORMS: images of 299 pixels, and the teacher was trained with 32." in said
+
+
 @pytest.mark.parametrize(
     "transforms, size",
     [

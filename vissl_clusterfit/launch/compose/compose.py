@@ -14,7 +14,7 @@ from vissl.utils.hydra_config import convert_to_attrdict
 from vissl_clusterfit.errors import ConfigError, cannot_write
 from vissl_clusterfit.launch.compose.derived import fill_derived
 from vissl_clusterfit.launch.compose.early import compose_early
-from vissl_clusterfit.launch.compose.from_record import complete_from_record
+from vissl_clusterfit.launch.compose.from_record import complete_from_record, teacher_of_another_size
 from vissl_clusterfit.launch.compose.library_networks import complete_networks
 from vissl_clusterfit.launch.compose.schedules import require_schedules
 from vissl_clusterfit.plugin.device import require_device
@@ -34,7 +34,7 @@ def compose(overrides: Sequence[str], early: tuple[dict[str, Any], list[str]] | 
     plain, changes = early or compose_early(overrides)
     require_device(AttrDict(plain["config"]), local=not plain["config"]["SLURM"]["USE_SLURM"])
     changes = [*changes, *complete_from_record(overrides, plain), *complete_networks(overrides, plain)]
-    changes += fill_derived(plain["config"])
+    changes += [*teacher_of_another_size(plain["config"]), *fill_derived(plain["config"])]
     try:
         args, config = convert_to_attrdict(OmegaConf.create(plain))
     except OSError as error:  # VISSL writes the config into the folder of checkpoints

@@ -46,7 +46,7 @@ def complete_from_record(overrides: Sequence[str], composed: dict[str, Any]) -> 
     base = chosen[0].removeprefix("config=") if len(chosen) == 1 else ""
     is_transfer, is_shipped = composed["engine_name"] == "clusterfit_transfer", base.startswith(_SHIPPED)
     if not (is_transfer or is_shipped or config.get("BENCHMARK") is not None):
-        return _teacher_of_another_size(config)
+        return []
     weights = config["MODEL"]["WEIGHTS_INIT"]["PARAMS_FILE"]
     training = training_beside(weights) if weights else None
     if training is None:
@@ -121,7 +121,12 @@ def _images(split: str) -> str:
     return f"config.DATA.{split}.TRANSFORMS"
 
 
-def _teacher_of_another_size(config: Mapping[str, Any]) -> list[str]:
+def teacher_of_another_size(config: Mapping[str, Any]) -> list[str]:
+    """What is said where features are of images of another size than those that the teacher was trained with.
+
+    Args:
+        config: VISSL's, with the transforms that the run will take.
+    """
     if config["LOSS"]["name"] != "clusterfit_loss":
         return []
     settings = ClusterFitConfig.from_config(config["CLUSTERFIT"])
