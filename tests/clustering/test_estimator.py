@@ -44,7 +44,7 @@ def many() -> np.ndarray:
 
 def test_centers_are_those_of_a_codebook_with_the_same_seed(many, make_store, tmp_path):
     block = {"NUM_CLUSTERS": 9, "NUM_ITER": 15, "SEED": 4, "FEATURES": {"NORMALIZE": False}}
-    codebook = fit_codebook(make_store(many), ClusterFitConfig.from_config(block), "cpu", tmp_path / "codebook")
+    codebook = fit_codebook(make_store(many), ClusterFitConfig.from_block(block), "cpu", tmp_path / "codebook")
     estimator = KMeans(9, max_iter=15, random_state=4).fit(many)
     assert np.array_equal(estimator.cluster_centers_, codebook.centroids)
     assert np.array_equal(estimator.labels_, codebook.search().labels(many))

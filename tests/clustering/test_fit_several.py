@@ -131,7 +131,7 @@ def test_more_clusters_than_features_are_refused_before_anything_is_made(store, 
 
 
 def test_the_settings_of_further_clusters():
-    settings = ClusterFitConfig.from_config({"OUTPUT_DIR": "out/", "NUM_CLUSTERS": 12, "ALSO_NUM_CLUSTERS": [3, 40]})
+    settings = ClusterFitConfig.from_block({"OUTPUT_DIR": "out/", "NUM_CLUSTERS": 12, "ALSO_NUM_CLUSTERS": [3, 40]})
     assert [one.num_clusters for one in settings.also] == [3, 40]
     assert [str(one.paths.codebook) for one in settings.also] == ["out/also/3/codebook", "out/also/40/codebook"]
     assert {one.paths.features_dir for one in settings.also} == {settings.paths.features_dir}
@@ -153,4 +153,4 @@ def test_the_settings_of_further_clusters():
 )
 def test_further_clusters_that_cannot_be_are_refused(block, message):
     with pytest.raises(ConfigError, match=message):
-        ClusterFitConfig.from_config({"NUM_CLUSTERS": 12, **block})
+        ClusterFitConfig.from_block({"NUM_CLUSTERS": 12, **block})

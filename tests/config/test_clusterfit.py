@@ -11,7 +11,7 @@ from vissl_clusterfit.errors import ConfigError
 
 def problems_of(block) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        ClusterFitConfig.from_config(block)
+        ClusterFitConfig.from_block(block)
     return str(caught.value).splitlines()
 
 
@@ -25,7 +25,7 @@ def test_vissls_own_block_is_taken_as_it_is():
         "CLUSTER_BACKEND": "faiss",
         "FEATURES": {"EXTRACT": True, "PATH": "feats", "LAYER_NAME": "res5", "DIMENSIONALITY_REDUCTION": 64},
     }
-    settings = ClusterFitConfig.from_config(block)
+    settings = ClusterFitConfig.from_block(block)
     assert (settings.num_iter, settings.num_clusters, settings.data_limit_sampling.seed) == (20, 10, 3)
     assert settings.features.dimensionality_reduction == 64
     assert str(settings.paths.labels("TRAIN")) == "out/labels/train"
@@ -79,7 +79,7 @@ def test_all_problems_come_in_one_message():
 )
 def test_one_problem(block, message):
     with pytest.raises(ConfigError, match=message):
-        ClusterFitConfig.from_config(block)
+        ClusterFitConfig.from_block(block)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_one_problem(block, message):
     ],
 )
 def test_two_keys_have_another_name(block, start, growing):
-    settings = ClusterFitConfig.from_config(block)
+    settings = ClusterFitConfig.from_block(block)
     assert (settings.start, settings.growing_sample) == (start, growing)
 
 

@@ -111,7 +111,7 @@ def test_a_reference_and_a_copy_give_the_same_codebook_and_labels(tmp_path, make
     ]
     made = []
     for number, store in enumerate(stores):
-        settings = ClusterFitConfig.from_config({"NUM_CLUSTERS": 7, "NUM_ITER": 14})
+        settings = ClusterFitConfig.from_block({"NUM_CLUSTERS": 7, "NUM_ITER": 14})
         codebook = fit_codebook(store, settings, "cpu", tmp_path / f"codebook{number}")
         labels = label_store(store, codebook, "cpu", tmp_path / f"labels{number}")
         assert [*verify_artifact(codebook.folder), *verify_artifact(labels.folder)] == []
@@ -378,7 +378,7 @@ def test_names_that_were_changed_are_found(tmp_path):
 def test_names_of_labels_that_a_crash_cut_are_found(tmp_path):
     store = import_features(ROWS, tmp_path / "store", names=NAMES)
     codebook = fit_codebook(
-        store, ClusterFitConfig.from_config({"NUM_CLUSTERS": 3, "NUM_ITER": 2}), "cpu", tmp_path / "codebook"
+        store, ClusterFitConfig.from_block({"NUM_CLUSTERS": 3, "NUM_ITER": 2}), "cpu", tmp_path / "codebook"
     )
     labels = label_store(store, codebook, "cpu", tmp_path / "labels")
     os.truncate(labels.folder / NAMES_FILE, (labels.folder / NAMES_FILE).stat().st_size // 2)
@@ -388,7 +388,7 @@ def test_names_of_labels_that_a_crash_cut_are_found(tmp_path):
 
 def test_labels_carry_the_names_and_those_without_names_open(tmp_path, make_store):
     stores = [import_features(ROWS, tmp_path / "store", names=NAMES), make_store(ROWS)]
-    settings = ClusterFitConfig.from_config({"NUM_CLUSTERS": 3, "NUM_ITER": 2})
+    settings = ClusterFitConfig.from_block({"NUM_CLUSTERS": 3, "NUM_ITER": 2})
     for store, expected in zip(stores, (NAMES, None), strict=True):
         codebook = fit_codebook(store, settings, "cpu", tmp_path / f"codebook {store.names is None}")
         labels = label_store(store, codebook, "cpu", tmp_path / "labels")

@@ -37,7 +37,7 @@ def labels(tmp_path, features):
 
 
 def label(features, run, **more):
-    settings = ClusterFitConfig.from_config({"NUM_CLUSTERS": 5, "NUM_ITER": 3})
+    settings = ClusterFitConfig.from_block({"NUM_CLUSTERS": 5, "NUM_ITER": 3})
     codebook = fit_codebook(features, settings, "cpu", run / "codebook")
     made = label_store(features, codebook, "cpu", run / "labels/train", **more)
     assert "max_distance" not in more or 0 < made.num_unlabelled < 40
@@ -90,7 +90,7 @@ def test_class_folders_are_links_that_torchvision_reads(tmp_path, labels, images
 
 
 def test_one_cluster_has_infinite_margins_in_every_format(tmp_path, features):
-    codebook = fit_codebook(features, ClusterFitConfig.from_config({"NUM_CLUSTERS": 1}), "cpu", tmp_path / "codebook")
+    codebook = fit_codebook(features, ClusterFitConfig.from_block({"NUM_CLUSTERS": 1}), "cpu", tmp_path / "codebook")
     made = label_store(features, codebook, "cpu", tmp_path / "labels")
     assert export_labels(made, tmp_path / "one.csv").read_text().splitlines()[1].endswith(",inf")
     assert json.loads(export_labels(made, tmp_path / "one.jsonl").read_text().splitlines()[0])["margin"] is None

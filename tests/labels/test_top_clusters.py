@@ -113,11 +113,11 @@ def test_more_than_there_are_clusters_are_refused(label, tmp_path):
 
 def test_the_config_refuses_more_than_there_are_clusters():
     with pytest.raises(ConfigError, match=r"TOP_CLUSTERS: found 5; allowed: 1 to 4, which is NUM_CLUSTERS\."):
-        ClusterFitConfig.from_config({"NUM_CLUSTERS": 4, "TOP_CLUSTERS": 5})
+        ClusterFitConfig.from_block({"NUM_CLUSTERS": 4, "TOP_CLUSTERS": 5})
     with pytest.raises(ConfigError, match="TOP_CLUSTERS: found 0; allowed: at least 1"):
-        ClusterFitConfig.from_config({"TOP_CLUSTERS": 0})
+        ClusterFitConfig.from_block({"TOP_CLUSTERS": 0})
     # K is then that of the codebook.
-    assigned = ClusterFitConfig.from_config({"NUM_CLUSTERS": 4, "TOP_CLUSTERS": 5, "ASSIGN": {"CODEBOOK": "codebook"}})
+    assigned = ClusterFitConfig.from_block({"NUM_CLUSTERS": 4, "TOP_CLUSTERS": 5, "ASSIGN": {"CODEBOOK": "codebook"}})
     assert assigned.top_clusters == 5
 
 

@@ -277,7 +277,7 @@ def test_the_command_checks_a_uri(run, tmp_path):
 
 def test_a_scheme_without_a_handler_is_named_with_the_setting():
     with pytest.raises(ConfigError) as caught:
-        ClusterFitConfig.from_config(
+        ClusterFitConfig.from_block(
             {"OUTPUT_DIR": "gs://bucket/run", "FEATURES": {"PATH": "gs://bucket/run/features"}, "NUM_CLUSTERS": 4}
         )
     message = str(caught.value)
@@ -300,7 +300,7 @@ def test_a_scheme_without_a_handler_is_named_with_the_setting():
 )
 def test_every_setting_is_checked(block, setting):
     with pytest.raises(ConfigError, match=rf"^config\.CLUSTERFIT\.{setting}: found 'gs://b/"):
-        ClusterFitConfig.from_config(block)
+        ClusterFitConfig.from_block(block)
 
 
 def test_the_command_says_what_it_cannot_reach(monkeypatch, capsys):

@@ -115,7 +115,7 @@ def make_codebook(
         "FEATURES": {"NORMALIZE": normalize, "DIMENSIONALITY_REDUCTION": num_components, "WHITEN": whiten},
     }
     with _settings_as_arguments():
-        settings = ClusterFitConfig.from_config(block)
+        settings = ClusterFitConfig.from_block(block)
         if artifacts.has_manifest(place):
             made = Codebook.open(place, codebook_inputs(store.inputs, settings))
             _require_made_from(made.folder, made.manifest["features_hash"], store.content_hash, "features")

@@ -76,7 +76,7 @@ def run_of(overrides: list[str]) -> Run:
         engine, _, config = compose(overrides, early)
     config.CHECKPOINT.DIR, run = kept, config.DISTRIBUTED
     device = "cpu" if config.MACHINE.DEVICE == "cpu" else "gpu"
-    settings = ClusterFitConfig.from_config(config.CLUSTERFIT)
+    settings = ClusterFitConfig.from_config(config)
     return Run(settings, run.NUM_NODES * run.NUM_PROC_PER_NODE, run.NUM_NODES, device, config, engine)
 
 

@@ -174,8 +174,17 @@ class ClusterFitConfig:
     benchmarks: SuiteSettings = field(default_factory=SuiteSettings)
 
     @classmethod
-    def from_config(cls, block: Mapping[str, Any]) -> ClusterFitConfig:
-        """Reads ``config.CLUSTERFIT``.
+    def from_config(cls, config: Mapping[str, Any]) -> ClusterFitConfig:
+        """The settings of a run, from its ``config``: the one place where the block is looked up.
+
+        Raises:
+            ConfigError: as :meth:`from_block`.
+        """
+        return cls.from_block(config["CLUSTERFIT"])
+
+    @classmethod
+    def from_block(cls, block: Mapping[str, Any]) -> ClusterFitConfig:
+        """Reads a block ``CLUSTERFIT``.
 
         Raises:
             ConfigError: naming every unknown key and every bad value at once.

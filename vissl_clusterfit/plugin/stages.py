@@ -51,7 +51,7 @@ class Stages:
 
     def __init__(self, cfg: AttrDict, settings: ClusterFitConfig | None = None) -> None:
         self._cfg = cfg
-        self.settings = settings or ClusterFitConfig.from_config(cfg.CLUSTERFIT)
+        self.settings = settings or ClusterFitConfig.from_config(cfg)
 
     @functools.cached_property
     def _device(self) -> torch.device:

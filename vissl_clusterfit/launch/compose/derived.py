@@ -43,7 +43,7 @@ def fill_derived(config: dict[str, Any]) -> list[str]:
         ConfigError: something under ``config.CLUSTERFIT`` is unknown or wrong, the trunk's width cannot be found, or
             its images are of another kind than the transforms give.
     """
-    settings = ClusterFitConfig.from_config(config["CLUSTERFIT"])
+    settings = ClusterFitConfig.from_config(config)
     changes: list[str] = []
     _make_checkpoint_folder_absolute(config["CHECKPOINT"])
     if config["MACHINE"]["DEVICE"] == "cpu":

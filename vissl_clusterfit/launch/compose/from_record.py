@@ -129,7 +129,7 @@ def teacher_of_another_size(config: Mapping[str, Any]) -> list[str]:
     """
     if config["LOSS"]["name"] != "clusterfit_loss":
         return []
-    settings = ClusterFitConfig.from_config(config["CLUSTERFIT"])
+    settings = ClusterFitConfig.from_config(config)
     training = training_beside(settings.teacher.weights) if settings.teacher.weights else None
     size = None if training is None else _trained_size(training)
     return size_warning("config.CLUSTERFIT.FEATURES.TRANSFORMS", settings.features.transforms, size, "the teacher")

@@ -27,7 +27,7 @@ def layers_of_config(overrides: Sequence[str]) -> list[str]:
     from vissl_clusterfit.config.clusterfit import ClusterFitConfig  # isort: skip
     from vissl_clusterfit.plugin.models.encoder import load_network, trunk_layers, untrained_teacher  # isort: skip
 
-    settings = ClusterFitConfig.from_config(plain["config"]["CLUSTERFIT"])
+    settings = ClusterFitConfig.from_config(plain["config"])
     spec = untrained_teacher(AttrDict(plain["config"]["MODEL"]), settings.teacher, settings.features)
     with contextlib.redirect_stdout(sys.stderr):
         return trunk_layers(load_network(spec, torch.device("cpu")).trunk)

@@ -58,7 +58,7 @@ def compose_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(problem(key, found=f"{value!r}, made by a tag (!!) of a YAML file", allowed=allowed))
     name_networks(plain)
     require_known_values(plain)
-    ClusterFitConfig.from_config(plain["config"]["CLUSTERFIT"])
+    ClusterFitConfig.from_config(plain["config"])
     return plain
 
 

@@ -29,7 +29,7 @@ def folders_to_share(engine: str, config: Any) -> dict[str, Path]:
     if engine == "clusterfit_video_accuracy":
         return {"config.CHECKPOINT.DIR": artifact_path(config.CHECKPOINT.DIR)}
     if engine.startswith("clusterfit_") or (engine == "train" and config.LOSS.name == "clusterfit_loss"):
-        paths = ClusterFitConfig.from_config(config.CLUSTERFIT).paths
+        paths = ClusterFitConfig.from_config(config).paths
         return {
             "config.CLUSTERFIT.OUTPUT_DIR": paths.output_dir,
             "config.CLUSTERFIT.FEATURES.PATH": paths.features_dir,

@@ -111,7 +111,7 @@ def plan_suite(engine: str, config: AttrDict, machine: Sequence[str] | None = No
     Raises:
         ConfigError: one of them cannot be composed; nothing has been run yet then.
     """
-    settings = ClusterFitConfig.from_config(config.CLUSTERFIT).benchmarks
+    settings = ClusterFitConfig.from_config(config).benchmarks
     if engine != "train" or not settings.run:
         return []
     if config.TEST_ONLY:
@@ -198,7 +198,7 @@ def _composed(run: SuiteRun, *, several_nodes: bool) -> tuple[str, AttrDict]:
         found = f"{config.DISTRIBUTED.NUM_NODES} in {place}"
         allowed = "1, or as many as you like in jobs of SLURM"
         raise ConfigError(problem("config.DISTRIBUTED.NUM_NODES", found=found, allowed=allowed))
-    if ClusterFitConfig.from_config(config.CLUSTERFIT).benchmarks.run:
+    if ClusterFitConfig.from_config(config).benchmarks.run:
         found = "a config with benchmarks of its own"
         raise ConfigError(problem(place, found=found, allowed="a benchmark"))
     return engine, config

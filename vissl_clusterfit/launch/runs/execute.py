@@ -46,7 +46,7 @@ def summarize(engine: str, config: AttrDict) -> str:
             "export": f"{folder}/{EXPORT_NAME}/{CARD_NAME}",
         }
         if config.LOSS.name == "clusterfit_loss":
-            settings = ClusterFitConfig.from_config(config.CLUSTERFIT)
+            settings = ClusterFitConfig.from_config(config)
             made |= {f"labels of {split}": settings.paths.labels(split) for split in settings.splits}
     else:
         head = f"This run of {engine} is finished; its log is in {folder}."

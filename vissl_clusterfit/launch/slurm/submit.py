@@ -88,7 +88,7 @@ def _refuse_inside_a_job() -> None:
 
 
 def _plan(overrides: Sequence[str], engine: str, config: AttrDict, settings: SlurmSettings) -> list[_Plan]:
-    chain = ClusterFitConfig.from_config(config.CLUSTERFIT).slurm
+    chain = ClusterFitConfig.from_config(config).slurm
     if not chain.stages:
         require_device(config, local=False)
         return [_Plan([StageRun(engine, engine, config)], settings)]
@@ -159,7 +159,7 @@ def _is_done(run: StageRun) -> bool:
         return is_done(run.config, folder)
     if run.engine not in _ENGINES.values():
         return False
-    settings = ClusterFitConfig.from_config(run.config.CLUSTERFIT)
+    settings = ClusterFitConfig.from_config(run.config)
     of_all = [settings, *settings.also]
     labels = [each.paths.labels(split) for each in of_all for split in settings.splits]
     own = {

@@ -24,7 +24,7 @@ class PseudoLabelledSource(TolerantSource):
 
     def __init__(self, cfg: AttrDict, **source: Any) -> None:
         super().__init__(cfg, **source)
-        settings = ClusterFitConfig.from_config(cfg.CLUSTERFIT)
+        settings = ClusterFitConfig.from_config(cfg)
         self._folder, self._joined = settings.paths.labels(self._split), settings.joined_labels
 
     def get_labels(self) -> np.ndarray:

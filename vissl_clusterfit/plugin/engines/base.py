@@ -76,11 +76,11 @@ class PipelineEngine(StageEngine):
 
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Makes what is missing."""
-        self.make(cfg, ClusterFitConfig.from_config(cfg.CLUSTERFIT))
+        self.make(cfg, ClusterFitConfig.from_config(cfg))
 
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
         """The artefacts, each with a label."""
-        return dict(self.made(ClusterFitConfig.from_config(cfg.CLUSTERFIT)))
+        return dict(self.made(ClusterFitConfig.from_config(cfg)))
 
     @abstractmethod
     def make(self, cfg: AttrDict, settings: ClusterFitConfig) -> None:

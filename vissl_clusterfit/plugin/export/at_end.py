@@ -34,7 +34,7 @@ def export_at_end(config: AttrDict, folder: str) -> str:
     Returns:
         What the user should know; "" where there is nothing to say.
     """
-    is_wanted = ClusterFitConfig.from_config(config.CLUSTERFIT).export
+    is_wanted = ClusterFitConfig.from_config(config).export
     is_benchmark = config.get("BENCHMARK") is not None or config.MODEL.FEATURE_EVAL_SETTINGS.EVAL_MODE_ON
     place, checkpoint = artifact_path(folder, "config.CHECKPOINT.DIR"), final_checkpoint(folder)
     if not is_wanted or is_benchmark or config.TEST_ONLY or checkpoint is None:
