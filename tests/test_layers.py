@@ -16,6 +16,7 @@ LAYERS = (
     ("dependencies",),
     ("storage", "distributed"),
     ("config", "search", "report"),
+    ("compute",),
     ("datasets", "video", "features"),
     ("clustering", "transfer", "study", "models", "images"),
     ("labels", "planner"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vissl_clusterfit.config.benchmarks import SuiteSettings
+from vissl_clusterfit.config.compute import ComputeSettings
 from vissl_clusterfit.config.schema import read_settings, setting
 from vissl_clusterfit.config.slurm import ChainSettings
 from vissl_clusterfit.errors import ConfigError, problem
@@ -169,6 +170,7 @@ class ClusterFitConfig:
     export: bool = setting(True)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)
     slurm: ChainSettings = field(default_factory=ChainSettings)
     benchmarks: SuiteSettings = field(default_factory=SuiteSettings)

@@ -123,7 +123,8 @@ def checked_value(
             value = float(value)
     if kind in (dict, list, tuple) and isinstance(value, Mapping if kind is dict else (list, tuple)):
         value = kind(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+    is_chosen = type(value) in map(type, choices) and value in choices
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool) and not is_chosen):
         problems.append(problem(name, found=repr(value), allowed=f"a value of type {kind.__name__}"))
         return None
     limits = [
@@ -139,7 +140,7 @@ def checked_value(
             and (above is None or above < number < math.inf)
         )
 
-    if choices and value not in choices:
+    if choices and not is_chosen:
         problems.append(problem(name, found=repr(value), allowed=" | ".join(map(repr, choices))))
     elif limits and kind is tuple:
         types = int if items[0] is int else (int, float)
