@@ -1,5 +1,5 @@
 # Every target sets up what it needs: a virtual environment in .venv with the versions in requirements.lock.
-#     make quickstart | quickstart-video | study | test | lint | bench BENCH=<name> | setup | hooks | lock | clean
+#     make quickstart | quickstart-video | study | test | lint | bench BENCH=<name> | setup | hooks | browser | lock | clean
 # Another interpreter (3.11 or newer):  make PYTHON=python3.12 test
 
 SHELL := /bin/bash
@@ -22,7 +22,7 @@ LOCKS := requirements.lock requirements-$(FAISS).lock
 MADE_FROM := $(shell { cat setup.py $(LOCKS); echo "$(CURDIR)"; $(PYTHON) -V; } 2>&1 | sha256sum | cut -c1-16)
 STAMP := $(VENV)/current-$(MADE_FROM)
 
-.PHONY: help setup hooks quickstart quickstart-video study test lint bench lock clean
+.PHONY: help setup hooks browser quickstart quickstart-video study test lint bench lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -44,6 +44,13 @@ $(STAMP):
 # Format, lint and types before every commit in this clone.
 hooks:
 	git config core.hooksPath .githooks
+
+# Debian's chromium, for the tests of the report's page; without it they are skipped, with the reason.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+		root=$$(test "$$(id -u)" = 0 || echo "sudo -n"); \
+		$$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -qq -y --no-install-recommends chromium chromium-driver >/dev/null; }
 
 quickstart: $(STAMP)
 	$(PY) tools/quickstart.py

@@ -15,6 +15,8 @@ INSTALL_REQUIRES = [
     "fvcore>=0.1.5",
     "hydra-core>=1.3,<2",
     "iopath>=0.1.9",
+    "jinja2>=3.1",
+    "matplotlib>=3.7",
     "numpy>=1.24",
     "omegaconf>=2.3,<3",
     "parameterized>=0.8",
@@ -42,13 +44,10 @@ EXTRAS_REQUIRE = {
     "images": ["datasets>=4", "lmdb>=1.4"],
     # A network as ONNX, checked.
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
-    # The plot of the study, and the fonts of its characters.
-    "study": ["matplotlib>=3.7"],
     "dev": [
         "datasets>=4",
         "hypothesis>=6.100",
         "lmdb>=1.4",
-        "matplotlib>=3.7",
         "mypy>=1.10",
         "onnx>=1.17",
         "onnxruntime>=1.20",
@@ -58,6 +57,7 @@ EXTRAS_REQUIRE = {
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.5",
         "ruff>=0.6",
+        "selenium>=4.20",
         "setuptools>=77.0.3",
         "tensorboard>=2.14",
         "timm>=1.0",
@@ -87,7 +87,10 @@ setup(
         "hydra_plugins.vissl_clusterfit_plugin",
     ],
     package_dir={"vissl_clusterfit.configs": "configs"},
-    package_data={"vissl_clusterfit.configs": ["**/*.yaml"], "vissl_clusterfit": ["py.typed", "report/published.json"]},
+    package_data={
+        "vissl_clusterfit.configs": ["**/*.yaml"],
+        "vissl_clusterfit": ["py.typed", "report/published.json", "browse/assets/*"],
+    },
     zip_safe=False,
     entry_points={"console_scripts": ["vissl-clusterfit = vissl_clusterfit.commands.main:main"]},
 )

@@ -22,6 +22,7 @@ _INSTALL = {
     "onnxruntime": "python -m pip install 'vissl-clusterfit[onnx]'",
     "onnxscript": "python -m pip install 'vissl-clusterfit[onnx]'",
     "datasets": "python -m pip install 'vissl-clusterfit[images]'",
+    "umap": "python -m pip install umap-learn",
     "lmdb": "python -m pip install 'vissl-clusterfit[images]'",
 }
 _NEEDED = ("torch", "vissl", "faiss")

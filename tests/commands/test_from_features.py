@@ -87,7 +87,43 @@ def test_a_report_says_what_there_is_and_what_it_was_made_from(labelled):
     objective = open_artifact("run/codebook").manifest["objective"]
     assert f"  objective: {objective[0]:.6g} to {objective[-1]:.6g} in {len(objective)} iterations" in out
     assert "  made from: run/features\n  made from: run/codebook\n" in out
-    assert out.splitlines()[-1].split()[-4:] == ["1", "1", "1", "1"]  # NMI, adjusted Rand, purity, inverse purity
+    (agreement,) = [line for line in out.splitlines() if "classes.npy" in line]
+    assert agreement.split()[-4:] == ["1", "1", "1", "1"]  # NMI, adjusted Rand, purity, inverse purity
+    assert out.splitlines()[-1] == "page: run/report.html"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--clusters", "7"), "--clusters: found 7; allowed: 0 to 6."),
+        (("--images", "nowhere"), "The images: found nowhere, which is not there"),
+        (("--images", "names.txt"), "names.txt: found 400 of 400 files missing"),
+        (("--true", "features.npy"), "features.npy: found (400, 12) of float32"),
+        (
+            ("--html", "names.txt"),
+            "names.txt: found another file; allowed: a file that is not there, or a page of ours.",
+        ),
+        (("--html", "run"), "run: found a folder; allowed: a file that is not there, or a page of ours."),
+        (("other",), "other: found no pseudo-labels below it"),
+        (("--map", "umap"), "Not installed: umap. Install with"),
+    ],
+)
+def test_a_mistake_about_a_page_is_one_message_and_leaves_nothing(labelled, words, said, tmp_path):
+    (tmp_path / "other").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    code, out, errors = labelled("report", "run", *words)
+    assert (code, out) == (2, "")
+    assert errors.startswith("error: ")
+    assert said in errors
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_page_is_written_over_and_lies_beside_an_artefact(labelled, tmp_path):
+    for _ in range(2):
+        assert labelled("report", "run")[0] == 0
+    assert labelled("report", "run/labels")[1].splitlines()[-1] == "page: run/labels-report.html"
+    assert {path.name for path in (tmp_path / "run").glob("*.html")} == {"report.html", "labels-report.html"}
+    assert "img/ä" in (tmp_path / "run/report.html").read_text("utf-8")
 
 
 def test_a_report_names_what_cannot_be_used(labelled, tmp_path):
@@ -105,7 +141,9 @@ def test_a_report_names_what_cannot_be_used(labelled, tmp_path):
         (("cluster", "nowhere", "c", "--num-clusters", 4), "nowhere holds no feature_store"),
         (("cluster", "nowhere.npy", "c", "--num-clusters", 4), "nowhere.npy is missing"),
         (("label", "features.npy", "features.npy", "l"), "features.npy holds no codebook"),
-        (("report", "."), "FOLDER: found ., with neither; allowed: a folder with artefacts"),
+        (("report", "."), "RUN: found ., with neither; allowed: a folder with artefacts"),
+        (("report", "features.npy"), "RUN: found features.npy, with neither"),
+        (("report", ".", "--clusters", "seven"), "--clusters: found 'seven'; allowed: numbers of clusters"),
         (("export", "labels", ".", "labels.csv"), ".: found no pseudo-labels below it"),
         (("import", "features", "names.txt", "f"), "source: found names.txt"),
         (("import", "features", "features.npy", "f", "--names", "features.npy"), "features.npy cannot be read as"),

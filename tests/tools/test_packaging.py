@@ -77,7 +77,8 @@ def test_the_wheel_holds_every_module_and_every_config(wheel):
     }
     expected |= {f"vissl_clusterfit/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert held == expected | {"vissl_clusterfit/py.typed", "vissl_clusterfit/report/published.json"}
+    assets = {f"vissl_clusterfit/browse/assets/page.{ending}" for ending in ("html", "css", "js")}
+    assert held == expected | assets | {"vissl_clusterfit/py.typed", "vissl_clusterfit/report/published.json"}
     assert any(name.startswith("vissl_clusterfit/configs/config/clusterfit/") for name in held)
 
 

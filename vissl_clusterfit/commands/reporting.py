@@ -1,59 +1,115 @@
-"""What ``vissl-clusterfit report`` says of the folder of a run."""
+"""What ``vissl-clusterfit report`` says of the folder of a run, and the page that it writes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vissl_clusterfit.api import open_artifact
+from vissl_clusterfit.browse.analysis import Analysis
+from vissl_clusterfit.browse.page import write_folder, write_page
+from vissl_clusterfit.browse.places import pictures_of
+from vissl_clusterfit.browse.run import Artifact, Run, one_run
+from vissl_clusterfit.browse.under_way import under_way
 from vissl_clusterfit.clustering.codebook import Codebook
+from vissl_clusterfit.commands.places import labels_in
 from vissl_clusterfit.errors import ArtifactError, problem
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels.comparison import format_quality, label_quality
+from vissl_clusterfit.labels.comparison import format_quality, label_quality, read_classes
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.planner.plan import in_bytes
 from vissl_clusterfit.report.results import RESULTS_NAME, read_results
 from vissl_clusterfit.report.table import format_table
+from vissl_clusterfit.storage.artifacts import has_manifest
 from vissl_clusterfit.storage.folders import walk
 from vissl_clusterfit.storage.remote import as_remote
 from vissl_clusterfit.verification.verify import find_artifacts
 
 _MOST_CHARACTERS = 200
 
-Artifact = FeatureStore | Codebook | PseudoLabels
 
-
-def report(folder: Path, true: Path | None = None) -> str:
-    """All that is known of a run, as text.
+def report(
+    folder: Path,
+    *,
+    other: Path | None = None,
+    true: Path | None = None,
+    images: str = "",
+    named: Sequence[int] = (),
+    map_method: str = "",
+    html: Path | None = None,
+    folder_of_page: Path | None = None,
+) -> tuple[str, Path]:
+    """All that is known of a run, as text, and the page of it, which is written.
 
     Args:
         folder: of the run, or above several.
+        other: labels, or a run with some, of the same samples.
         true: a ``.npy`` file of true classes, for the labels.
+        images: where they lie; "" for where the training has read them.
+        named: clusters that are shown in any case.
+        map_method: "pca", "umap", or "" for the better one that there is.
+        html: the page; by default ``report.html`` in the run, or beside an artefact.
+        folder_of_page: for the page with full pictures instead.
 
     Raises:
-        ArtifactError: there is nothing.
-        DataError: the classes are not those of the samples.
+        ArtifactError: there is nothing, or another file where the page is to be.
+        ConfigError, DataError: what was named does not fit the run.
     """
-    whole, unusable = [], []
+    found = _run_in(folder)
+    parts = ["\n".join(_of_one(artifact, found.artifacts)) for artifact in found.artifacts]
+    parts += [*found.run.unusable, *(stage.text for stage in found.run.under_way)]
+    for labels in found.artifacts:
+        if isinstance(labels, PseudoLabels) and len(labels.num_clusters) == 1:
+            parts.append(format_quality(label_quality(labels.folder, true=true)))
+    if found.run.results:
+        parts.append(format_table(found.run.results))
+    analysis = Analysis(
+        found.run,
+        None if other is None else PseudoLabels.open(labels_in(other)),
+        None if true is None else read_classes(true, found.run.num_samples),
+        named,
+        map_method,
+    )
+    analysis.require_known()
+    pictures, note = pictures_of(found.run, images)
+    if folder_of_page is not None:
+        page = write_folder(analysis, folder_of_page, pictures, note)
+    else:
+        page = write_page(analysis, html or _page_of(folder), pictures, note)
+    parts += [
+        f"warning: {each.title}. {each.text} To change: {'; or '.join(each.settings)}." for each in analysis.findings
+    ]
+    return "\n\n".join([*parts, f"page: {page}"]), page
+
+
+def _page_of(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}-report.html" if has_manifest(folder) else folder / "report.html"
+
+
+class _Found(NamedTuple):
+    run: Run
+    artifacts: list[Artifact]
+
+
+def _run_in(folder: Path) -> _Found:
+    whole, unusable, stages = [], [], []
     for place in find_artifacts(folder):
+        stage = under_way(place)
+        if stage is not None:
+            stages.append(stage)
+            continue
         try:
             whole.append(open_artifact(place))
         except ArtifactError as error:
             unusable.append(f"cannot be used: {error}")
     rows = read_results(folder) if (folder / RESULTS_NAME).is_file() else []
-    if not whole and not rows and not unusable:
+    run = one_run(folder, whole, rows, stages, unusable)
+    if not (whole or rows or unusable or stages or run.training):
         allowed = f"a folder with artefacts in it or below it, or with {RESULTS_NAME}"
-        raise ArtifactError(problem("FOLDER", found=f"{folder}, with neither", allowed=allowed))
-    parts = ["\n".join(_of_one(artifact, whole)) for artifact in whole]
-    parts += unusable
-    for labels in whole:
-        if isinstance(labels, PseudoLabels) and len(labels.num_clusters) == 1:
-            parts.append(format_quality(label_quality(labels.folder, true=true)))
-    if rows:
-        parts.append(format_table(rows))
-    return "\n\n".join(parts)
+        raise ArtifactError(problem("RUN", found=f"{folder}, with neither", allowed=allowed))
+    return _Found(run, whole)
 
 
 def _of_one(artifact: Artifact, others: list[Artifact]) -> Iterator[str]:

@@ -41,12 +41,12 @@ def label_quality(
     """
     sets = [_open(place) for place in (folder, other) if place is not None]
     for labels in sets[1:]:
-        _require_same_samples(sets[0], labels)
+        require_same_samples(sets[0], labels)
     pairs: list[tuple[Path, Path, np.ndarray, np.ndarray]] = [
         (sets[0].folder, labels.folder, sets[0].labels, labels.labels) for labels in sets[1:]
     ]
     if true is not None:
-        classes = _classes(true, sets[0].num_samples)
+        classes = read_classes(true, sets[0].num_samples)
         pairs += [(labels.folder, true, labels.labels, classes) for labels in sets]
     return {
         "labels": [_of_one(labels, tolerance) for labels in sets],
@@ -65,7 +65,12 @@ def _open(folder: Path) -> PseudoLabels:
     return labels
 
 
-def _require_same_samples(first: PseudoLabels, second: PseudoLabels) -> None:
+def require_same_samples(first: PseudoLabels, second: PseudoLabels) -> None:
+    """Refuses two sets of labels that are of different data.
+
+    Raises:
+        ArtifactError: naming both, with their fingerprints.
+    """
     fingerprints = [
         labels.inputs.get("features", {}).get("dataset", {}).get("fingerprint") for labels in (first, second)
     ]
@@ -77,7 +82,12 @@ def _require_same_samples(first: PseudoLabels, second: PseudoLabels) -> None:
         )
 
 
-def _classes(path: Path, num_samples: int) -> np.ndarray:
+def read_classes(path: Path, num_samples: int) -> np.ndarray:
+    """True classes from a ``.npy`` file, (N,) integers, mapped from disk.
+
+    Raises:
+        ArtifactError, DataError: it is no such file.
+    """
     classes = artifacts.read_array(path, mmap=True)
     if classes.shape != (num_samples,) or classes.dtype.kind not in "iu":
         found, allowed = f"{classes.shape} of {classes.dtype}", f"({num_samples},) integers, one for each sample"

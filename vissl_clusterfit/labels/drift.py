@@ -23,7 +23,7 @@ def clustered_distances(codebook: Codebook) -> np.ndarray | None:
             continue
         same_features = labels.inputs["features"] == codebook.manifest["inputs"]["features"]
         if labels.codebook_hash == codebook.content_hash and same_features:
-            return _known(labels)
+            return known_distances(labels)
     return None
 
 
@@ -34,7 +34,7 @@ def describe_drift(labels: PseudoLabels, clustered: np.ndarray | None) -> str:
         labels: of other data.
         clustered: the squared distances of the clustered samples; None where they are not known.
     """
-    distances, limit = _known(labels), labels.inputs["max_distance"]
+    distances, limit = known_distances(labels), labels.inputs["max_distance"]
     beyond = (
         "no limit is set (ASSIGN.MAX_DISTANCE)"
         if limit is None
@@ -57,6 +57,7 @@ def describe_drift(labels: PseudoLabels, clustered: np.ndarray | None) -> str:
     )
 
 
-def _known(labels: PseudoLabels) -> np.ndarray:
+def known_distances(labels: PseudoLabels) -> np.ndarray:
+    """The squared distances of the samples that could be read, float32 (n,), in their order."""
     distances = labels.distances if labels.distances.ndim == 1 else labels.distances[:, 0]
     return np.asarray(distances)[np.asarray(distances) >= 0]

@@ -29,7 +29,7 @@ NEAREST_FILE, NEAREST_DISTANCES_FILE = "nearest.npy", "nearest_distances.npy"
 
 _ARRAYS = {LABELS_FILE: "<i8", DISTANCES_FILE: "<f4", MARGINS_FILE: "<f4"}
 _NEAREST_ARRAYS = {NEAREST_FILE: "<i8", NEAREST_DISTANCES_FILE: "<f4"}
-_PROGRESS_FILE = "progress.json"
+PROGRESS_FILE = "progress.json"
 _ROWS_BETWEEN_MARKS = 1 << 20
 _ROWS_COUNTED_AT_ONCE = 1 << 15
 
@@ -112,7 +112,7 @@ class LabelFiles:
     def _marked(self) -> int:
         """The samples that this run has written before."""
         try:
-            progress = artifacts.read_json(self._folder / _PROGRESS_FILE)
+            progress = artifacts.read_json(self._folder / PROGRESS_FILE)
         except ArtifactError:
             return 0
         marked = progress.get("num_done")
@@ -153,7 +153,7 @@ class LabelFiles:
         except OSError as error:
             raise self._refused(error) from error
         self.require_own()
-        artifacts.write_json(self._folder / _PROGRESS_FILE, {"run": self._run, "num_done": self.num_done})
+        artifacts.write_json(self._folder / PROGRESS_FILE, {"run": self._run, "num_done": self.num_done})
         self._num_marked = self.num_done
 
     def require_own(self) -> None:
@@ -202,7 +202,7 @@ class LabelFiles:
 
     def remove_progress(self) -> None:
         """Forgets how far the files are, once they are an artefact."""
-        (self._folder / _PROGRESS_FILE).unlink(missing_ok=True)
+        (self._folder / PROGRESS_FILE).unlink(missing_ok=True)
 
     def _refused(self, error: OSError) -> ArtifactError:
         return cannot_write(self._folder, error)

@@ -61,8 +61,22 @@ def format_table(rows: Sequence[ResultRow], *, style: str = "text", published: S
     """
     if style not in _STYLES:
         raise ConfigError(problem("style", found=repr(style), allowed=" | ".join(map(repr, _STYLES))))
+    caption, cells, notes = table_cells(rows, published)
+    table = _markdown if style == "markdown" else _text
+    below = ("  \n" if style == "markdown" else "\n").join(notes)
+    return "\n\n".join(filter(None, [caption, table(cells), below]))
+
+
+def table_cells(
+    rows: Sequence[ResultRow], published: Sequence[ResultRow] = ()
+) -> tuple[str, list[list[str]], list[str]]:
+    """The caption, the cells with their headings first, and the notes of :func:`format_table`.
+
+    Raises:
+        ValueError: there are no rows.
+    """
     if not rows:
-        raise ValueError("format_table needs at least one row.")
+        raise ValueError("A table needs at least one row.")
     cells = _cells([*rows, *published])
     order = {_column(row): place for place, row in reversed([*enumerate(rows)])}
     columns = sorted({column for of_model in _cells(rows).values() for column in of_model}, key=order.__getitem__)
@@ -77,9 +91,7 @@ def format_table(rows: Sequence[ResultRow], *, style: str = "text", published: S
     if "draws" in found:
         caption += ", of one seed ± that over its draws"
     body = [[model, *(_text_of(of_model.get(column)) for column in columns)] for model, of_model in cells.items()]
-    table = _markdown if style == "markdown" else _text
-    below = ("  \n" if style == "markdown" else "\n").join(notes)
-    return "\n\n".join(filter(None, [caption, table([["model", *headings], *body]), below]))
+    return caption, [["model", *headings], *body], notes
 
 
 def table_csv(rows: Sequence[ResultRow], published: Sequence[ResultRow] = ()) -> str:
