@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from vissl_clusterfit.config.assign import AssignSettings
 from vissl_clusterfit.config.benchmarks import SuiteSettings
 from vissl_clusterfit.config.compute import ComputeSettings
 from vissl_clusterfit.config.schema import read_settings, setting
 from vissl_clusterfit.config.slurm import ChainSettings
+from vissl_clusterfit.config.targets import TargetSettings
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.storage.artifacts import ArtifactPaths, also_output_dir
 from vissl_clusterfit.storage.paths import artifact_path
@@ -99,41 +101,6 @@ class FeatureSettings(EncodingSettings):
 
 
 @dataclass(frozen=True)
-class AssignSettings:
-    """``ASSIGN``: labels for other data from a codebook that was made before (``config=clusterfit/assign``)."""
-
-    #: The folder of the codebook.
-    codebook: str = setting("")
-    #: Squared distance beyond which a sample gets no label, or "p99" for that which 99 % of the clustered samples have
-    #: at most; negative for none.
-    max_distance: object = setting(-1.0)
-
-    def __post_init__(self) -> None:
-        """Refuses what is neither.
-
-        Raises:
-            ConfigError: naming the setting.
-        """
-        number = isinstance(self.max_distance, (int, float)) and not math.isnan(self.max_distance)
-        if (isinstance(self.max_distance, bool) or not number) and self.percentile is None:
-            allowed = 'a squared distance, a percentile of those of the clustered split as "p99", or -1 for no limit'
-            raise ConfigError(problem("MAX_DISTANCE", found=repr(self.max_distance), allowed=allowed))
-
-    @property
-    def percentile(self) -> float | None:
-        """The percentile of the clustered split's distances that ``max_distance`` names, if it names one."""
-        text = self.max_distance
-        named = re.fullmatch(r"p(\d{1,3}(\.\d+)?)", text) if isinstance(text, str) else None
-        return float(named[1]) if named and 0 < float(named[1]) <= 100 else None
-
-    @property
-    def limit(self) -> float | None:
-        """``max_distance`` where it is a number; None where there is no limit."""
-        known = isinstance(self.max_distance, (int, float)) and self.max_distance >= 0
-        return float(self.max_distance) if known else None  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
 class ClusterFitConfig:
     """The whole block ``config.CLUSTERFIT``."""
 
@@ -141,7 +108,8 @@ class ClusterFitConfig:
     output_dir: str = setting(".")
     #: K, the number of clusters. Written here once: the head's width follows from it.
     num_clusters: int = setting(16000, at_least=1)
-    #: Further K, clustered in the same passes over the features; see ``also``. Training takes NUM_CLUSTERS.
+    #: Further K, clustered in the same passes over the features; see ``also``. Training takes NUM_CLUSTERS, with
+    #: nested TARGETS all of them.
     also_num_clusters: list = setting([])
     #: C: cluster on two levels, the features of each of C coarse clusters into its share of the K; 0 for one level.
     num_coarse_clusters: int = setting(0, at_least=0)
@@ -171,6 +139,7 @@ class ClusterFitConfig:
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
+    targets: TargetSettings = field(default_factory=TargetSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)
     slurm: ChainSettings = field(default_factory=ChainSettings)
     benchmarks: SuiteSettings = field(default_factory=SuiteSettings)
@@ -270,6 +239,8 @@ class ClusterFitConfig:
                     remedy='Set it to "" if nothing is held out.',
                 )
             )
+        numbers = [self.num_clusters, *self.also_num_clusters]
+        found += self.targets.problems(numbers, self.top_clusters, self.max_cluster_size)
         return [*found, *self._unreachable(), *self.slurm.problems(), *self.benchmarks.problems()]
 
     def _wrong_further_clusters(self) -> Iterator[str]:
@@ -296,6 +267,7 @@ class ClusterFitConfig:
             "FEATURES.PATH": self.features.path,
             "ASSIGN.CODEBOOK": self.assign.codebook,
             "TEACHER.WEIGHTS": self.teacher.weights,
+            "TARGETS.AGREES_WITH": self.targets.agrees_with,
         }
         for name, text in places.items():
             below = name == "FEATURES.PATH" and text.startswith(self.output_dir)
@@ -322,6 +294,16 @@ class ClusterFitConfig:
             )
             for number in self.also_num_clusters
         )
+
+    @property
+    def heads(self) -> tuple[ClusterFitConfig, ...]:
+        """The settings of each head of a training, but for those of JOINED_LABELS."""
+        return (self, *self.also) if self.targets.kind == "nested" else (self,)
+
+    def labels_of_others(self, folder: str, split: str) -> Path:
+        """Where labels of another run are: the named folder has the clustered split, one beside it the held-out one."""
+        place = artifact_path(folder)
+        return place if split == self.features.data_partition else place.parent / split.lower()
 
     @property
     def splits(self) -> tuple[str, ...]:

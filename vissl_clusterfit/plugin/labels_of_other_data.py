@@ -13,6 +13,7 @@ from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.sample_list import require_same_samples
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
+from vissl_clusterfit.labels.targets import require_targets
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.storage import artifacts
 
@@ -29,9 +30,11 @@ def open_labels(
         inputs: what this run would make the labels from; not called where the run names no teacher.
 
     Raises:
-        ArtifactError: they are those of other samples, inputs or centroids; naming the differences.
+        ArtifactError: they are those of other samples, inputs or centroids; naming the differences. Or they lack what
+            the targets are made of.
     """
     folder = settings.paths.labels(split)
+    require_targets(PseudoLabels.open(folder), settings.targets)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # each node may have its own copy of the data
         require_same_samples(folder, images.samples, images.name_of)
     if not settings.teacher.weights:  # labels of another run, without their teacher
@@ -64,7 +67,7 @@ def open_labels_of_others(
     expected: dict[str, Any] = {"dataset": dataset}
     if settings:
         found["num_clusters"], expected["num_clusters"] = list(labels.num_clusters), [settings.num_clusters]
-        if settings.top_clusters > 1:
+        if settings.top_clusters > 1 and not settings.targets.of_nearest:
             found["top_clusters"], expected["top_clusters"] = labels.top_clusters, settings.top_clusters
     artifacts.require_same_inputs(folder, found, expected)
     return labels

@@ -92,8 +92,14 @@ def skip_unlabelled(balanced_sub_sampling: Callable[..., np.ndarray]) -> Callabl
 
     @functools.wraps(balanced_sub_sampling)
     def sample(labels: np.ndarray, num_samples: int, skip_samples: int = 0, seed: int = 0) -> np.ndarray:
-        if np.ndim(labels) != 1:
-            return balanced_sub_sampling(labels, num_samples, skip_samples, seed)
+        if np.ndim(labels) != 1:  # of which VISSL's ends in a TypeError
+            raise DataError(
+                problem(
+                    "config.DATA: DATA_LIMIT_SAMPLING.IS_BALANCED",
+                    found=f"true for labels of shape {np.shape(labels)}",
+                    allowed="false where a sample has several labels, or CLUSTERFIT.TARGETS that are more than a label",
+                )
+            )
         labelled = np.flatnonzero(labels >= 0)
         _require_enough(labels[labelled], num_samples, skip_samples)
         return labelled[balanced_sub_sampling(labels[labelled], num_samples, skip_samples, seed)]

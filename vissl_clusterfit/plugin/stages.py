@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
+from vissl_clusterfit.labels.targets import require_targets
 from vissl_clusterfit.planner.announce import announce_clustering
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.device import run_device
@@ -177,6 +178,14 @@ class Stages:
         if self._cfg.LOSS.name != "clusterfit_loss":
             return {"features": self.feature_inputs(clustered)}
         joined = [PseudoLabels.open(artifact_path(folder)).inputs for folder in settings.joined_labels]
+        found, *also = map(self._target_inputs, settings.heads)
+        targets = settings.targets.inputs()
+        if settings.targets.agrees_with:
+            targets["agrees_with"] = PseudoLabels.open(artifact_path(settings.targets.agrees_with)).inputs
+        more = {"joined": joined, "also": also, "targets": targets}
+        return found | {name: inputs for name, inputs in more.items() if inputs}
+
+    def _target_inputs(self, settings: ClusterFitConfig) -> dict[str, Any]:
         found: dict[str, Any] = {"num_clusters": settings.num_clusters}
         for split in settings.splits:
             folder = settings.paths.labels(split)
@@ -184,7 +193,7 @@ class Stages:
                 found[split] = self._label_inputs(split, settings)
             elif artifacts.has_manifest(folder):
                 found[split] = PseudoLabels.open(folder).inputs
-        return {**found, "joined": joined} if joined else found
+        return found
 
     def _label_inputs(self, split: str, settings: ClusterFitConfig) -> dict[str, Any]:
         return label_inputs(
@@ -203,9 +212,10 @@ class Stages:
         Raises:
             ArtifactError: naming every difference.
         """
-        for split in self.settings.splits:
-            if artifacts.has_manifest(self.settings.paths.labels(split)):
-                self._valid_labels(split, self.settings)
+        for settings in self.settings.heads:
+            for split in settings.splits:
+                if artifacts.has_manifest(settings.paths.labels(split)):
+                    self._valid_labels(split, settings)
 
     def all_labels(self) -> PseudoLabels:
         """Labels of the clustered split, which are returned, and of the held-out one if there is one."""
@@ -213,21 +223,48 @@ class Stages:
             labels = self.labels(split)
         return labels
 
+    def training_labels(self) -> dict[str, list[PseudoLabels]]:
+        """The labels of each split, one for each head of a training; those of this run are made if they are missing."""
+        settings, found = self.settings, {}
+        for split in reversed(settings.splits):
+            found[split] = [
+                self._labels(split, each, functools.partial(self._codebook_of, number))
+                for number, each in enumerate(settings.heads)
+            ]
+            found[split] += self._labels_of_others(settings.joined_labels, split)
+        return found
+
     def joined_labels(self) -> list[PseudoLabels]:
-        """Those of JOINED_LABELS, which other runs made.
+        """Those of JOINED_LABELS, which other runs made, of the clustered split.
 
         Raises:
-            ArtifactError: they are missing, or of other data.
+            ArtifactError: they are missing, of other data, or keep too little for the targets.
         """
-        dataset = self._dataset_inputs(self.settings.features.data_partition)
-        return [open_labels_of_others(artifact_path(each), dataset) for each in self.settings.joined_labels]
+        found = self._labels_of_others(self.settings.joined_labels, self.settings.features.data_partition)
+        for labels in found:
+            require_targets(labels, self.settings.targets)
+        return found
+
+    def second_labels(self) -> PseudoLabels | None:
+        """Those of TARGETS.AGREES_WITH, of the clustered split."""
+        folder = self.settings.targets.agrees_with
+        [*found] = self._labels_of_others([folder] if folder else [], self.settings.features.data_partition)
+        return found[0] if found else None
+
+    def _codebook_of(self, number: int) -> Codebook:
+        return self.codebooks()[number] if number else self.codebook()
+
+    def _labels_of_others(self, folders: Sequence[str], split: str) -> list[PseudoLabels]:
+        places = [self.settings.labels_of_others(folder, split) for folder in folders]
+        dataset = self._dataset_inputs(split) if places else {}
+        return [open_labels_of_others(place, dataset) for place in places]
 
     def also_labels(self) -> list[PseudoLabels]:
         """The same for each of ALSO_NUM_CLUSTERS."""
         found = []
         for number, settings in enumerate(self.settings.also, 1):
             for split in settings.splits:
-                found.append(self._labels(split, settings, lambda number=number: self.codebooks()[number]))
+                found.append(self._labels(split, settings, functools.partial(self._codebook_of, number)))
         return found
 
 

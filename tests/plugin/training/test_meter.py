@@ -37,5 +37,13 @@ def test_each_head_has_its_column():
     assert meter.value == {"top_1": {"a": 100.0, "b": 50.0}}
 
 
+def test_the_index_of_a_sample_beside_its_label_does_not_count():
+    first, both = build([1], "a"), build([1], "a", "b")
+    first.update(LOGITS, torch.stack([LABELS, torch.arange(4)], dim=1))
+    assert first.value == {"top_1": {"a": pytest.approx(100 / 3, abs=0.01)}}
+    both.update([LOGITS, LOGITS], torch.stack([LABELS, torch.tensor([0, 2, 1, 0]), torch.arange(4)], dim=1))
+    assert both.value == {"top_1": {"a": pytest.approx(100 / 3, abs=0.01), "b": 100.0}}
+
+
 def test_it_reports_under_vissls_name(meter):
     assert meter.name == "accuracy_list_meter"

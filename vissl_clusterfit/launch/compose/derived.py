@@ -52,8 +52,9 @@ def fill_derived(config: dict[str, Any]) -> list[str]:
     if config["LOSS"]["name"] == "clusterfit_loss":
         _drop_what_has_no_part(config, changes)
         _pair_with_labels(config, settings, changes)
-        _add_heads_for_joined_labels(config, settings, changes)
-        _count_labelled_samples_only(config["METERS"], settings.num_clusters, changes)
+        settings = _keep_nearest(config, settings, changes)
+        widths = _add_heads(config, settings, changes)
+        _count_labelled_samples_only(config["METERS"], min(widths), changes)
         _require_lab_images(config)
     if config["LOSS"]["name"] == DISTILLATION:
         _pair_with_predictions(config, changes)
@@ -149,21 +150,46 @@ def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, change
         _set(config, "TEST_MODEL", False, "config.TEST_MODEL", reason, changes)
 
 
-def _add_heads_for_joined_labels(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> None:
-    if not settings.joined_labels:
-        return
+def _keep_nearest(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> ClusterFitConfig:
+    """Labels keep as many of the nearest clusters as the targets have, where nothing else is asked for."""
+    targets = settings.targets
+    if targets.by_sample and config["DATA"]["TRAIN"]["COLLATE_FUNCTION"] == COLLATOR:
+        found = f"{COLLATOR} with CLUSTERFIT.TARGETS that are more than a label"
+        allowed = "default_collate, or CLUSTERFIT.TARGETS.KIND=hard without weights of samples"
+        raise ConfigError(problem("config.DATA.TRAIN.COLLATE_FUNCTION", found=found, allowed=allowed))
+    if targets.of_nearest and settings.top_clusters == 1:
+        reason = f"as the targets are {targets.kind} (CLUSTERFIT.TARGETS.NUM_NEAREST)"
+        block = config["CLUSTERFIT"]
+        _set(block, "TOP_CLUSTERS", targets.num_nearest, "config.CLUSTERFIT.TOP_CLUSTERS", reason, changes)
+        return ClusterFitConfig.from_block(block)
+    return settings
+
+
+def _add_heads(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> list[int]:
+    """Their widths."""
+    widths = [each.num_clusters for each in settings.heads]
+    for folder in settings.joined_labels:
+        widths.append(PseudoLabels.open(artifact_path(folder)).num_clusters[0])
+    if len(widths) == 1:
+        return widths
+    why = "CLUSTERFIT.JOINED_LABELS" if settings.joined_labels else "CLUSTERFIT.ALSO_NUM_CLUSTERS (nested targets)"
     if config["DATA"]["TRAIN"]["COLLATE_FUNCTION"] == COLLATOR:
-        found = f"{COLLATOR} with CLUSTERFIT.JOINED_LABELS"
+        found = f"{COLLATOR} with {why}"
         allowed = "default_collate for samples with several labels"
         raise ConfigError(problem("config.DATA.TRAIN.COLLATE_FUNCTION", found=found, allowed=allowed))
-    joined = [PseudoLabels.open(artifact_path(folder)).num_clusters[0] for folder in settings.joined_labels]
-    widths, reason = [settings.num_clusters, *joined], "a head for each of CLUSTERFIT.JOINED_LABELS"
+    reason = f"a head for each of {why}"
     loss = config["LOSS"]["clusterfit_loss"]
     _set(loss, "num_clusters", widths, "config.LOSS.clusterfit_loss.num_clusters", reason, changes)
     for name, parameters in config["MODEL"]["HEAD"]["PARAMS"]:
         if name == "clusterfit_head":
             setting = "config.MODEL.HEAD.PARAMS: num_clusters of clusterfit_head"
             _set(parameters, "num_clusters", widths, setting, reason, changes)
+    meter = config["METERS"].get(_VISSLS_METER)
+    if meter and meter["num_meters"] == 1:
+        names = [f"clusters_{number}_{width}" for number, width in enumerate(widths)]
+        _set(meter, "meter_names", names, f"config.METERS.{_VISSLS_METER}.meter_names", reason, changes)
+        _set(meter, "num_meters", len(widths), f"config.METERS.{_VISSLS_METER}.num_meters", reason, changes)
+    return widths
 
 
 def _pair_with_predictions(config: dict[str, Any], changes: list[str]) -> None:

@@ -11,7 +11,6 @@ from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.plugin.data.tolerant_source import TolerantSource
-from vissl_clusterfit.storage.paths import artifact_path
 
 
 class PseudoLabelledSource(TolerantSource):
@@ -24,23 +23,27 @@ class PseudoLabelledSource(TolerantSource):
 
     def __init__(self, cfg: AttrDict, **source: Any) -> None:
         super().__init__(cfg, **source)
-        settings = ClusterFitConfig.from_config(cfg)
-        self._folder, self._joined = settings.paths.labels(self._split), settings.joined_labels
+        self._settings = settings = ClusterFitConfig.from_config(cfg)
+        self._folders = [each.paths.labels(self._split) for each in settings.heads]
+        self._folders += [settings.labels_of_others(folder, self._split) for folder in settings.joined_labels]
 
     def get_labels(self) -> np.ndarray:
-        """The label of every sample of the split, int64 of shape (N,) or (N, L), mapped from disk.
+        """The label of every sample of the split, int64 of shape (N,), mapped from disk, or (N, L).
 
-        With JOINED_LABELS a column for each: (N, 1 + number of these), in memory.
+        With several heads (JOINED_LABELS, nested targets) there is a column for each, in memory; where the targets ask
+        for more than a label, the index of each sample follows as the last one.
 
         Raises:
             ArtifactError: there are no labels for this split.
             DataError: there are labels for another number of samples.
         """
-        labels = PseudoLabels.open(self._folder).labels
-        if len(labels) != len(self):
-            raise DataError(
-                f"{self._folder} holds {len(labels)} labels, the {self._split} split has "
-                f"{len(self)} samples. The labels were made for other data: name another CLUSTERFIT.OUTPUT_DIR."
-            )
-        joined = [PseudoLabels.open(artifact_path(folder)).labels for folder in self._joined]
-        return np.column_stack([labels, *joined]) if joined else labels
+        columns = [PseudoLabels.open(folder).labels for folder in self._folders]
+        for folder, labels in zip(self._folders, columns, strict=True):
+            if len(labels) != len(self):
+                raise DataError(
+                    f"{folder} holds {len(labels)} labels, the {self._split} split has {len(self)} samples. The labels "
+                    "were made for other data: name another CLUSTERFIT.OUTPUT_DIR."
+                )
+        if self._settings.targets.by_sample:
+            columns.append(np.arange(len(self)))
+        return np.column_stack(columns) if len(columns) > 1 else columns[0]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from classy_vision.hooks import ClassyHook
@@ -13,7 +14,10 @@ from classy_vision.tasks import ClassyTask
 from torch import nn
 from vissl.config import AttrDict
 
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
+from vissl_clusterfit.labels.targets import Targets
 from vissl_clusterfit.plugin.models.head import ClusterFitHead
 from vissl_clusterfit.plugin.stages import Stages
 from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
@@ -32,7 +36,6 @@ class ExtractThenClusterHook(ClassyHook):
         cfg: VISSL's ``config``, before the network is built: some of VISSL's trunks take out of it what they read.
     """
 
-    on_phase_start = ClassyHook._noop
     on_forward = ClassyHook._noop
     on_loss_and_meter = ClassyHook._noop
     on_backward = ClassyHook._noop
@@ -58,12 +61,13 @@ class ExtractThenClusterHook(ClassyHook):
                 task.base_loss.set_teacher(stages.features(stages.settings.features.data_partition))
             return
         joined = stages.joined_labels()
-        require_head_width(
-            task.base_model.heads, stages.settings.num_clusters, *(each.num_clusters[0] for each in joined)
-        )
+        widths = [each.num_clusters for each in stages.settings.heads]
+        require_head_width(task.base_model.heads, *widths, *(each.num_clusters[0] for each in joined))
+        second = stages.second_labels()
         # Training must go the same way whether labels were made just now or before.
         with torch.random.fork_rng():
-            labels = stages.all_labels()
+            heads = stages.training_labels()
+        labels, *_ = of_heads = heads[stages.settings.features.data_partition]
         logger.info(
             "Training on %d clusters: %d of %d samples have a label; the largest cluster is %.1f times the mean.",
             labels.num_clusters[0],
@@ -73,8 +77,36 @@ class ExtractThenClusterHook(ClassyHook):
         )
         loss = task.base_loss
         if isinstance(loss, ClusterFitLoss):
-            for head, each in enumerate([labels, *joined]):
+            for head, each in enumerate(of_heads):
                 loss.set_cluster_sizes(head, torch.tensor(each.cluster_sizes))
+            loss.set_targets(_targets(stages.settings, heads, second))
+
+    def on_phase_start(self, task: ClassyTask) -> None:
+        """Tells the loss of which split the next batches are."""
+        if isinstance(task.base_loss, ClusterFitLoss):
+            task.base_loss.begin_phase("TRAIN" if task.train else "TEST")
+
+
+def _targets(
+    settings: ClusterFitConfig, heads: Mapping[str, Sequence[PseudoLabels]], second: PseudoLabels | None
+) -> dict[str, list[Targets]]:
+    """What each split is trained or scored on; nothing where that is the labels. Weights are those of the training."""
+    rules, clustered = settings.targets, settings.features.data_partition
+    if not rules.by_sample:
+        return {}
+    found = {}
+    found[clustered] = of_training = [Targets(labels, rules, second) for labels in heads[clustered]]
+    for number, targets in enumerate(of_training):
+        said = f", temperature {targets.temperature:.6g}" if rules.kind == "soft" else ""
+        logger.info(
+            "Targets of head %d: %s%s; %d samples are left out.", number, rules.kind, said, targets.num_left_out
+        )
+    alike = dataclasses.replace(rules, min_margin=0.0, margin_power=0.0, agrees_with="")
+    for split in heads.keys() - {clustered}:
+        temperatures = [targets.temperature for targets in of_training]
+        pairs = zip(heads[split], temperatures, strict=True)
+        found[split] = [Targets(labels, alike, temperature=temperature) for labels, temperature in pairs]
+    return found
 
 
 def with_clusterfit_hook(add_loss_hooks: Callable[..., list]) -> Callable[..., list]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from classy_vision.losses import ClassyLoss
 
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.labels.targets import Targets
 
 IGNORED = -1
 _WEIGHTINGS = ("none", "inverse", "inverse_sqrt")
@@ -19,6 +21,9 @@ class ClusterFitLoss(ClassyLoss):
     """Cross-entropy between the logits of each head and its column of pseudo-labels, averaged over labelled samples.
 
     Samples with label -1 (unreadable ones) take no part. With several heads the loss is the mean over heads.
+
+    Other targets than one label (``CLUSTERFIT.TARGETS``) come from the artefacts, by the index of a sample, which is
+    then the last column of the labels. A sample of weight w with the shares q of clusters adds ``-w Σ_k q_k log p_k``.
 
     Config params (``LOSS.clusterfit_loss``):
         num_clusters: K of each head, an int or a list of ints.
@@ -36,6 +41,9 @@ class ClusterFitLoss(ClassyLoss):
         self.cluster_weighting = cluster_weighting
         for head, width in enumerate(self.num_clusters):
             self.register_buffer(f"cluster_weights_{head}", torch.ones(width))
+        # Of each split, for each head. They are made again at each start, and are no part of a checkpoint.
+        self._targets: dict[str, Sequence[Targets]] = {}
+        self._split = ""
 
     @classmethod
     def from_config(cls, loss_config: Mapping[str, Any]) -> ClusterFitLoss:
@@ -75,19 +83,31 @@ class ClusterFitLoss(ClassyLoss):
         buffer = self.get_buffer(f"cluster_weights_{head}")
         buffer.copy_(weights.to(buffer))
 
+    def set_targets(self, targets: Mapping[str, Sequence[Targets]]) -> None:
+        """Takes the targets of each split, for each head; none where the labels are all there is."""
+        self._targets = dict(targets)
+
+    def begin_phase(self, split: str) -> None:
+        """Says of which split the next batches are."""
+        self._split = split
+
     def forward(self, output: torch.Tensor | list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """The loss of one batch.
 
         Args:
             output: logits (B, K), or a list of them, one per head.
-            target: int64 labels (B,), or (B, L) with one column per head; or float shares of the clusters (B, K) for
-                mixed images, with rows of 0 for samples without a label.
+            target: int64 labels (B,), or (B, L) with one column per head, and the index of the sample after them where
+                there are targets; or float shares of the clusters (B, K) for mixed images, with rows of 0 for samples
+                without a label.
 
         Returns:
             A scalar; 0 (with a gradient of 0) where no sample of the batch has a label.
         """
         logits = output if isinstance(output, (list, tuple)) else [output]
         columns = target.unsqueeze(1) if target.ndim == 1 or target.is_floating_point() else target
+        samples = None
+        if self._targets:
+            columns, samples = columns[:, :-1], columns[:, -1].cpu().numpy()
         if columns.shape[1] == 1 and not target.is_floating_point():
             columns = columns.expand(-1, len(logits))
         if [head.shape[1] for head in logits] != list(self.num_clusters) or columns.shape[1] != len(logits):
@@ -99,7 +119,11 @@ class ClusterFitLoss(ClassyLoss):
                     remedy='Use ["clusterfit_head", {"num_clusters": "${config.CLUSTERFIT.NUM_CLUSTERS}"}].',
                 )
             )
-        losses = [self._one_head(number, head, columns[:, number]) for number, head in enumerate(logits)]
+        if samples is not None:
+            targets = self._targets[self._split]
+            losses = [self._of_targets(number, head, targets[number], samples) for number, head in enumerate(logits)]
+        else:
+            losses = [self._one_head(number, head, columns[:, number]) for number, head in enumerate(logits)]
         return torch.stack(losses).mean()
 
     def _one_head(self, number: int, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -118,3 +142,14 @@ class ClusterFitLoss(ClassyLoss):
         if self.cluster_weighting != "none":
             per_sample = per_sample * (shares @ self.get_buffer(f"cluster_weights_{number}"))
         return (per_sample * labelled).sum() / labelled.sum().clamp(min=1)
+
+    def _of_targets(self, number: int, logits: torch.Tensor, targets: Targets, samples: np.ndarray) -> torch.Tensor:
+        clusters, shares, weights = (torch.from_numpy(array).to(logits.device) for array in targets.of(samples))
+        log_probabilities = F.log_softmax(logits.float(), dim=1)
+        per_sample = -(shares * log_probabilities.gather(1, clusters)).sum(dim=1)
+        if self.label_smoothing:
+            even = -log_probabilities.mean(dim=1)
+            per_sample = (1 - self.label_smoothing) * per_sample + self.label_smoothing * even
+        if self.cluster_weighting != "none":
+            weights = weights * (shares * self.get_buffer(f"cluster_weights_{number}")[clusters]).sum(dim=1)
+        return (per_sample * weights).sum() / (weights > 0).sum().clamp(min=1)
