@@ -1,6 +1,8 @@
+import itertools
+
 import pytest
 
-from vissl_clusterfit.clustering.minibatches import PARTS, start_share, steps, width
+from vissl_clusterfit.clustering.minibatches import PARTS, has_settled, start_share, steps, width
 from vissl_clusterfit.clustering.protocol import ALL
 
 
@@ -58,7 +60,7 @@ def test_first_centroids_are_drawn_from_half_of_what_the_first_iteration_sees(nu
 
 
 @pytest.mark.parametrize(
-    ("num_iter", "num_vectors", "growing"), [(20, 10**6, False), (11, 10**6, True), (20, 2047, True), (0, 10**6, True)]
+    ("num_iter", "num_vectors", "growing"), [(20, 10**6, False), (3, 10**6, False), (20, 2047, True), (0, 10**6, True)]
 )
 def test_all_are_seen_each_time_on_request_and_when_there_is_little_to_do(num_iter, num_vectors, growing):
     assert steps(num_iter, num_vectors, 10, growing=growing) == [(ALL,)] * num_iter
@@ -67,3 +69,37 @@ def test_all_are_seen_each_time_on_request_and_when_there_is_little_to_do(num_it
 def test_parts_are_all_vectors():
     assert width(PARTS) == 1
     assert [low for low, _ in PARTS[1:]] == [high for _, high in PARTS[:-1]]
+
+
+@pytest.mark.parametrize("growing", [True, False])
+@pytest.mark.parametrize("num_vectors", [2047, 2048, 10**5, 10**9])
+@pytest.mark.parametrize("num_clusters", [1, 100, 10**4])
+def test_fewer_iterations_never_see_more(num_vectors, num_clusters, growing):
+    plans = [steps(number, num_vectors, num_clusters, growing=growing) for number in range(80)]
+    seen = [sum(map(width, plan)) for plan in plans]
+    assert all(fewer < more for fewer, more in itertools.pairwise(seen))
+    starts = [start_share(plan, num_vectors, num_clusters)[1] for plan in plans[1:12]]
+    assert len(set(starts)) == 1
+    for number in range(12):
+        assert plans[number] == plans[12 if growing and num_vectors >= 2048 else 11][:number]
+
+
+def test_a_clustering_settles_when_a_pass_brings_little():
+    plan = steps(10, 10**6, 10, growing=False)
+    assert not has_settled([], plan, 0.5)
+    assert not has_settled([1.0], plan, 0.5)
+    assert has_settled([4.0, 2.0], plan, 0.5)
+    assert not has_settled([4.0, 1.99], plan, 0.5)
+    assert not has_settled([4.0, 4.0], plan, 0.0)
+    assert has_settled([9.0, 0.0, 0.0], plan, 0.01)
+
+
+def test_in_parts_two_whole_passes_are_compared():
+    plan = steps(40, 10**6, 10, growing=True)
+    num_early = 40 // 6
+    objective = [9.0] * num_early + [2.0] * 8 + [1.9] * 8
+    assert not any(has_settled(objective[:number], plan, 0.5) for number in range(num_early + 16))
+    assert has_settled(objective, plan, 0.051)
+    assert not has_settled(objective, plan, 0.049)
+    # One part is harder than others, which says nothing.
+    assert has_settled([9.0] * num_early + [1, 3, 2, 2, 2, 2, 2, 2] * 2, plan, 1e-9)

@@ -199,6 +199,7 @@ OTHER_CLUSTERINGS: dict[str, dict[str, Any]] = {
     "faiss": {"cluster_backend": "faiss"},
     "random, all features": {"start": "random", "growing_sample": False},
     "a part": {"data_limit": 1300},
+    "settled": {"tolerance": 0.05, "num_iter": 40},
     "more clusters than distinct features": {"num_clusters": 60, "start": "random"},
 }
 #: That of features with more dimensions than the others have.

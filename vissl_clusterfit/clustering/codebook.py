@@ -210,6 +210,8 @@ def codebook_inputs(feature_inputs: Mapping[str, Any], settings: ClusterFitConfi
         chosen["data_limit_seed"] = settings.data_limit_sampling.seed
     if settings.num_coarse_clusters:
         chosen["num_coarse_clusters"] = settings.num_coarse_clusters
+    if settings.tolerance:
+        chosen["tolerance"] = settings.tolerance
     return {"features": dict(feature_inputs), "settings": chosen}
 
 
@@ -262,6 +264,7 @@ _MORE_VALUES: dict[str, Value] = {
     "shares": list_of(NUMBER),
     "empty_clusters_repaired": list_of(whole()),
     "converged": YES_OR_NO,
+    "settled": YES_OR_NO,
     "whiten": YES_OR_NO,
     "features_hash": TEXT,
     "metric": TEXT,

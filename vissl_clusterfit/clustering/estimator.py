@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ _FLOATS = (np.float64, np.float32)
 class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """k-means by the engine that makes codebooks: exact assignments, the same centers to the bit for the same seed.
 
-    It runs until no center moves, or for ``max_iter`` iterations; there is no tolerance. The engine computes in
+    It runs until no center moves, or for ``max_iter`` iterations, or until ``tol`` stops it. The engine computes in
     float32: differences between samples that float32 does not resolve are lost, so subtract a large common offset
     first. Arrays of float64 are converted a chunk at a time, never copied whole.
 
@@ -37,7 +37,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         max_iter: the largest number of iterations.
         metric: "euclidean"; or "cosine", which scales samples and centers to unit norm (spherical k-means).
         growing_sample: early iterations see a sample that grows, later ones an eighth of the samples each, where there
-            are 2,048 samples and 12 iterations or more; if false, each iteration sees all.
+            are 2,048 samples or more; if false, each iteration sees all.
+        tol: stop when a pass over all samples lowers the objective by no more than this share of it; 0 for never.
         random_state: draws the first centers. A whole number gives what the setting ``SEED`` of a run gives.
         device: "cpu" or "cuda".
 
@@ -68,6 +69,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         max_iter: int = 50,
         metric: str = EUCLIDEAN,
         growing_sample: bool = True,
+        tol: float = 0.0,
         random_state: Any = None,
         device: str = "cpu",
     ) -> None:
@@ -76,6 +78,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         self.max_iter = max_iter
         self.metric = metric
         self.growing_sample = growing_sample
+        self.tol = tol
         self.random_state = random_state
         self.device = device
 
@@ -109,6 +112,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             spherical=self.metric == COSINE,
             start=KMEANS_PLUSPLUS if given is not None else start,
             growing=self.growing_sample,
+            tolerance=self.tol,
             initial_centroids=given,
         )
         self.cluster_centers_ = result.centroids
@@ -145,6 +149,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             value = getattr(self, name)
             if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
                 wrong.append(problem(name, found=repr(value), allowed="a whole number, 1 or more"))
+        if not isinstance(self.tol, Real) or isinstance(self.tol, bool) or not 0 <= self.tol <= 1:
+            wrong.append(problem("tol", found=repr(self.tol), allowed="0 to 1"))
         choices = {"metric": (EUCLIDEAN, COSINE), "device": ("cpu", "cuda")}
         if isinstance(self.init, str):
             choices["init"] = (KMEANS_PLUSPLUS, RANDOM)

@@ -148,6 +148,7 @@ def fit_codebook(
         spherical=cosine,
         start=settings.start,
         growing=settings.growing_sample,
+        tolerance=settings.tolerance,
         initial_centroids=start,
         resume_from=None if stopped is None else state_of(stopped),
         on_iteration=keep,
@@ -227,6 +228,7 @@ def _facts(store: FeatureStore, settings: ClusterFitConfig, result: KMeansResult
         "num_iter": settings.num_iter,
         "num_iter_run": len(result.objective),
         "converged": result.converged,
+        **({"settled": result.settled} if settings.tolerance else {}),
         "objective": list(result.objective),
         "objective_is": "the mean squared L2 distance of a point to its nearest centroid before each update, over the "
         "share of all features that the iteration saw",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vissl_clusterfit.clustering.initialization import kmeans_plusplus, random_start
-from vissl_clusterfit.clustering.minibatches import MinibatchPlan, start_share, steps, width
+from vissl_clusterfit.clustering.minibatches import MinibatchPlan, has_settled, start_share, steps, width
 from vissl_clusterfit.clustering.preprocessing import unit_rows
 from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Fraction, VectorSource
 from vissl_clusterfit.errors import ConfigError, problem
@@ -44,6 +44,7 @@ class KMeansResult:
         num_unchanged: how many iterations, up to the last one, have changed no centroid.
         converged: they saw all vectors, so that no further one would change anything.
         retained: the shares whose sums a later iteration needs.
+        settled: the objective fell by no more than the tolerance.
     """
 
     centroids: np.ndarray
@@ -55,6 +56,7 @@ class KMeansResult:
     num_unchanged: int
     converged: bool
     retained: tuple[Fraction, ...] = ()
+    settled: bool = False
 
     @property
     def num_empty(self) -> int:
@@ -89,6 +91,7 @@ def kmeans(
     spherical: bool = False,
     start: str = RANDOM,
     growing: bool = False,
+    tolerance: float = 0.0,
     initial_centroids: np.ndarray | None = None,
     resume_from: tuple[KMeansResult, Sums] | None = None,
     on_iteration: Callable[[KMeansResult, Sums], None] | None = None,
@@ -112,6 +115,7 @@ def kmeans(
             squared L2 distance, which is 2 - 2·cos for unit vectors.
         start: how the first centroids are drawn, "random" or "k-means++"; see ``initialization.py``.
         growing: begin on a sample and go on by parts; see ``minibatches.py``.
+        tolerance: stop when a pass over all vectors lowers the objective by no more than this share; 0 for never.
         initial_centroids: (K, D), instead of drawn ones.
         resume_from: go on after this state, with the sums that it carries, which gives the very result of a run that
             was not stopped.
@@ -126,6 +130,8 @@ def kmeans(
     known: Sums = {}
     if resume_from is not None:
         state, known = resume_from
+        if not state.retained and all(share == 1 for share in state.shares):
+            plan = [(ALL,)] * num_iter  # as the older version that began it, whose few iterations all saw all vectors
         logger.info("k-means resumes after iteration %d of %d.", len(state.objective), num_iter)
     else:
         if initial_centroids is None and start == KMEANS_PLUSPLUS:
@@ -136,7 +142,7 @@ def kmeans(
         state = _first(initial_centroids, source.num_vectors, spherical)
     del resume_from, initial_centroids  # which would stay in memory
     for number, step in list(enumerate(plan, 1))[len(state.objective) :]:
-        if state.converged:
+        if state.converged or has_settled(state.objective, plan, tolerance):
             break
         if step in plan[number - 1 - state.num_unchanged : number - 1]:
             state = _repeated(state)
@@ -162,6 +168,7 @@ def kmeans(
     fillable = state.num_empty > 0 and bool(state.repaired) and state.repaired[-1] > 0
     if state.num_empty and plan and plan[-1] != (ALL,):
         state, fillable = _fill_last(source, state, search_factory)
+    state = replace(state, settled=not state.converged and has_settled(state.objective, plan, tolerance))
     _conclude(state, num_iter, fillable)
     return state
 
@@ -244,6 +251,12 @@ def _repeated(state: KMeansResult) -> KMeansResult:
 def _conclude(result: KMeansResult, num_iter: int, fillable: bool) -> None:
     if result.converged:
         logger.info("k-means converged: iteration %d changed no centroid.", len(result.objective))
+    elif result.settled:
+        logger.info(
+            "k-means ends after iteration %d of %d: the last pass lowered the objective by no more than TOLERANCE.",
+            len(result.objective),
+            num_iter,
+        )
     else:
         logger.info("k-means ends after all %d iterations; centroids were still moving.", num_iter)
     if result.num_empty:

@@ -6,12 +6,16 @@ assigned: of all of them, none more than eight iterations ago. That is the incre
 maximisation (Neal and Hinton, 1998, section 4), for k-means: it costs an eighth of an iteration over all vectors and
 brings nearly as much. It is a heuristic; labels are always those of the last centroids, for all vectors.
 
+Few iterations are the first ones of a dozen: so fewer never take longer than more. Fewer than nine or so have not seen
+all vectors.
+
 Legend: N vectors, K clusters.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from vissl_clusterfit.clustering.protocol import ALL, Fraction
 
@@ -25,8 +29,10 @@ MinibatchPlan = tuple[Fraction, ...]
 _SAMPLES: tuple[tuple[MinibatchPlan, int], ...] = ((((0.0, 1 / 16),), 96), (PARTS[:1], 96), (PARTS[:2], 24))
 # Of half of what the first iteration sees, first centroids are drawn, if there are so many for each.
 _VECTORS_PER_START = 3
-# With fewer iterations or vectors than that, each iteration sees all vectors.
-_FEWEST_ITERATIONS, _FEWEST_VECTORS = 12, 2048
+# Fewer iterations are the first of so many.
+_FEWEST_ITERATIONS = 12
+# With fewer vectors, each iteration sees all of them.
+_FEWEST_VECTORS = 2048
 # One in so many iterations sees the sample that grows.
 _EARLY = 6
 
@@ -40,8 +46,10 @@ def steps(num_iter: int, num_vectors: int, num_clusters: int, *, growing: bool) 
         num_clusters: K.
         growing: whether to begin with a sample and go on by parts; else each iteration sees all vectors.
     """
-    if not growing or num_iter < _FEWEST_ITERATIONS or num_vectors < _FEWEST_VECTORS:
+    if not growing or num_vectors < _FEWEST_VECTORS:
         return [(ALL,)] * num_iter
+    if num_iter < _FEWEST_ITERATIONS:
+        return steps(_FEWEST_ITERATIONS, num_vectors, num_clusters, growing=True)[:num_iter]
     num_early = num_iter // _EARLY
     samples = [sample for sample, least in _SAMPLES if num_vectors * width(sample) >= least * num_clusters][-num_early:]
     early = [samples[number * len(samples) // num_early] for number in range(num_early)] if samples else [PARTS]
@@ -59,3 +67,24 @@ def start_share(plan: list[MinibatchPlan], num_vectors: int, num_clusters: int) 
 def width(step: MinibatchPlan) -> float:
     """The share of all vectors that it sees, up to 1."""
     return math.fsum(high - low for low, high in step)
+
+
+def has_settled(objective: Sequence[float], plan: Sequence[MinibatchPlan], tolerance: float) -> bool:
+    """Whether the last pass over all vectors lowered the objective by no more than a share of it.
+
+    A pass is one iteration that sees all vectors, or one after the other that see the parts: it is held against the
+    pass before, so two are needed after the sample that grows.
+
+    Args:
+        objective: of the iterations that were run.
+        plan: what they saw, at least as many.
+        tolerance: the share; 0 for never.
+    """
+    seen = list(plan[: len(objective)])
+    if not tolerance or not seen:
+        return False
+    length = 1 if width(seen[-1]) == 1 else NUM_PARTS
+    if len(seen) < 2 * length or any(width(step) * length != 1 for step in seen[-2 * length :]):
+        return False
+    before, last = math.fsum(objective[-2 * length : -length]), math.fsum(objective[-length:])
+    return before - last <= tolerance * before

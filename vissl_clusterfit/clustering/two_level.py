@@ -156,6 +156,7 @@ def cluster_within(
                     spherical=settings.metric == "cosine",
                     start=settings.start,
                     growing=settings.growing_sample,
+                    tolerance=settings.tolerance,
                 )
             files.save(index, state)
             logger.info("Clustered the features of %d of %d coarse clusters.", number, len(left))
@@ -238,4 +239,5 @@ def _as_one(states: list[KMeansResult]) -> KMeansResult:
         num_points=num_points,
         num_unchanged=min(state.num_unchanged for state in states),
         converged=all(state.converged for state in states),
+        settled=any(state.settled for state in states),
     )

@@ -130,6 +130,7 @@ class FineFiles:
             "repaired": state.repaired,
             "num_still": state.num_unchanged,
             "converged": state.converged,
+            "settled": state.settled,
         }
         artifacts.write_json(self._done(index), done)
 
@@ -145,17 +146,19 @@ class FineFiles:
             done = artifacts.read_json(self._done(index))
             if done["run"] != self._run or done["num_points"] != num_points:
                 return None
-            require_values(self._done(index), done, _DONE, {}, "It is made again.")
+            require_values(self._done(index), done, _DONE, {"settled": YES_OR_NO}, "It is made again.")
             for name in ("centroids", "counts"):
                 require_unchanged(self._array(index, name), done["sha256"][name])
             centroids, counts = (artifacts.read_array(self._array(index, name)) for name in ("centroids", "counts"))
             objective, shares, repaired = (tuple(done[name]) for name in ("objective", "shares", "repaired"))
             num_unchanged, converged = int(done["num_still"]), bool(done["converged"])
+            settled = bool(done.get("settled", False))  # which older ones don't say
         except (ArtifactError, KeyError):
             return None
         if len(centroids) != num_clusters:
             return None
-        return KMeansResult(centroids, objective, shares, repaired, counts, num_points, num_unchanged, converged)
+        sees = (objective, shares, repaired)
+        return KMeansResult(centroids, *sees, counts, num_points, num_unchanged, converged, settled=settled)
 
     def _array(self, index: int, name: str) -> Path:
         return self._folder / f"fine-{index:06d}-{name}.npy"

@@ -124,6 +124,8 @@ class ClusterFitConfig:
     start: str = setting("k-means++", alias="INITIALIZATION")
     #: The first iterations see a sample that grows, later ones an eighth each, in turn; if false, every one sees all.
     growing_sample: bool = setting(True, alias="MINIBATCHES")
+    #: Stop when a pass over all features lowers the objective by no more than this share of it; 0 for never.
+    tolerance: float = setting(0.0, at_least=0.0, at_most=1.0)
     #: "l2" for k-means, "cosine" for spherical k-means (unit features and unit centroids).
     metric: str = setting("l2", choices=("l2", "cosine"))
     #: How much larger than the mean a cluster may be in the labels of the clustered split, from 1; 0 for no bound.

@@ -82,7 +82,7 @@ def announce(work: Workload, source: VectorSource, folder: Path) -> Plan:
     plan = make_plan(work, product_bytes(work), rates)
     logger.info(
         "k-means of %d features of dimension %d into %d clusters takes %s of memory in each of %d processes, %.3g "
-        "passes over the features, and %s.",
+        "passes over the features, and %s%s.",
         work.num_vectors,
         work.dim,
         work.num_clusters,
@@ -90,6 +90,9 @@ def announce(work: Workload, source: VectorSource, folder: Path) -> Plan:
         work.processes,
         sum(plan.reads.values()) - plan.reads["labels"],
         f"about {in_time(plan.clustering_seconds)}" if rates else "minutes",
+        f", at most: TOLERANCE may end it after {work.fewest_iterations} of {work.num_iter} iterations"
+        if work.fewest_iterations < work.num_iter
+        else "",
     )
     for text in warnings(plan, this_machine(folder, work.device), features_are_there=True):
         logger.warning("%s", text)

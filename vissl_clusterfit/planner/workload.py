@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS
-from vissl_clusterfit.clustering.minibatches import PARTS, MinibatchPlan, start_share, steps, width
+from vissl_clusterfit.clustering.minibatches import PARTS, MinibatchPlan, has_settled, start_share, steps, width
 from vissl_clusterfit.clustering.reproducible_sums import SumGrid, ValueRange
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
@@ -33,6 +33,7 @@ class Workload:
         cosine: whether vectors and centroids are scaled to unit norm.
         start: "random", "k-means++", or where the first centroids are given.
         growing: whether the first iterations see a sample.
+        tolerance: what may end it before all iterations.
         dtype: of the features on disk.
         backend: "torch" or "faiss".
         device: "cpu" or "cuda".
@@ -52,6 +53,7 @@ class Workload:
     cosine: bool = False
     start: str = KMEANS_PLUSPLUS
     growing: bool = True
+    tolerance: float = 0.0
     dtype: str = "float32"
     backend: str = TORCH
     device: str = "cpu"
@@ -114,6 +116,7 @@ class Workload:
             cosine=settings.metric == "cosine",
             start=settings.start,
             growing=settings.growing_sample,
+            tolerance=settings.tolerance,
             dtype=dtype,
             backend=settings.cluster_backend,
             device=device,
@@ -164,6 +167,13 @@ class Workload:
     def steps(self) -> list[MinibatchPlan]:
         """What each iteration sees."""
         return steps(self.num_iter, self.num_vectors, self.num_clusters, growing=self.growing)
+
+    @property
+    def fewest_iterations(self) -> int:
+        """After so many TOLERANCE may end it at the earliest; all of them without one."""
+        plan = self.steps
+        two_passes = (number for number in range(1, len(plan)) if has_settled([0.0] * number, plan, self.tolerance))
+        return next(two_passes, len(plan))
 
     @property
     def shares(self) -> list[float]:
