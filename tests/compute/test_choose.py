@@ -81,6 +81,17 @@ def test_what_gives_other_features_is_not_taken(rows):
     assert choose(ComputeSettings(), "cpu", work_of(seconds, {LOWER: rows})) == PLAIN
 
 
+def test_what_does_not_run_is_not_taken(caplog):
+    def prepare(compute: Compute):
+        if compute == LOWER:
+            raise RuntimeError("not implemented for 'BFloat16'")
+        return work_of({PLAIN: 0.02, LAST: 0.09}, {})(compute)
+
+    with caplog.at_level("INFO"):
+        assert choose(ComputeSettings(), "cpu", prepare) == PLAIN
+    assert "bfloat16, channels last: it does not run (not implemented for 'BFloat16')" in caplog.text
+
+
 def test_a_small_network_stays_as_it_is():
     assert choose(ComputeSettings(), "cpu", work_of({PLAIN: 0.0}, {}, size=100)) == PLAIN
 

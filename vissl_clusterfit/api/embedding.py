@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 
+from vissl_clusterfit.compute.chosen import PLAIN, Compute
 from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.compute import AUTO, ComputeSettings
 from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.errors import ConfigError, naming_settings, problem
-from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.features.computing import chosen_compute, measured_compute
+from vissl_clusterfit.features.extract import Encoder, extract_features
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.images import Images, TransformedImages, open_images
 from vissl_clusterfit.models import describe, load
@@ -28,6 +31,9 @@ _NAMES = {
     r"FEATURES\.DTYPE": "dtype",
     r"FEATURES\.TRANSFORMS": "transforms",
     r"FEATURES\.MAX_UNREADABLE": "max_unreadable",
+    r"(config\.CLUSTERFIT\.)?COMPUTE\.PRECISION": "precision",
+    r"COMPUTE\.CHANNELS_LAST": "channels_last",
+    r"COMPUTE\.COMPILE": "compile",
     r"CLUSTERFIT\.OUTPUT_DIR, CLUSTERFIT\.FEATURES\.PATH": "folder",
     r"Check DATA_PATHS\.": "Name another place.",
 }
@@ -54,6 +60,9 @@ def embed(
     keep_names: bool = True,
     num_workers: int = 0,
     device: str = "cpu",
+    precision: str = AUTO,
+    channels_last: str | bool = AUTO,
+    compile: bool = False,
 ) -> FeatureStore:
     """Extracts features of images by a network of torchvision, timm, transformers, or of one's own.
 
@@ -82,6 +91,10 @@ def embed(
         keep_names: keep the names of the images, so that labels have them.
         num_workers: processes that read images; 0 for none.
         device: "cpu" or "cuda".
+        precision: float32, bfloat16 or float16; "auto" for what features in the folder have, or else what is fastest
+            on this device, within 5 % of those in float32. It is said in the log and in the manifest.
+        channels_last: the memory format; "auto" as above.
+        compile: the network, with torch.compile.
 
     Returns:
         The feature store.
@@ -111,21 +124,37 @@ def embed(
     block = {"TRANSFORMS": steps, "BATCH_SIZE": batch_size, "DTYPE": dtype, "MAX_UNREADABLE": max_unreadable}
     teacher = describe(model, weights, arguments=arguments, trust=trust)
     chosen = {name: value for name, value in (("key", key), ("prefix", prefix)) if value}
+    described = {"teacher": {**teacher, "layer": layer, "pooling": pooling or "avg", **chosen}}
+
+    def build(compute: Compute) -> Encoder:
+        if compute == PLAIN:  # which leaves the network as it is
+            return encode
+        again = load(model, weights, arguments=arguments, transforms=steps, key=key, prefix=prefix, trust=trust)
+        return again.encoder(layer, pooling, device, compute)
+
     inputs = {
         "dataset": source.inputs(),
-        "teacher": {**teacher, "layer": layer, "pooling": pooling or "avg", **chosen},
+        **described,
         "transforms": steps,
         "dtype": dtype,
         "batch_size": batch_size,
     }
     with naming_settings(_NAMES):
         encoding = read_settings(EncodingSettings, block, "FEATURES")
+        how = {"PRECISION": precision, "CHANNELS_LAST": channels_last, "COMPILE": compile}
+        settings = read_settings(ComputeSettings, how, "COMPUTE")
+        compute = chosen_compute(
+            settings,
+            lambda: described,
+            [place],
+            lambda: measured_compute(settings, source, build, torch.device(device)),
+        )
         logger.info("%d images of %s, by %s: %s", len(opened), opened.place, model, in_words(steps))
         store = extract_features(
             source,
-            lambda: encode,
+            lambda: build(compute),
             place,
-            inputs,
+            {**inputs, **compute.inputs()},
             encoding,
             num_workers=num_workers,
             names=source.name_list,

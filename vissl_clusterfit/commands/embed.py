@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-workers", type=count, default=workers, metavar="W", help="processes that read images (%(default)s here)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the network (auto: what is fastest here)",
+    )
+    parser.add_argument("--compile", action="store_true", help="the network, with torch.compile")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -78,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
             keep_names=not options.no_names,
             num_workers=options.num_workers,
             device=options.device,
+            precision=options.precision,
+            compile=options.compile,
         )
     without = f", {len(store.unreadable)} of images that could not be read" if len(store.unreadable) else ""
     print(f"{store.folder}: {store.num_samples} features of dimension {store.dim}{without}")

@@ -55,7 +55,11 @@ def choose(
         return first
     fastest, best, said = first, LEAST_GAIN, []
     for way in others:
-        gain, difference = _compared(work, prepare(way), expected, torch.device(device))
+        try:
+            gain, difference = _compared(work, prepare(way), expected, torch.device(device))
+        except RuntimeError as error:  # a network may have operations that a device lacks in a precision
+            said.append(f"{way}: it does not run ({str(error).strip().splitlines()[0]})")
+            continue
         said.append(f"{way}: {gain:.2f} times as fast, {difference:.1%} apart")
         if difference <= LARGEST_DIFFERENCE and gain >= best:
             fastest, best = way, gain

@@ -239,7 +239,7 @@ def _extract_free_shards(
         with torch.inference_mode():
             for pixels, reasons in loader:
                 shard, lease = claims.taken[0]
-                features = _encode(encode, pixels).float().cpu().numpy()
+                features = encode_samples(encode, pixels).float().cpu().numpy()
                 position = shard.start + sum(map(len, rows))
                 for offset, reason in enumerate(reasons):
                     if reason:
@@ -267,7 +267,7 @@ def _extract_free_shards(
     return num_shards
 
 
-def _encode(encode: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+def encode_samples(encode: Encoder, pixels: torch.Tensor) -> torch.Tensor:
     """Features (B, D) of images (B, C, H, W), or the means of those of samples (B, num_images, C, H, W).
 
     Of clips there is always a number per sample: (B, num_clips, C, T, H, W).

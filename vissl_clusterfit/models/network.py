@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from vissl_clusterfit.compute.chosen import PLAIN, Compute
+from vissl_clusterfit.compute.inference import prepared
 from vissl_clusterfit.config.nearest import nearest, proposal
 from vissl_clusterfit.config.network_names import LIBRARY_WEIGHTS
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, TeacherError, problem
@@ -158,7 +160,7 @@ class Network:
         return output
 
     def encoder(
-        self, layer: str = "", pooling: str = "", device: str | torch.device = "cpu"
+        self, layer: str = "", pooling: str = "", device: str | torch.device = "cpu", compute: Compute = PLAIN
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """The function from images to features; the network is moved to ``device`` and put into evaluation.
 
@@ -168,6 +170,7 @@ class Network:
                 ``patch_mean``, the mean of the tokens of patches. The library's own features are vectors already: with
                 "" as the layer only the last two have an effect, and take its last tokens.
             device: on which it computes.
+            compute: how; in lower precision the network is changed, and can compute nothing else from then on.
 
         Returns:
             A function from images (B, 3, H, W) float32 to features (B, D) float32.
@@ -183,17 +186,16 @@ class Network:
         self.require_layers([layer])
         module = self.module.to(device).eval().requires_grad_(False)
 
-        @torch.no_grad()
         def encode(images: torch.Tensor) -> torch.Tensor:
             module.eval()
-            images = images.to(device, non_blocking=True)
             if not layer and pooling in TOKEN_POOLINGS:
                 output = self._source.tokens(module, images)
             else:
                 (output,) = self.outputs(images, [layer])
-            return self._as_vectors(output, layer, pooling or "avg").float()
+            # Means are those of float32, whatever the network computes in.
+            return self._as_vectors(None if output is None else output.float(), layer, pooling or "avg")
 
-        return encode
+        return torch.no_grad()(prepared(encode, module, torch.device(device), compute))
 
     def _as_vectors(self, output: torch.Tensor | None, layer: str, pooling: str) -> torch.Tensor:
         prefix = self._source.num_prefix_tokens(self.module)

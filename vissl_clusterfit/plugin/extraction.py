@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.compute.chosen import Compute
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig, EncodingSettings
+from vissl_clusterfit.features.computing import chosen_compute, measured_compute, stores_beside
 from vissl_clusterfit.features.extract import Encoder, ImageSource, extract_features
 from vissl_clusterfit.features.sample_list import dataset_inputs
 from vissl_clusterfit.features.sample_names import NameList
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.plugin.device import run_device
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class SplitSource(ImageSource, Protocol):
 
 
 def feature_provenance(
-    images: SplitSource, network: Callable[[], Mapping[str, Any]], encoding: EncodingSettings
+    images: SplitSource, network: Callable[[], Mapping[str, Any]], encoding: EncodingSettings, compute: Compute
 ) -> dict[str, Any]:
     """What features are made from, as their manifest records it. Called by all processes together.
 
@@ -45,6 +48,7 @@ def feature_provenance(
         network: gives the inputs of the network under its role, ``{"teacher": …}`` or ``{"encoder": …}``; called on the
             primary process, as it may hash the file of the weights.
         encoding: transforms, dtype and batch size. The batch size is an input as kernels differ in their last bits.
+        compute: how the network computes. Features in lower precision are those of another teacher.
     """
     return distributed.on_primary(
         lambda: {
@@ -54,17 +58,43 @@ def feature_provenance(
             "dtype": encoding.dtype,
             "batch_size": encoding.batch_size,
             **({} if images.clips is None else {"clips": images.clips}),
+            **compute.inputs(),
         }
     )
+
+
+def compute_of_run(
+    cfg: AttrDict,
+    images: SplitSource,
+    network: Callable[[], Mapping[str, Any]],
+    build: Callable[[Compute], Encoder],
+    made: Iterable[Path],
+    note: Path | None = None,
+) -> Compute:
+    """How the networks of a run compute that only give features. Called by all processes together.
+
+    Args:
+        cfg: VISSL's ``config``.
+        images, network, build: as in :func:`extract_split`.
+        made: artefacts that may be there, and say how they were computed.
+        note: a file that keeps what is measured until there is one.
+    """
+    settings = ClusterFitConfig.from_config(cfg).compute
+
+    def measure() -> tuple[Compute, bool]:
+        return measured_compute(settings, images, build, run_device(cfg))
+
+    return chosen_compute(settings, network, made, measure, note)
 
 
 def extract_split(
     cfg: AttrDict,
     images: SplitSource,
     network: Callable[[], Mapping[str, Any]],
-    build: Callable[[], Encoder],
+    build: Callable[[Compute], Encoder],
     encoding: EncodingSettings,
     folder: Path,
+    compute: Compute | None = None,
 ) -> FeatureStore:
     """The features of a split, extracted unless they are in ``folder`` already. Called by all processes together.
 
@@ -72,19 +102,24 @@ def extract_split(
         cfg: VISSL's ``config``.
         images: of which they are.
         network: as in :func:`feature_provenance`.
-        build: gives the function from a batch of images to features (B, D); called only if some are missing.
+        build: gives the function from a batch of images to features (B, D) that computes so; called only if some are
+            missing, or where it is to be measured.
         encoding: how images become features.
         folder: of the store.
+        compute: how the network computes; None for what stores in the same folder say, or what is fastest.
 
     Raises:
         ArtifactError: the store is of other inputs.
         DataError: too many images cannot be read.
     """
+    if compute is None:
+        compute = compute_of_run(cfg, images, network, build, stores_beside(folder))
+    chosen = compute
     store = extract_features(
         images,
-        build,
+        lambda: build(chosen),
         folder,
-        feature_provenance(images, network, encoding),
+        feature_provenance(images, network, encoding, chosen),
         encoding,
         num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
         names=images.name_list,

@@ -22,8 +22,11 @@ from vissl.config import AttrDict
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.fit import fit_codebooks
+from vissl_clusterfit.compute.chosen import Compute
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.features.computing import NOTE_NAME
+from vissl_clusterfit.features.extract import Encoder
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
@@ -31,7 +34,7 @@ from vissl_clusterfit.labels.targets import require_targets
 from vissl_clusterfit.planner.announce import announce_clustering
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.device import run_device
-from vissl_clusterfit.plugin.extraction import extract_split, feature_provenance
+from vissl_clusterfit.plugin.extraction import compute_of_run, extract_split, feature_provenance
 from vissl_clusterfit.plugin.labels_of_other_data import open_labels, open_labels_of_others
 from vissl_clusterfit.plugin.models.encoder import build_encoder, teacher_spec
 from vissl_clusterfit.search.backends import require_backend
@@ -68,8 +71,20 @@ class Stages:
 
     @functools.cache  # noqa: B019
     def feature_inputs(self, split: str) -> dict[str, Any]:
-        """What the features of a split are made from: data, teacher, layer, pooling, transforms, dtype."""
-        return feature_provenance(self._images(split), self._teacher_inputs, self.settings.features)
+        """What the features of a split are made from: data, teacher, layer, pooling, transforms, dtype, precision."""
+        return feature_provenance(self._images(split), self._teacher_inputs, self.settings.features, self._compute)
+
+    @functools.cached_property
+    def _compute(self) -> Compute:
+        """How the teacher computes: of all splits in the same way, that of the first artefact that is there."""
+        paths, splits = self.settings.paths, self.settings.splits
+        made = [*map(paths.features, splits), paths.codebook, *map(paths.labels, splits)]
+        images = self._images(self.settings.features.data_partition)
+        note = paths.features_dir / NOTE_NAME
+        return compute_of_run(self._cfg, images, self._teacher_inputs, self._build, made, note)
+
+    def _build(self, compute: Compute) -> Encoder:
+        return build_encoder(self._teacher(), self._device, compute)
 
     @functools.cache  # noqa: B019
     def _teacher_inputs(self) -> dict[str, Any]:
@@ -85,15 +100,17 @@ class Stages:
         """The features of one split. Called by all processes together."""
         folder = self.settings.paths.features(split)
         if not self.settings.features.extract:
+            FeatureStore.open(folder)  # or what is not there would be measured first
             return FeatureStore.open(folder, self.feature_inputs(split))
         self._require_enough_samples()
         return extract_split(
             self._cfg,
             self._images(split),
             self._teacher_inputs,
-            lambda: build_encoder(self._teacher(), self._device),
+            self._build,
             self.settings.features,
             folder,
+            self._compute,
         )
 
     def _require_enough_samples(self) -> None:

@@ -273,6 +273,8 @@ def has_manifest(folder: Path) -> bool:
 
 # Inputs that artefacts of earlier releases do not name: what they had is not known, and they are taken as they are.
 _UNKNOWN_BEFORE = {"batch_size"}
+# Inputs that are named only where they are another than what they were before there was a choice.
+_NOT_SAID: dict[str, Any] = {"compute": {"precision": "float32", "channels_last": False, "compile": False}}
 
 
 def require_same_inputs(
@@ -305,7 +307,8 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
 def _differences(found: Any, expected: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
     if isinstance(found, Mapping) and isinstance(expected, Mapping):
         for key in sorted({*found, *expected} - (_UNKNOWN_BEFORE - {*found})):
-            yield from _differences(found.get(key), expected.get(key), f"{name}.{key}" if name else str(key))
+            was, now = (of.get(key, _NOT_SAID.get(key)) for of in (found, expected))
+            yield from _differences(was, now, f"{name}.{key}" if name else str(key))
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         for place, (was, now) in enumerate(zip(found, expected, strict=True)):
             yield from _differences(was, now, f"{name}[{place}]")

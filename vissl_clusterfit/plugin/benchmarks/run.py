@@ -15,6 +15,7 @@ from vissl.config import AttrDict
 from vissl.models.model_helpers import get_trunk_output_feature_names
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.compute.chosen import PLAIN, Compute
 from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.layers import LayerRows, readable_share
@@ -131,14 +132,14 @@ class BenchmarkRun:
             return list(self.layers)
         return copy.deepcopy(list(self.cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP))
 
-    def _encoder(self) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _encoder(self, compute: Compute) -> Callable[[torch.Tensor], torch.Tensor]:
         if self.layers in ([HEAD_LAYER], [TRUNK]):
-            return build_encoder(self.spec, self.device)
-        return side_by_side(self.layer_maps())
+            return build_encoder(self.spec, self.device, compute)
+        return side_by_side(self.layer_maps(compute))
 
-    def layer_maps(self) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    def layer_maps(self, compute: Compute = PLAIN) -> Callable[[torch.Tensor], list[torch.Tensor]]:
         """A function from images to the pooled layers, as VISSL's feature extractor gives them before it flattens."""
-        return layer_maps(self.spec, self._layer_operations(), self.device)
+        return layer_maps(self.spec, self._layer_operations(), self.device, compute)
 
     def run_protocol(self, name: str, title: str, settings: TransferSettings, labels: Mapping[str, np.ndarray]) -> None:
         """Runs one of the protocols of ``clusterfit_transfer`` on each layer, and records its scores.

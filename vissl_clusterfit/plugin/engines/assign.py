@@ -7,6 +7,7 @@ must be those of its teacher, to the byte. Needed are only the codebook, the wei
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,10 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.codebook import Codebook
+from vissl_clusterfit.compute.choose import candidates
+from vissl_clusterfit.compute.chosen import Compute
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.compute import AUTO
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.sample_list import require_same_samples
 from vissl_clusterfit.labels.assign import label_store
@@ -68,18 +72,29 @@ def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split
     images = SplitImages(cfg, split, made_from["transforms"], clips=made_from.get("clips"), keep_names=keep_names)
     spec = _spec(cfg, settings, made_from["teacher"])
     found = distributed.on_primary(spec.inputs)
-    remedy = "Name the weights of its teacher (config.CLUSTERFIT.TEACHER), or another codebook (ASSIGN.CODEBOOK)."
-    artifacts.require_same_inputs(codebook.folder, {"teacher": made_from["teacher"]}, {"teacher": found}, remedy=remedy)
+    remedy = (
+        "Name the weights of its teacher (config.CLUSTERFIT.TEACHER), leave COMPUTE.PRECISION at auto, or name another "
+        "codebook (ASSIGN.CODEBOOK)."
+    )
+    compute = Compute.of_inputs(made_from)
+    asked = candidates(settings.compute, "cpu")[0] if settings.compute.precision != AUTO else compute
+    artifacts.require_same_inputs(
+        codebook.folder,
+        {"teacher": made_from["teacher"], **compute.inputs()},
+        {"teacher": found, **asked.inputs()},
+        remedy=remedy,
+    )
     encoding = dataclasses.replace(settings.features, transforms=made_from["transforms"], dtype=made_from["dtype"])
     data = (images, lambda: {"teacher": made_from["teacher"]})
-    inputs = feature_provenance(*data, encoding)
+    inputs = feature_provenance(*data, encoding, compute)
     folder, max_distance = settings.paths.labels(split), distributed.on_primary(lambda: _limit(settings, codebook))
     top_clusters = settings.top_clusters
     expected = label_inputs(inputs, codebook.manifest["inputs"], max_distance, top_clusters)
     distributed.on_primary(lambda: require_same_samples(folder, images.samples, images.name_of))
     if not distributed.on_primary(lambda: artifacts.has_manifest(folder)):
         features = settings.paths.features(split)
-        store = extract_split(cfg, *data, lambda: build_encoder(spec, run_device(cfg)), encoding, features)
+        build = functools.partial(build_encoder, spec, run_device(cfg))
+        store = extract_split(cfg, *data, build, encoding, features, compute)
 
         def label() -> None:
             device = run_device(cfg).type

@@ -90,7 +90,9 @@ def _split(cfg: AttrDict, split: str, labels: np.ndarray, settings: TransferSett
         cfg,
         images,
         lambda: {"encoder": {**spec.inputs(), **several}},
-        (lambda: side_by_side(maps())) if operations else (lambda: build_encoder(spec, run_device(cfg))),
+        (lambda compute: side_by_side(maps(compute)))
+        if operations
+        else functools.partial(build_encoder, spec, run_device(cfg)),
         encoding,
         artifact_path(encoding.path, "config.TRANSFER.FEATURES.PATH") / split.lower(),
     )

@@ -8,6 +8,7 @@ crops of a clip, then over the clips of a video.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ from vissl.models import build_model
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.compat import TRUST_VARIABLE
+from vissl_clusterfit.compute.chosen import Compute
+from vissl_clusterfit.compute.inference import prepared
 from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.config.schema import read_settings, setting
 from vissl_clusterfit.errors import ConfigError, DataError, problem
@@ -99,7 +102,7 @@ class VideoAccuracyEngine(StageEngine):
             cfg,
             images,
             lambda: {"encoder": _classifier_inputs(cfg, weights)},
-            lambda: _classifier(cfg, weights),
+            functools.partial(_classifier, cfg, weights),
             encoding,
             folder / _SCORES / _SPLIT.lower(),
         )
@@ -120,7 +123,7 @@ def _classifier_inputs(cfg: AttrDict, weights: str) -> dict[str, Any]:
     }
 
 
-def _classifier(cfg: AttrDict, weights: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def _classifier(cfg: AttrDict, weights: str, compute: Compute) -> Callable[[torch.Tensor], torch.Tensor]:
     """The network with all of its weights, from clips (B, C, T, H, W) to probabilities (B, num_classes)."""
     device = run_device(cfg)
     model = AttrDict(copy.deepcopy(AttrDict(cfg.MODEL).to_dict()))
@@ -132,12 +135,12 @@ def _classifier(cfg: AttrDict, weights: str) -> Callable[[torch.Tensor], torch.T
     network.eval().requires_grad_(False).to(device)
 
     def classify(clips: torch.Tensor) -> torch.Tensor:
-        outputs = network(clips.to(device, non_blocking=True))
+        outputs = network(clips)
         if len(outputs) != 1:
             raise ConfigError(problem("config.MODEL.HEAD.PARAMS", found=f"{len(outputs)} heads", allowed="one head"))
         return outputs[0].float().softmax(dim=1)
 
-    return classify
+    return prepared(classify, network, device, compute)
 
 
 def _append_accuracies(

@@ -16,6 +16,8 @@ from vissl.config import AttrDict
 from vissl.models import build_model
 
 from vissl_clusterfit.compat import TRUST_VARIABLE
+from vissl_clusterfit.compute.chosen import PLAIN, Compute
+from vissl_clusterfit.compute.inference import prepared
 from vissl_clusterfit.config.clusterfit import FeatureSettings, TeacherSettings
 from vissl_clusterfit.config.network_names import LIBRARY_WEIGHTS
 from vissl_clusterfit.errors import ConfigError, TeacherError, problem
@@ -160,8 +162,10 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def build_encoder(spec: EncoderSpec, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Builds the network, loads its weights and gives the function from images to features.
+def build_encoder(
+    spec: EncoderSpec, device: torch.device, compute: Compute = PLAIN
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Builds the network, loads its weights and gives the function from images to features, computed as was chosen.
 
     Returns:
         A function from a batch of images (B, C, H, W) to features (B, D) float32, both on ``device``'s side of the
@@ -173,7 +177,7 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> Callable[[torch.Te
     network = load_network(spec, device)
     if is_library_network(spec.model) and spec.layer != HEAD_LAYER:
         network.trunk.described.settings = spec.settings
-        return network.trunk.described.encoder(spec.layer, spec.pooling, device)
+        return network.trunk.described.encoder(spec.layer, spec.pooling, device, compute)
     if spec.pooling not in _POOLINGS:
         allowed = " | ".join(_POOLINGS)
         found = f"{spec.pooling!r} for the trunk {spec.model['TRUNK']['NAME']}, which gives no tokens"
@@ -181,14 +185,14 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> Callable[[torch.Te
     _require_layer(network.trunk, spec)
 
     def encode(images: torch.Tensor) -> torch.Tensor:
-        images = images.to(device, non_blocking=True)
         if spec.layer == HEAD_LAYER:
             features = network(images)[-1]
         else:
             features = network.trunk(images, [spec.layer] if spec.layer else [])[-1]
-        return (_POOLINGS[spec.pooling](features) if features.ndim > 2 else features).float()
+        features = features.float()  # means are those of float32
+        return _POOLINGS[spec.pooling](features) if features.ndim > 2 else features
 
-    return encode
+    return prepared(encode, network, device, compute)
 
 
 def load_network(spec: EncoderSpec, device: torch.device) -> nn.Module:

@@ -10,6 +10,8 @@ import torch
 from vissl.models.trunks.feature_extractor import POOL_OPS
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.compute.chosen import PLAIN, Compute
+from vissl_clusterfit.compute.inference import prepared
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.extract import ImageSource
 from vissl_clusterfit.features.layers import LayerRows
@@ -23,13 +25,14 @@ SETTING = "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP"
 Encode = Callable[[torch.Tensor], list[torch.Tensor]]
 
 
-def layer_maps(spec: EncoderSpec, operations: Sequence[Any], device: torch.device) -> Encode:
+def layer_maps(spec: EncoderSpec, operations: Sequence[Any], device: torch.device, compute: Compute = PLAIN) -> Encode:
     """A function from images (B, C, H, W) to the pooled layers, as VISSL's extractor has them before it flattens.
 
     Args:
         spec: the network.
         operations: pairs of a layer and ``[name of a pooling, its arguments]``, VISSL's LINEAR_EVAL_FEAT_POOL_OPS_MAP.
         device: of the network.
+        compute: how it computes.
 
     Raises:
         ConfigError: the trunk has no such layer, or VISSL no such pooling.
@@ -47,10 +50,10 @@ def layer_maps(spec: EncoderSpec, operations: Sequence[Any], device: torch.devic
     pools = [POOL_OPS[name](*arguments).eval() for _, (name, arguments) in operations]
 
     def encode(images: torch.Tensor) -> list[torch.Tensor]:
-        maps = trunk(images.to(device, non_blocking=True), layers)
-        return [pool(found).float() for pool, found in zip(pools, maps, strict=True)]
+        maps = trunk(images, layers)
+        return [pool(found.float()) for pool, found in zip(pools, maps, strict=True)]
 
-    return encode
+    return prepared(encode, trunk, device, compute)
 
 
 def side_by_side(encode: Encode) -> Callable[[torch.Tensor], torch.Tensor]:
