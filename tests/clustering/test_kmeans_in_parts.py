@@ -1,0 +1,115 @@
+"""k-means whose iterations see parts of the features: the same result to the byte, and nearly as good a one."""
+
+import logging
+
+import numpy as np
+import pytest
+from brute_force import mean_distance
+from kept_states import KeptStates
+
+from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM, kmeans
+from vissl_clusterfit.clustering.minibatches import PARTS, steps, width
+from vissl_clusterfit.clustering.preprocessing import unit_rows
+from vissl_clusterfit.clustering.sampling import in_share
+from vissl_clusterfit.clustering.sources import ArraySource
+from vissl_clusterfit.search.torch_search import TorchSearch
+
+
+@pytest.fixture(scope="module")
+def many_digits(digits) -> np.ndarray:
+    """(7188, 64): each digit four times, with noise, in an order that is drawn."""
+    rng = np.random.default_rng(0)
+    rows = np.tile(digits, (4, 1)) + 0.03 * rng.standard_normal((4 * len(digits), 64), dtype=np.float32)
+    return unit_rows(rng.permutation(rows))
+
+
+def test_iterations_see_what_the_schedule_says(cluster, many_digits):
+    kept = KeptStates()
+    result = cluster(many_digits, 8, num_iter=16, growing=True, on_iteration=kept.keep)
+    plan = steps(16, len(many_digits), 8, growing=True)
+    assert list(result.shares) == [width(step) for step in plan]
+    assert set(result.shares) == {1 / 8, 1 / 4}
+    parts = {share for step in plan for share in step}
+    assert [state.counts.sum() < len(many_digits) for state in kept.states] == [True] * 7 + [False] * 9
+    assert result.counts.sum() == result.num_points == len(many_digits)
+    assert len(kept.states) == len(result.objective) == len(result.repaired) == len(result.shares)
+    assert parts == set(PARTS)
+    assert kept.states[-2].retained == tuple(sorted(parts - set(plan[-1])))
+
+
+def test_centroids_are_means_of_vectors_as_they_were_last_assigned(many_digits):
+    """By brute force over the last iterations: each part by the centroids of the iteration that saw it."""
+    kept = KeptStates()
+    result = kmeans(ArraySource(many_digits), 20, 19, 0, TorchSearch, growing=True, on_iteration=kept.keep)
+    plan = steps(19, len(many_digits), 20, growing=True)
+    labels = np.full(len(many_digits), -1)
+    for number in range(11, 19):
+        seen = in_share(np.arange(len(many_digits)), plan[number][0])
+        labels[seen] = TorchSearch(kept.states[number - 1].centroids).labels(many_digits[seen])
+    for k in range(20):
+        mean = many_digits[labels == k].mean(axis=0, dtype=np.float64)
+        np.testing.assert_allclose(result.centroids[k], mean, rtol=1e-6, atol=1e-7)
+    assert result.counts.tolist() == np.bincount(labels, minlength=20).tolist()
+
+
+@pytest.mark.parametrize("start", [RANDOM, KMEANS_PLUSPLUS])
+def test_parts_end_nearly_as_well_as_all_vectors(cluster, many_digits, start):
+    in_parts, all_vectors = (
+        np.mean(
+            [
+                mean_distance(many_digits, cluster(many_digits, 30, seed=seed, start=start, growing=growing).centroids)
+                for seed in range(4)
+            ]
+        )
+        for growing in (True, False)
+    )
+    assert in_parts <= 1.02 * all_vectors
+
+
+def test_k_means_in_parts_settles(cluster, many_digits, caplog):
+    """Without working through iterations that would see what was seen and change nothing."""
+    with caplog.at_level(logging.INFO):
+        result = cluster(many_digits, 3, num_iter=400, growing=True)
+    worked = sum(message.startswith("k-means iteration") for message in caplog.messages)
+    assert worked < len(result.objective) < 400
+    assert result.converged
+    assert result.num_unchanged >= 8
+    settled = mean_distance(many_digits, result.centroids)
+    further = cluster(many_digits, 3, num_iter=1, initial_centroids=result.centroids)
+    assert mean_distance(many_digits, further.centroids) == pytest.approx(settled, rel=1e-6)
+    np.testing.assert_array_equal(further.counts, result.counts)
+
+
+@pytest.mark.parametrize(("start", "num_clusters"), [(RANDOM, 4), (KMEANS_PLUSPLUS, 4), (KMEANS_PLUSPLUS, 200)])
+def test_going_on_in_parts_from_any_state_is_the_same_to_the_byte(cluster, many_digits, start, num_clusters):
+    kept, options = KeptStates(), {"num_iter": 14, "growing": True, "start": start}
+    whole = cluster(many_digits, num_clusters, on_iteration=kept.keep, **options)
+    assert set(whole.shares) == ({1, 1 / 8} if num_clusters == 200 else {1 / 8, 1 / 4})
+    for number in range(1, len(kept.states) + 1):
+        again = cluster(many_digits, num_clusters, resume_from=kept.after(number), **options)
+        assert again.centroids.tobytes() == whole.centroids.tobytes()
+        assert again.counts.tobytes() == whole.counts.tobytes()
+        assert (again.objective, again.shares, again.repaired) == (whole.objective, whole.shares, whole.repaired)
+
+
+def test_empty_clusters_are_repaired_in_parts(cluster, many_digits):
+    """A cluster that got a vector has it until the part of that vector is seen again."""
+    kept = KeptStates()
+    start = np.concatenate([many_digits[:10], np.full((10, 64), 1e3, dtype=np.float32)])
+    result = cluster(many_digits, 20, num_iter=40, growing=True, initial_centroids=start, on_iteration=kept.keep)
+    assert result.repaired[0] == 10
+    assert result.num_empty == 0
+    assert result.counts.min() > 10
+    for number in range(1, len(kept.states) + 1):
+        assert all((sums.counts >= 0).all() for sums in kept.after(number)[1].values())
+
+
+@pytest.mark.parametrize("start", [RANDOM, KMEANS_PLUSPLUS])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_parts_leave_empty_is_filled_at_the_end(cluster, start, seed, caplog):
+    """Nine distinct vectors in one part of many that are equal: each part comes once in eight iterations."""
+    rows = np.random.default_rng(seed).standard_normal((10, 8)).astype(np.float32)
+    rows = np.concatenate([rows[:9], rows[9:].repeat(2039, axis=0)])
+    result = cluster(rows, 10, num_iter=50, start=start, growing=True)
+    assert sorted(result.counts) == [1] * 9 + [2039]
+    assert "stay empty" not in caplog.text
