@@ -13,19 +13,15 @@ from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.two_level import shares_of_clusters
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig, FeatureSettings
 from vissl_clusterfit.errors import ArtifactError, ConfigError
+from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.search.torch_search import TorchSearch
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.verification.verify import verify_artifact
 
-UNREADABLE = [0, 77, 500, 2999]
-
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """3000 samples of eight dimensions: forty groups."""
-    rng = np.random.default_rng(5)
-    rows = 3 * rng.standard_normal((40, 8))[rng.integers(0, 40, 3000)] + rng.standard_normal((3000, 8))
-    return save_store(tmp_path_factory.mktemp("rows") / "features", rows.astype("f4"), UNREADABLE, shard_size=700)
+def store(grouped_store):
+    return FeatureStore.open(grouped_store)
 
 
 def settings(**changes):

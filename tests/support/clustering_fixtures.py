@@ -37,3 +37,17 @@ def blobs() -> np.ndarray:
 def search_factory(request: pytest.FixtureRequest) -> SearchFactory:
     """The search of each backend."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def grouped_rows() -> np.ndarray:
+    """(3000, 8) float32: forty groups."""
+    rng = np.random.default_rng(5)
+    return (3 * rng.standard_normal((40, 8))[rng.integers(0, 40, 3000)] + rng.standard_normal((3000, 8))).astype("f4")
+
+
+@pytest.fixture(scope="session")
+def grouped_store(tmp_path_factory: pytest.TempPathFactory, grouped_rows: np.ndarray) -> Path:
+    """The folder of a store of these rows, of which four are unreadable."""
+    folder = tmp_path_factory.mktemp("rows") / "features"
+    return save_store(folder, grouped_rows, [0, 77, 500, 2999], shard_size=700).folder

@@ -4,6 +4,8 @@ What runs in them must be importable by name, so it lies in this folder, too.
 """
 
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -38,4 +40,16 @@ def exit_code(process: BaseProcess) -> int:
 def outcome(work: Callable, *args: object, **options: object) -> int:
     """Does some work in a process of its own; its exit code."""
     with running(work, *args, **options) as process:
+        return exit_code(process)
+
+
+def kill_after(work: Callable, *args: object, delay_s: float, number: int = signal.SIGKILL, **options: object) -> int:
+    """Ends a process some time after it has found work to do; its exit code."""
+    begun = context.Event()
+    with running(work, *args, begun=begun, **options) as process:
+        while not begun.wait(0.01) and process.is_alive():
+            pass
+        process.join(delay_s)
+        if process.is_alive():
+            os.kill(process.pid, number)
         return exit_code(process)
