@@ -9,7 +9,7 @@ import signal
 import pytest
 import stage_work
 from processes import kill_after, outcome
-from tiny_store import contents, save_store
+from tiny_store import contents, flip_a_bit, save_store
 
 from vissl_clusterfit.clustering import fit
 from vissl_clusterfit.clustering.kmeans import kmeans
@@ -104,12 +104,6 @@ def test_a_clustering_that_had_converged_is_not_done_again(tmp_path, grouped_row
         stage_work.cluster(store, tmp_path / "codebook", num_iter=100)
     assert iterations(caplog) == []
     assert contents(tmp_path / "codebook") == contents(tmp_path / "undisturbed")
-
-
-def flip_a_bit(path):
-    damaged = bytearray(path.read_bytes())
-    damaged[-7] ^= 4
-    path.write_bytes(damaged)
 
 
 @pytest.mark.parametrize("name", ["centroids.npy", "counts.npy", "pca_mean.npy", "pca_components.npy", "manifest.json"])

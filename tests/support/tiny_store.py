@@ -1,4 +1,4 @@
-"""Small real artefacts of the core, and what is done to their manifests."""
+"""Small real artefacts of the core, and what is done to their files."""
 
 import hashlib
 import json
@@ -77,6 +77,13 @@ def edit_manifest(folder: Path, **changes: object) -> None:
     """A manifest that was changed by hand."""
     path = folder / artifacts.MANIFEST_NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def flip_a_bit(path: Path, position: int = -7, bit: int = 2) -> None:
+    """Damages a file that keeps its size."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(content)
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -1,8 +1,5 @@
 """Labels and codebooks that are whole and of the right type, but do not follow from the features they name."""
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 from tiny_run import make_run
@@ -20,11 +17,6 @@ def made(tmp_path_factory):
     run = make_run(tmp_path_factory.mktemp("made") / "run", num_iter=100, normalize=False)
     assert Codebook.open(run / "codebook").manifest["converged"]
     return run
-
-
-@pytest.fixture
-def run(made, tmp_path):
-    return Path(shutil.copytree(made, tmp_path / "run"))
 
 
 def problems(run):
