@@ -38,7 +38,7 @@ FROZEN = (f"config.TRANSFER.FEATURES.TRANSFORMS={SMALL_IMAGES}", "config.TRANSFE
 TRAINED = (
     "config.OPTIMIZER.num_epochs=4",
     "target.num_classes=3",
-    "config.TUNE.LEARNING_RATES=[]",  # test_tune.py chooses
+    "config.TUNE.LEARNING_RATES=[]",  # tests of launch/runs/tune choose
     "config.TUNE.WEIGHT_DECAYS=[]",
 )
 # Layers of 32-pixel images, pooled to one value for each channel.
