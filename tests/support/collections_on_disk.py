@@ -89,3 +89,13 @@ WRITERS = {
     "hugging face": (as_hugging_face, True),
     "lmdb": (as_lmdb, False),
 }
+
+
+def sources(*paths: Path, split: str = "TRAIN", source: str = "images") -> list[str]:
+    """The overrides that make collections the views of a split."""
+    number = len(paths)
+    return [
+        f"config.DATA.{split}.DATA_SOURCES=[{','.join([source] * number)}]",
+        f"config.DATA.{split}.DATASET_NAMES=[{','.join(['tiny'] * number)}]",
+        "config.DATA.{}.DATA_PATHS=[{}]".format(split, ",".join(f'"{path}"' for path in paths)),
+    ]

@@ -1,15 +1,12 @@
 """The data source ``images``: any collection under every config, with what holds for folders."""
 
 import copy
-import json
-import os
 import shutil
-import time
 
 import numpy as np
 import pytest
 import torch
-from collections_on_disk import WRITERS, as_array, as_list, as_tars, files_below
+from collections_on_disk import WRITERS, as_array, as_list, as_tars, files_below, sources
 from pictures import turned
 from tiny import STUDENT, write_images, write_labels
 from torch.utils.data import DataLoader
@@ -25,27 +22,8 @@ from vissl_clusterfit.plugin.data.image_source import ImagesSource
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.data.true_labels import labels_of_both, require_labels, true_labels
 
+COUNT = 24  # of the images in ``folder``
 TO_TENSOR = [{"name": "Resize", "size": [8, 8]}, {"name": "ToTensor"}]
-COUNT = 24
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("source") / "images", COUNT)
-
-
-@pytest.fixture(params=WRITERS)
-def kind(request):
-    return request.param
-
-
-def sources(*paths, split="TRAIN", source="images"):
-    number = len(paths)
-    return [
-        f"config.DATA.{split}.DATA_SOURCES=[{','.join([source] * number)}]",
-        f"config.DATA.{split}.DATASET_NAMES=[{','.join(['tiny'] * number)}]",
-        "config.DATA.{}.DATA_PATHS=[{}]".format(split, ",".join(f'"{path}"' for path in paths)),
-    ]
 
 
 def composed(tmp_path, *overrides) -> AttrDict:
@@ -236,128 +214,3 @@ def test_the_queue_of_vissl_is_refused(config, folder):
     cfg.DATA.TRAIN.ENABLE_QUEUE_DATASET = True
     with pytest.raises(ConfigError, match="ENABLE_QUEUE_DATASET: found true for the source images"):
         ImagesSource(cfg, str(folder), "TRAIN", "tiny", "images")
-
-
-def run(run_command, student_overrides, place, folder, *more):
-    overrides = [*student_overrides, *sources(place), f"config.CHECKPOINT.DIR={folder}", *more]
-    return run_command(*overrides, cwd=folder.parent)
-
-
-@pytest.mark.slow
-def test_a_run_on_every_kind_makes_the_labels_of_the_folder(run_command, student_overrides, folder, tmp_path, kind):
-    place = WRITERS[kind][0](folder, tmp_path / "my images")
-    spawned = ["config.MULTI_PROCESSING_METHOD=spawn", "config.DATA.NUM_DATALOADER_WORKERS=1"] if kind == "tars" else []
-    done = run(run_command, student_overrides, place, tmp_path / "run", *spawned)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run/model_final_checkpoint_phase0.torch").is_file()
-    plain = run(run_command, student_overrides, folder, tmp_path / "plain", "engine_name=clusterfit_label")
-    assert plain.returncode == 0, plain.stderr
-    labels = [np.load(tmp_path / name / "clusterfit/labels/train/labels.npy") for name in ("run", "plain")]
-    np.testing.assert_array_equal(*labels)
-
-
-@pytest.mark.slow
-def test_a_run_on_tars_that_is_killed_goes_on_to_the_same_bytes(
-    run_command, start_script, student_overrides, folder, tmp_path
-):
-    place = as_tars(folder, tmp_path / "tars")
-    assert (
-        run(run_command, student_overrides, place, tmp_path / "whole", "engine_name=clusterfit_label").returncode == 0
-    )
-    overrides = [*student_overrides, *sources(place), "engine_name=clusterfit_label"]
-    killed = tmp_path / "killed"
-    features = killed / "clusterfit/features/train"
-    process = start_script(
-        *overrides, f"config.CHECKPOINT.DIR={killed}", "config.DATA.NUM_DATALOADER_WORKERS=2", cwd=tmp_path
-    )
-    while not [*features.glob("rows-*.json")] and process.poll() is None:
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    assert process.returncode < 0, process.stderr.read()
-    for index in place.glob(".*.json"):  # also without it the bytes are the same
-        os.remove(index)
-    two = "config.DISTRIBUTED.NUM_PROC_PER_NODE=2"
-    again = run_command(*overrides, f"config.CHECKPOINT.DIR={killed}", two, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-
-    def contents(run):
-        return {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
-
-    assert contents(killed / "clusterfit") == contents(tmp_path / "whole/clusterfit")
-
-
-@pytest.mark.slow
-def test_labels_of_other_tars_are_refused_by_member(run_command, student_overrides, folder, tmp_path):
-    place = as_tars(folder, tmp_path / "tars")
-    done = run(run_command, student_overrides, place, tmp_path / "run", "engine_name=clusterfit_label")
-    assert done.returncode == 0, done.stderr
-    assert names_of(tmp_path / "run/clusterfit/labels/train")[0] == "shard-000.tar/000000.png"
-    os.rename(place / "shard-002.tar", place / "shard-003.tar")
-    done = run(run_command, student_overrides, place, tmp_path / "run", "engine_name=clusterfit_label")
-    assert done.returncode == 2
-    assert "8 of 24 samples differ" in done.stderr
-    assert "shard-003.tar/000016.png" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_what_is_ignored_is_said_by_the_run(run_command, student_overrides, tmp_path):
-    place = tmp_path / "images/all"
-    place.mkdir(parents=True)
-    for number in range(12):
-        (place / f"{number}.jpg").write_bytes(turned(number, 6 if number % 4 == 1 else 1))
-    more = ["engine_name=clusterfit_label", "config.DATA.TRAIN.DATA_SOURCES=[disk_folder]"]
-    done = run(run_command, student_overrides, place.parent, tmp_path / "run", *more)
-    assert done.returncode == 0, done.stderr
-    assert "3 of the images that were read are not upright" in done.stdout
-
-
-@pytest.mark.slow
-def test_transfer_scores_a_folder_and_its_tars_alike(run_command, folder, tmp_path):
-    rows = {}
-    for name, place in (("folder", folder), ("tars", as_tars(folder, tmp_path / "tars"))):
-        done = run_command(
-            "config=clusterfit/transfer",
-            "config.MACHINE.DEVICE=cpu",
-            "config.DATA.NUM_DATALOADER_WORKERS=0",
-            "config.MODEL.TRUNK.NAME=raw_pixels",
-            "config.TRANSFER.PROTOCOLS=[knn]",
-            "config.TRANSFER.KNN.NUM_NEIGHBORS=5",
-            "config.TRANSFER.FEATURES.TRANSFORMS=[{name:Resize,size:[32,32]},{name:ToTensor}]",
-            *sources(place),
-            *sources(place, split="TEST"),
-            "config.DATA.TRAIN.LABEL_SOURCES=[images]",
-            "config.DATA.TEST.LABEL_SOURCES=[images]",
-            f"config.CHECKPOINT.DIR={tmp_path / name}",
-            cwd=tmp_path,
-        )
-        assert done.returncode == 0, done.stderr
-        rows[name] = json.loads((tmp_path / name / "results.json").read_text())
-    assert rows["folder"] == rows["tars"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["missing", "several", "twice", "list", "none"])
-def test_a_mistake_is_one_message(run_command, student_overrides, folder, tmp_path, case):
-    place, told = tmp_path / "nowhere", "which is not there"
-    if case == "several":
-        place, told = tmp_path / "a.npz", "found 2 arrays: x, y"
-        np.savez(place, x=np.zeros((5, 8, 8, 3), dtype=np.uint8), y=np.arange(5))
-    elif case == "twice":
-        place, told = as_tars(folder, tmp_path / "tars"), "two files of the same name: '000000.png'"
-        import tarfile
-
-        with tarfile.open(place / "shard-000.tar", "a") as archive:
-            archive.add(files_below(folder)[0], "000000.png")
-    elif case == "list":
-        place, told = tmp_path / "list.txt", "2 of 3 files missing: 'x.png', 'y.png'"
-        place.write_text(f"x.png\n{files_below(folder)[0]}\ny.png\n")
-    elif case == "none":
-        place, told = tmp_path / "a.bin", "allowed: a folder of images"
-        place.write_bytes(b"x")
-    done = run(run_command, student_overrides, place, tmp_path / "run")
-    assert done.returncode == 2, done.stderr
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run/clusterfit/features/train").exists()
