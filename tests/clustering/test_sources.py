@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from brute_force import squared_distances
 from tiny_store import rewrite_manifest
 
 from vissl_clusterfit.clustering import sources
@@ -11,11 +12,6 @@ from vissl_clusterfit.clustering.sources import ArraySource, StoreSource
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.storage import artifacts
-
-
-def brute_force_distances(rows, centroids):
-    """(N, K) float64."""
-    return ((rows[:, None].astype(np.float64) - centroids[None].astype(np.float64)) ** 2).sum(axis=2)
 
 
 @pytest.fixture
@@ -29,7 +25,7 @@ def test_sums_and_farthest_vectors_equal_brute_force(search_factory, blobs):
     centroids = blobs[:7] + 0.1
     search = search_factory(centroids)
     found, farthest = ArraySource(blobs).accumulate(search), ArraySource(blobs).farthest(search)
-    distances = brute_force_distances(blobs, centroids)
+    distances = squared_distances(blobs, centroids)
     labels, nearest = distances.argmin(axis=1), distances.min(axis=1)
     for k in range(7):
         members = np.flatnonzero(labels == k)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from brute_force import squared_distances
 
 from vissl_clusterfit.errors import ConfigError, DataError
 from vissl_clusterfit.search.backends import require_backend, search_factory
@@ -15,11 +16,6 @@ def make_search(request):
     return search_factory(request.param, "cpu")
 
 
-def brute_force(rows, centroids):
-    """Squared distances (N, K) in float64."""
-    return ((rows[:, None].astype(np.float64) - centroids[None]) ** 2).sum(axis=2)
-
-
 @pytest.mark.parametrize(("name", "search"), [("faiss", FaissSearch), ("torch", TorchSearch)])
 def test_a_backend_is_known_by_its_name(name, search, blobs):
     made = search_factory(name, "cpu")(blobs[:3])
@@ -30,7 +26,7 @@ def test_a_backend_is_known_by_its_name(name, search, blobs):
 def test_labels_and_distances_equal_brute_force(make_search, blobs):
     search = make_search(blobs[::25])
     labels, distances = search.nearest(blobs)
-    expected = brute_force(blobs, blobs[::25])
+    expected = squared_distances(blobs, blobs[::25])
     np.testing.assert_array_equal(labels[:, 0], expected.argmin(axis=1))
     np.testing.assert_array_equal(search.labels(blobs), expected.argmin(axis=1))
     np.testing.assert_allclose(distances[:, 0], expected.min(axis=1), rtol=1e-5)
@@ -40,7 +36,7 @@ def test_labels_and_distances_equal_brute_force(make_search, blobs):
 @pytest.mark.parametrize("count", [1, 2, 7, 40])
 def test_the_several_nearest_equal_brute_force(make_search, blobs, count):
     labels, distances = make_search(blobs[::25]).nearest(blobs, count)
-    expected = brute_force(blobs, blobs[::25])
+    expected = squared_distances(blobs, blobs[::25])
     order = expected.argsort(axis=1, kind="stable")[:, :count]
     assert labels.shape == distances.shape == (1000, count)
     np.testing.assert_array_equal(labels, order)
@@ -58,7 +54,7 @@ def test_of_one_centroid_all_are_nearest(make_search, blobs):
     labels, distances = search.nearest(blobs)
     assert not labels.any()
     assert not search.labels(blobs).any()
-    np.testing.assert_allclose(distances, brute_force(blobs, blobs[:1]), rtol=1e-5)
+    np.testing.assert_allclose(distances, squared_distances(blobs, blobs[:1]), rtol=1e-5)
 
 
 def test_a_vector_on_its_centroid_has_distance_zero(make_search, blobs):
