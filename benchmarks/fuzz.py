@@ -36,8 +36,9 @@ def main() -> int:
     logging.disable()
     if arguments.atheris:
         return with_atheris(arguments)
+    from guarded_reading import read
     from mutations import CHANGES, in_bytes
-    from readers import READERS, read
+    from readers import READERS
 
     rng, found, tried = random.Random(arguments.seed), {}, {}
     names = [name for name in READERS if any(part in name for part in arguments.reader or [""])]
@@ -78,7 +79,8 @@ def with_atheris(arguments: argparse.Namespace) -> int:
     except ImportError:
         sys.exit("Not installed: pip install atheris (3.0 or newer, for Python 3.11 and later).")
     with atheris.instrument_imports(include=["vissl_clusterfit"]):
-        from readers import READERS, read
+        from guarded_reading import read
+        from readers import READERS
     names = [name for name in READERS if any(part in name for part in arguments.reader or [""])]
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     for part in ("place", "corpus"):

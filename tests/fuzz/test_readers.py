@@ -7,10 +7,11 @@ is the number of files for each; ``benchmarks/fuzz.py`` tries them for as long a
 import os
 
 import pytest
+from guarded_reading import read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import CHANGES, in_bytes
-from readers import READERS, read
+from readers import READERS
 
 _EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))
 #: Where to change, first of all at the beginning: headers are there.
