@@ -92,7 +92,7 @@ def test_processes_that_read_change_nothing(here):
     assert shared.content_hash == alone.content_hash
 
 
-def test_a_killed_one_goes_on_and_has_the_same_bytes(here):
+def test_a_killed_one_resumes_and_has_the_same_bytes(here):
     write_pictures(here / "pictures", 300)
     words = ("embed", "pictures", "torchvision:resnet18")
     options = ("--weights", "resnet18.pth", "--size", "64", "--batch-size", "4", "--num-workers", "1")

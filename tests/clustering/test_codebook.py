@@ -257,7 +257,7 @@ def test_a_clustering_starts_from_the_centroids_of_a_codebook(make_store, blobs,
     assert rest.manifest["inputs"]["settings"]["start"] == str(tmp_path / "first")
 
 
-def test_a_clustering_that_goes_on_does_not_need_the_codebook_that_it_started_from(make_store, blobs, tmp_path):
+def test_a_clustering_that_resumes_does_not_need_the_codebook_that_it_started_from(make_store, blobs, tmp_path):
     """Two iterations after three are all five: from the same centroids come the same ones."""
     store, options = make_store(blobs), {"growing_sample": False, "start": "random"}
     fit(store, tmp_path / "three", num_iter=3, **options)

@@ -66,7 +66,7 @@ def test_each_is_what_it_is_alone(store, tmp_path, expected, kind):
 def test_on_two_processes(store, tmp_path, expected, kind):
     args = (stage_work.cluster, store.folder, tmp_path / "together", kind)
     with contextlib.ExitStack() as stack:
-        groups = [(rank, 2, tmp_path / "meeting") for rank in range(2)]
+        groups = [(rank, 2, tmp_path / "rendezvous") for rank in range(2)]
         processes = [stack.enter_context(running(*args, group=group, also=ALSO)) for group in groups]
         assert [exit_code(process) for process in processes] == [0, 0]
     assert contents(tmp_path / "together") == expected(kind)
@@ -74,7 +74,7 @@ def test_on_two_processes(store, tmp_path, expected, kind):
 
 @pytest.mark.parametrize("kind", ["l2", "whitened"])
 @pytest.mark.parametrize("num_written", [0, 1, 9, 20, 45])
-def test_what_was_stopped_goes_on_with_each_from_its_state(store, tmp_path, expected, monkeypatch, kind, num_written):
+def test_what_was_stopped_resumes_with_each_from_its_state(store, tmp_path, expected, monkeypatch, kind, num_written):
     save, saved = fit.Codebook.save, iter(range(num_written))
 
     def save_few(*args, **options):

@@ -56,7 +56,7 @@ def codebooks(tmp_path_factory, stores):
 
 
 @contextlib.contextmanager
-def together(world_size, meeting, *args, work=stage_work.cluster, said=None, **options):
+def together(world_size, rendezvous, *args, work=stage_work.cluster, said=None, **options):
     """All processes of one run."""
     with contextlib.ExitStack() as stack:
         yield [
@@ -64,7 +64,7 @@ def together(world_size, meeting, *args, work=stage_work.cluster, said=None, **o
                 running(
                     *([work] if said is None else [stage_work.told, work, said / f"{rank}"]),
                     *args,
-                    group=(rank, world_size, meeting),
+                    group=(rank, world_size, rendezvous),
                     **options,
                 )
             )
@@ -82,7 +82,7 @@ def exit_codes(processes):
     + [("l2", 4), ("raw", 4), ("whitened", 3), (DISTINCT, 3), ("two levels", 4)],
 )
 def test_the_number_of_processes_changes_no_byte(tmp_path, stores, codebooks, kind, world_size):
-    with together(world_size, tmp_path / "meeting", stores[kind], tmp_path / "codebook", kind) as processes:
+    with together(world_size, tmp_path / "rendezvous", stores[kind], tmp_path / "codebook", kind) as processes:
         assert exit_codes(processes) == [0] * world_size
     assert contents(tmp_path / "codebook") == codebooks(kind)
 
@@ -103,7 +103,7 @@ def test_whitened_features_of_an_odd_number_on_any_number_of_processes_and_threa
         made.append(contents(tmp_path / f"threads-{threads}"))
     for world_size in (2, 4):
         folder = tmp_path / f"processes-{world_size}"
-        with together(world_size, tmp_path / f"meeting-{world_size}", store, folder, kind) as processes:
+        with together(world_size, tmp_path / f"rendezvous-{world_size}", store, folder, kind) as processes:
             assert exit_codes(processes) == [0] * world_size
         made.append(contents(folder))
     assert made[1:] == made[:1] * 3
@@ -120,13 +120,13 @@ def test_the_data_need_all_that_is_done_for_them(tmp_path, stores, codebooks):
 def test_more_processes_than_chunks(tmp_path, rows):
     store = save_store(tmp_path / "features", rows[:300]).folder
     stage_work.cluster(store, tmp_path / "alone")
-    with together(3, tmp_path / "meeting", store, tmp_path / "codebook") as processes:
+    with together(3, tmp_path / "rendezvous", store, tmp_path / "codebook") as processes:
         assert exit_codes(processes) == [0] * 3
     assert contents(tmp_path / "codebook") == contents(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("then", [1, 3])
-def test_a_clustering_goes_on_with_another_number_of_processes(tmp_path, stores, codebooks, then):
+def test_a_clustering_resumes_with_another_number_of_processes(tmp_path, stores, codebooks, then):
     folder, begun = tmp_path / "codebook", context.Event()
     args = (stores["l2"], folder)
     with together(2, tmp_path / "first", *args, begun=begun, pause_s=0.1):
@@ -140,7 +140,7 @@ def test_a_clustering_goes_on_with_another_number_of_processes(tmp_path, stores,
 
 
 @pytest.mark.parametrize("then", [1, 3])
-def test_the_second_level_goes_on_with_another_number_of_processes(tmp_path, stores, codebooks, then):
+def test_the_second_level_resumes_with_another_number_of_processes(tmp_path, stores, codebooks, then):
     args = (stores["two levels"], tmp_path / "codebook", "two levels")
     groups = [{"group": (rank, 2, tmp_path / "first")} for rank in range(2)]
     # The second process writes nothing before its first coarse cluster: three files.
@@ -167,7 +167,7 @@ def test_what_is_wrong_with_one_part_all_processes_say(tmp_path, rows, kind, bad
         hashes[path.name] = artifacts.write_array(path, damaged)
     rewrite_manifest(store.folder, sha256=hashes)  # what an extraction leaves that does not look at its numbers
     FeatureStore.open(store.folder)
-    with together(3, tmp_path / "meeting", store.folder, tmp_path / "codebook", kind, said=tmp_path) as processes:
+    with together(3, tmp_path / "rendezvous", store.folder, tmp_path / "codebook", kind, said=tmp_path) as processes:
         assert exit_codes(processes) == [REFUSED] * 3
     messages = {(tmp_path / f"{rank}").read_text() for rank in range(3)}
     assert len(messages) == 1

@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 from brute_force import mean_distance, squared_distances
-from kept_states import KeptStates
+from iteration_states import IterationStates
 from threadpoolctl import threadpool_limits
 
 from vissl_clusterfit.clustering import sources
@@ -113,9 +113,9 @@ def test_empty_clusters_are_repaired(cluster, blobs):
 def test_the_farthest_vector_founds_the_new_cluster(cluster):
     rows = np.array([[0], [1], [2], [9], [100], [101]], dtype=np.float32)
     start = np.array([[1], [100], [1e6]], dtype=np.float32)
-    kept = KeptStates()
-    cluster(rows, 3, num_iter=2, initial_centroids=start, on_iteration=kept.keep)
-    states = kept.states
+    history = IterationStates()
+    cluster(rows, 3, num_iter=2, initial_centroids=start, on_iteration=history.record)
+    states = history.states
     assert states[0].repaired == (1,)
     assert states[0].centroids[:, 0].tolist() == [3, 100.5, 9]
     assert states[1].centroids[:, 0].tolist() == [1, 100.5, 9]
@@ -169,30 +169,30 @@ def test_the_size_of_a_chunk_does_not_matter(cluster, digits, start, monkeypatch
 
 def test_first_centroids_are_different_rows(cluster):
     rows = np.arange(50, dtype=np.float32)[:, None]
-    kept = KeptStates()
-    cluster(rows, 50, seed=3, on_iteration=kept.keep)
-    assert sorted(kept.states[0].centroids[:, 0]) == list(range(50))
+    history = IterationStates()
+    cluster(rows, 50, seed=3, on_iteration=history.record)
+    assert sorted(history.states[0].centroids[:, 0]) == list(range(50))
 
 
-def test_going_on_from_a_state_equals_going_through(cluster, digits):
-    kept = KeptStates()
-    whole = cluster(digits, 30, num_iter=10, on_iteration=kept.keep)
-    rest = cluster(digits, 30, num_iter=4, initial_centroids=kept.states[5].centroids)
+def test_resuming_from_a_state_equals_going_through(cluster, digits):
+    history = IterationStates()
+    whole = cluster(digits, 30, num_iter=10, on_iteration=history.record)
+    rest = cluster(digits, 30, num_iter=4, initial_centroids=history.states[5].centroids)
     assert rest.centroids.tobytes() == whole.centroids.tobytes()
     assert rest.objective == whole.objective[6:]
 
 
 @pytest.mark.parametrize("spherical", [False, True])
-def test_going_on_from_any_state_is_the_same_to_the_byte(cluster, digits, spherical):
+def test_resuming_from_any_state_is_the_same_to_the_byte(cluster, digits, spherical):
     """Empty clusters and their repair included: there are fewer distinct vectors than clusters."""
-    rows, kept = np.tile(digits[:25], (8, 1)), KeptStates()
-    whole = cluster(rows, 40, num_iter=12, spherical=spherical, on_iteration=kept.keep)
+    rows, history = np.tile(digits[:25], (8, 1)), IterationStates()
+    whole = cluster(rows, 40, num_iter=12, spherical=spherical, on_iteration=history.record)
     assert whole.repaired[0] > 0
-    assert len(kept.states) == len(whole.objective) > 2
-    for number in range(1, len(kept.states) + 1):
-        rest, state = KeptStates(), kept.after(number)
-        again = cluster(rows, 40, num_iter=12, spherical=spherical, resume_from=state, on_iteration=rest.keep)
-        assert len(rest.states) == len(kept.states) - number
+    assert len(history.states) == len(whole.objective) > 2
+    for number in range(1, len(history.states) + 1):
+        rest, state = IterationStates(), history.after(number)
+        again = cluster(rows, 40, num_iter=12, spherical=spherical, resume_from=state, on_iteration=rest.record)
+        assert len(rest.states) == len(history.states) - number
         assert again.centroids.tobytes() == whole.centroids.tobytes()
         assert again.counts.tobytes() == whole.counts.tobytes()
         assert (again.objective, again.repaired, again.converged) == (whole.objective, whole.repaired, whole.converged)

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 from brute_force import mean_distance
-from kept_states import KeptStates
+from iteration_states import IterationStates
 
 from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM, kmeans
 from vissl_clusterfit.clustering.minibatches import PARTS, steps, width
@@ -24,28 +24,28 @@ def many_digits(digits) -> np.ndarray:
 
 
 def test_iterations_see_what_the_schedule_says(cluster, many_digits):
-    kept = KeptStates()
-    result = cluster(many_digits, 8, num_iter=16, growing=True, on_iteration=kept.keep)
+    history = IterationStates()
+    result = cluster(many_digits, 8, num_iter=16, growing=True, on_iteration=history.record)
     plan = steps(16, len(many_digits), 8, growing=True)
     assert list(result.shares) == [width(step) for step in plan]
     assert set(result.shares) == {1 / 8, 1 / 4}
     parts = {share for step in plan for share in step}
-    assert [state.counts.sum() < len(many_digits) for state in kept.states] == [True] * 7 + [False] * 9
+    assert [state.counts.sum() < len(many_digits) for state in history.states] == [True] * 7 + [False] * 9
     assert result.counts.sum() == result.num_points == len(many_digits)
-    assert len(kept.states) == len(result.objective) == len(result.repaired) == len(result.shares)
+    assert len(history.states) == len(result.objective) == len(result.repaired) == len(result.shares)
     assert parts == set(PARTS)
-    assert kept.states[-2].retained == tuple(sorted(parts - set(plan[-1])))
+    assert history.states[-2].retained == tuple(sorted(parts - set(plan[-1])))
 
 
 def test_centroids_are_means_of_vectors_as_they_were_last_assigned(many_digits):
     """By brute force over the last iterations: each part by the centroids of the iteration that saw it."""
-    kept = KeptStates()
-    result = kmeans(ArraySource(many_digits), 20, 19, 0, TorchSearch, growing=True, on_iteration=kept.keep)
+    history = IterationStates()
+    result = kmeans(ArraySource(many_digits), 20, 19, 0, TorchSearch, growing=True, on_iteration=history.record)
     plan = steps(19, len(many_digits), 20, growing=True)
     labels = np.full(len(many_digits), -1)
     for number in range(11, 19):
         seen = in_share(np.arange(len(many_digits)), plan[number][0])
-        labels[seen] = TorchSearch(kept.states[number - 1].centroids).labels(many_digits[seen])
+        labels[seen] = TorchSearch(history.states[number - 1].centroids).labels(many_digits[seen])
     for k in range(20):
         mean = many_digits[labels == k].mean(axis=0, dtype=np.float64)
         np.testing.assert_allclose(result.centroids[k], mean, rtol=1e-6, atol=1e-7)
@@ -81,12 +81,12 @@ def test_k_means_in_parts_settles(cluster, many_digits, caplog):
 
 
 @pytest.mark.parametrize(("start", "num_clusters"), [(RANDOM, 4), (KMEANS_PLUSPLUS, 4), (KMEANS_PLUSPLUS, 200)])
-def test_going_on_in_parts_from_any_state_is_the_same_to_the_byte(cluster, many_digits, start, num_clusters):
-    kept, options = KeptStates(), {"num_iter": 14, "growing": True, "start": start}
-    whole = cluster(many_digits, num_clusters, on_iteration=kept.keep, **options)
+def test_resuming_in_parts_from_any_state_is_the_same_to_the_byte(cluster, many_digits, start, num_clusters):
+    history, options = IterationStates(), {"num_iter": 14, "growing": True, "start": start}
+    whole = cluster(many_digits, num_clusters, on_iteration=history.record, **options)
     assert set(whole.shares) == ({1, 1 / 8} if num_clusters == 200 else {1 / 8, 1 / 4})
-    for number in range(1, len(kept.states) + 1):
-        again = cluster(many_digits, num_clusters, resume_from=kept.after(number), **options)
+    for number in range(1, len(history.states) + 1):
+        again = cluster(many_digits, num_clusters, resume_from=history.after(number), **options)
         assert again.centroids.tobytes() == whole.centroids.tobytes()
         assert again.counts.tobytes() == whole.counts.tobytes()
         assert (again.objective, again.shares, again.repaired) == (whole.objective, whole.shares, whole.repaired)
@@ -94,14 +94,14 @@ def test_going_on_in_parts_from_any_state_is_the_same_to_the_byte(cluster, many_
 
 def test_empty_clusters_are_repaired_in_parts(cluster, many_digits):
     """A cluster that got a vector has it until the part of that vector is seen again."""
-    kept = KeptStates()
+    history = IterationStates()
     start = np.concatenate([many_digits[:10], np.full((10, 64), 1e3, dtype=np.float32)])
-    result = cluster(many_digits, 20, num_iter=40, growing=True, initial_centroids=start, on_iteration=kept.keep)
+    result = cluster(many_digits, 20, num_iter=40, growing=True, initial_centroids=start, on_iteration=history.record)
     assert result.repaired[0] == 10
     assert result.num_empty == 0
     assert result.counts.min() > 10
-    for number in range(1, len(kept.states) + 1):
-        assert all((sums.counts >= 0).all() for sums in kept.after(number)[1].values())
+    for number in range(1, len(history.states) + 1):
+        assert all((sums.counts >= 0).all() for sums in history.after(number)[1].values())
 
 
 @pytest.mark.parametrize("start", [RANDOM, KMEANS_PLUSPLUS])

@@ -1,4 +1,4 @@
-"""A clustering is killed, again and again, and then ends with the very bytes that it would have had."""
+"""A clustering is killed, again and again, and then its files are byte-identical to those of an undisturbed one."""
 
 import itertools
 import logging
@@ -29,7 +29,7 @@ def codebooks(tmp_path_factory, grouped_store):
 
 
 def stop_after(monkeypatch, iteration, *args):
-    """Clusters, and stops when the state after an iteration has been kept."""
+    """Clusters, and stops when the state after an iteration has been saved."""
 
     def stopping_kmeans(*args, on_iteration, **options):
         def then_stop(state, sums):
@@ -108,7 +108,7 @@ def test_a_clustering_that_had_converged_is_not_done_again(tmp_path, grouped_row
 
 @pytest.mark.parametrize("name", ["centroids.npy", "counts.npy", "pca_mean.npy", "pca_components.npy", "manifest.json"])
 @pytest.mark.parametrize("damage", [flip_a_bit, os.unlink, lambda path: os.truncate(path, 100)])
-def test_a_state_that_was_damaged_is_not_gone_on_from(
+def test_a_state_that_was_damaged_is_not_resumed_from(
     tmp_path, grouped_store, codebooks, name, damage, monkeypatch, caplog
 ):
     stop_after(monkeypatch, 3, grouped_store, tmp_path, "whitened")
@@ -123,13 +123,13 @@ def test_a_state_that_was_damaged_is_not_gone_on_from(
 @pytest.mark.parametrize("name", ["sums.npy", "sum_counts.npy", "centroids.npy"])
 @pytest.mark.parametrize("damage", [flip_a_bit, os.unlink])
 @pytest.mark.parametrize("iteration", [5, 9, 12])
-def test_sums_of_parts_that_were_damaged_are_not_gone_on_from(
+def test_sums_of_parts_that_were_damaged_are_not_resumed_from(
     tmp_path, grouped_store, codebooks, name, damage, iteration, monkeypatch, caplog
 ):
-    """Those of iteration 9 are needed after the twelfth; those of the fifth are found anew by the thirteenth."""
+    """Those of iteration 9 are needed after the twelfth; those of the fifth are found again by the thirteenth."""
     stop_after(monkeypatch, 12, grouped_store, tmp_path, "in parts")
-    kept = sorted(path.name for path in (tmp_path / "in_progress").iterdir())
-    assert kept == [f"iteration-{number:06d}" for number in range(5, 13)]
+    saved = sorted(path.name for path in (tmp_path / "in_progress").iterdir())
+    assert saved == [f"iteration-{number:06d}" for number in range(5, 13)]
     damage(tmp_path / "in_progress" / f"iteration-{iteration:06d}" / name)
     with caplog.at_level(logging.INFO):
         stage_work.cluster(grouped_store, tmp_path, "in parts")
@@ -138,7 +138,7 @@ def test_sums_of_parts_that_were_damaged_are_not_gone_on_from(
     assert contents(tmp_path) == codebooks["in parts"]
 
 
-def test_a_state_of_another_clustering_is_not_gone_on_from(tmp_path, grouped_store, codebooks, monkeypatch, caplog):
+def test_a_state_of_another_clustering_is_not_resumed_from(tmp_path, grouped_store, codebooks, monkeypatch, caplog):
     stop_after(monkeypatch, 3, grouped_store, tmp_path, "cosine")
     with caplog.at_level(logging.INFO):
         stage_work.cluster(grouped_store, tmp_path, "l2")
@@ -146,7 +146,7 @@ def test_a_state_of_another_clustering_is_not_gone_on_from(tmp_path, grouped_sto
     assert contents(tmp_path) == codebooks["l2"]
 
 
-def test_of_two_clusterings_in_one_folder_each_goes_on_from_its_own_state(
+def test_of_two_clusterings_in_one_folder_each_resumes_from_its_own_state(
     tmp_path, grouped_store, codebooks, monkeypatch, caplog
 ):
     """A state is written over file by file: one that holds files of both is nobody's."""
@@ -157,7 +157,7 @@ def test_of_two_clusterings_in_one_folder_each_goes_on_from_its_own_state(
     assert contents(tmp_path) == codebooks["cosine"]
 
 
-def test_a_state_of_other_features_is_not_gone_on_from(tmp_path, grouped_store, grouped_rows, monkeypatch, caplog):
+def test_a_state_of_other_features_is_not_resumed_from(tmp_path, grouped_store, grouped_rows, monkeypatch, caplog):
     """The same data set and teacher, which gave other features, as on another machine."""
     other = save_store(tmp_path / "features", grouped_rows + 1e-6, [0, 77, 500, 2999], shard_size=700)
     assert FeatureStore.open(grouped_store).inputs == other.inputs

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from kept_states import KeptStates
+from iteration_states import IterationStates
 
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM, kmeans
@@ -117,17 +117,17 @@ def test_vectors_are_read_once_for_all(rows, growing):
     assert len({result.centroids.tobytes() for result in found}) == 1
 
 
-def test_one_goes_on_from_its_state(rows):
-    kept = KeptStates()
-    expected = kmeans(ArraySource(rows), 12, 14, 3, TorchSearch, growing=True, on_iteration=kept.keep)
+def test_one_resumes_from_its_state(rows):
+    history = IterationStates()
+    expected = kmeans(ArraySource(rows), 12, 14, 3, TorchSearch, growing=True, on_iteration=history.record)
 
-    def go_on(shared):
-        return kmeans(shared, 12, 14, 3, TorchSearch, growing=True, resume_from=kept.after(5))
+    def resume(shared):
+        return kmeans(shared, 12, 14, 3, TorchSearch, growing=True, resume_from=history.after(5))
 
     def from_the_start(shared):
         return kmeans(shared, 5, 14, 3, TorchSearch, growing=True)
 
-    resumed, other = share_passes(ArraySource(rows), [go_on, from_the_start])
+    resumed, other = share_passes(ArraySource(rows), [resume, from_the_start])
     require_same(resumed, expected)
     require_same(other, kmeans(ArraySource(rows), 5, 14, 3, TorchSearch, growing=True))
 

@@ -129,7 +129,7 @@ def test_positions_are_those_of_the_chunks(blobs, share):
 
 @pytest.mark.usefixtures("short_chunks")
 def test_the_chunks_of_a_share_are_as_long_as_others(blobs):
-    """Short ones would be slow; each goes on over several ranges of the disk."""
+    """Short ones would be slow; each continues over several ranges of the disk."""
     source = ArraySource(np.tile(blobs, (10, 1)))
     lengths = [len(positions) for positions in source.positions((0.5, 0.625))]
     assert lengths == [len(rows) for _, rows in source.chunks((0.5, 0.625))]

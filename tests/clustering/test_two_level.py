@@ -1,4 +1,4 @@
-"""Clustering on two levels: shares, centroids, objective, and what is kept on disk."""
+"""Clustering on two levels: shares, centroids, objective, and what is on disk."""
 
 import logging
 

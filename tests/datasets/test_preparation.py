@@ -136,7 +136,7 @@ def test_stand_ins_are_no_published_data(archives_of, tmp_path):
         run("food101", archives_of("food101"), tmp_path / "data", subset=False)
 
 
-def test_a_killed_run_goes_on(archives_of, tmp_path, monkeypatch):
+def test_a_killed_run_resumes(archives_of, tmp_path, monkeypatch):
     folder, extract = archives_of("food101"), archives.tarfile.TarFile.extract
     unpacked = []
 

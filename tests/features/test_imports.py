@@ -112,7 +112,7 @@ def test_a_store_that_refers_is_not_given_for_a_copy(tmp_path):
     assert import_features(path, tmp_path / "copied").content_hash == copied.content_hash
 
 
-def test_a_killed_import_goes_on(tmp_path):
+def test_a_killed_import_resumes(tmp_path):
     path = save(tmp_path / "features.npy")
     store = import_features(path, tmp_path / "store", names=NAMES)
     expected = contents(store.folder)

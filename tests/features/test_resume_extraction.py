@@ -1,4 +1,4 @@
-"""An extraction is killed, again and again, and then ends with the very bytes that it would have had."""
+"""An extraction is killed, again and again, and then its files are byte-identical to those of an undisturbed one."""
 
 import contextlib
 import itertools
@@ -107,18 +107,18 @@ def test_two_extractions_into_one_folder_share_the_work(tmp_path, features):
     assert encoded(log) == Counter(range(COUNT))
 
 
-def extract_together(folder, world_size, meeting, **options):
+def extract_together(folder, world_size, rendezvous, **options):
     """Starts all processes of one run; a context that gives them."""
     stack = contextlib.ExitStack()
     processes = [
-        stack.enter_context(running(stage_work.extract, folder, COUNT, group=(rank, world_size, meeting), **options))
+        stack.enter_context(running(stage_work.extract, folder, COUNT, group=(rank, world_size, rendezvous), **options))
         for rank in range(world_size)
     ]
     return stack, processes
 
 
 @pytest.mark.parametrize("then", [1, 3])
-def test_an_extraction_goes_on_with_another_number_of_processes(tmp_path, features, then):
+def test_an_extraction_resumes_with_another_number_of_processes(tmp_path, features, then):
     folder, log, begun = tmp_path / "features", tmp_path / "log", context.Event()
     stack, _ = extract_together(folder, 2, tmp_path / "first", log=log, pause_s=0.03, begun=begun)
     with stack:

@@ -73,7 +73,7 @@ def test_features_of_images_that_were_not_turned_are_others(tmp_path):
         extract(tmp_path / "images", tmp_path / "features", exif=False)
 
 
-def test_an_extraction_that_was_stopped_goes_on_to_the_same_bytes(tmp_path):
+def test_an_extraction_that_was_stopped_resumes_to_the_same_bytes(tmp_path):
     write_pictures(tmp_path / "images")
     whole = extract(tmp_path / "images", tmp_path / "whole")
     batches = []

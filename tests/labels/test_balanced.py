@@ -179,7 +179,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("in_pass", [1, 5, None])
-def test_what_was_stopped_goes_on_to_the_same_bytes(tmp_path, monkeypatch, caplog, in_pass):
+def test_what_was_stopped_resumes_to_the_same_bytes(tmp_path, monkeypatch, caplog, in_pass):
     """In the search for prices, or in the midst of the labels."""
     rows, centroids = clustered(1000, 12, 5, 0.5)
     rows[100:300] = rows[0]

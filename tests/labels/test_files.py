@@ -56,7 +56,7 @@ def test_arrays_are_plain_npy_files(tmp_path):
 
 
 @pytest.mark.parametrize(("written", "marked"), [(0, 0), (100, 0), (200, 200), (300, 200), (500, 400), (1000, 1000)])
-def test_what_was_stopped_goes_on_at_its_last_mark(tmp_path, written, marked):
+def test_what_was_stopped_resumes_at_its_last_mark(tmp_path, written, marked):
     stop_after(tmp_path, written)
     assert complete(tmp_path) == marked
 
@@ -145,7 +145,7 @@ def test_one_whose_files_are_gone_stops(tmp_path):
         write_while(tmp_path, (tmp_path / "margins.npy").unlink)
 
 
-def test_two_that_go_on_from_the_same_mark_write_the_same(tmp_path):
+def test_two_that_resume_from_the_same_mark_write_the_same(tmp_path):
     stop_after(tmp_path, 400)
     with LabelFiles(tmp_path, NUM_SAMPLES, "run") as first:
         append(first, 500)

@@ -1,4 +1,4 @@
-"""A labelling is killed, again and again, and then ends with the very bytes that it would have had."""
+"""A labelling is killed, again and again, and then its files are byte-identical to those of an undisturbed one."""
 
 import itertools
 import logging
@@ -72,7 +72,7 @@ def test_a_bounded_labelling_that_is_killed(tmp_path, grouped_store, codebook):
     assert codes == [-signal.SIGKILL] * 6
 
 
-def test_a_labelling_goes_on_at_its_last_mark(tmp_path, grouped_store, codebook, labels, caplog):
+def test_a_labelling_resumes_at_its_last_mark(tmp_path, grouped_store, codebook, labels, caplog):
     assert (
         outcome(stage_work.label, grouped_store, codebook, tmp_path, max_distance=MAX_DISTANCE, dies_at=(3, True)) < 0
     )
@@ -84,13 +84,13 @@ def test_a_labelling_goes_on_at_its_last_mark(tmp_path, grouped_store, codebook,
     assert contents(tmp_path) == labels
 
 
-def test_a_labelling_does_not_go_on_from_another(tmp_path, grouped_store, codebook, labels, caplog):
+def test_a_labelling_does_not_resume_from_another(tmp_path, grouped_store, codebook, labels, caplog):
     assert outcome(stage_work.label, grouped_store, codebook, tmp_path, dies_at=(3, True)) == -signal.SIGKILL
     with caplog.at_level(logging.INFO):
         label_store(
             FeatureStore.open(grouped_store), Codebook.open(codebook), "cpu", tmp_path, max_distance=MAX_DISTANCE
         )
-    assert "goes on" not in caplog.text
+    assert "Labelling resumes" not in caplog.text
     assert contents(tmp_path) == labels
 
 
@@ -107,13 +107,13 @@ def test_labels_that_are_written_over_are_no_artefact_meanwhile(tmp_path, groupe
 
 
 def test_of_two_that_label_into_one_folder_the_first_stops(tmp_path, grouped_store, codebook, labels):
-    folder, said, begun, may_go_on = tmp_path / "labels", tmp_path / "said", context.Event(), context.Event()
+    folder, said, begun, may_continue = tmp_path / "labels", tmp_path / "said", context.Event(), context.Event()
     options = {"max_distance": MAX_DISTANCE}
     first_work = (stage_work.told, stage_work.label, said, grouped_store, codebook, folder)
-    with running(*first_work, begun=begun, may_go_on=may_go_on, **options) as first:
+    with running(*first_work, begun=begun, may_continue=may_continue, **options) as first:
         assert begun.wait(60)
         assert outcome(stage_work.label, grouped_store, codebook, folder, **options) == 0
-        may_go_on.set()
+        may_continue.set()
         assert exit_code(first) == REFUSED
     assert said.read_text() == f"{folder} is written by another run now; this one stops."
     assert contents(folder) == labels
@@ -121,13 +121,13 @@ def test_of_two_that_label_into_one_folder_the_first_stops(tmp_path, grouped_sto
 
 def test_two_that_label_into_one_folder_and_are_killed_harm_nothing(tmp_path, grouped_store, codebook, labels):
     """The first one is overtaken by one that is killed before it has written as much, and is then killed, too."""
-    folder, said, begun, may_go_on = tmp_path / "labels", tmp_path / "said", context.Event(), context.Event()
+    folder, said, begun, may_continue = tmp_path / "labels", tmp_path / "said", context.Event(), context.Event()
     options = {"max_distance": MAX_DISTANCE}
     first_work = (stage_work.told, stage_work.label, said, grouped_store, codebook, folder)
-    with running(*first_work, begun=begun, may_go_on=may_go_on, **options) as first:
+    with running(*first_work, begun=begun, may_continue=may_continue, **options) as first:
         assert begun.wait(60)
         assert outcome(stage_work.label, grouped_store, codebook, folder, dies_at=(0, False), **options) < 0
-        may_go_on.set()
+        may_continue.set()
         assert exit_code(first) == REFUSED
     assert outcome(stage_work.label, grouped_store, codebook, folder, **options) == 0
     assert contents(folder) == labels

@@ -126,7 +126,7 @@ def test_weights_of_no_use(refuse, tmp_path, teacher, make):
 
 @pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_teacher_that_gives_nan(refuse, tmp_path, teacher, num_processes):
-    """With several processes each meets it, and still there is one message."""
+    """With several processes each finds it, and still there is one message."""
     checkpoint = torch.load(teacher)
     trunk_of(checkpoint)["_feature_blocks.conv1.weight"].fill_(np.nan)
     torch.save(checkpoint, tmp_path / "nan.torch")

@@ -136,7 +136,7 @@ MISTAKES = {
         [f"{_LR}={{name:cosine,start_value:0.1,end_value:-5}}"],
         [f"{_LR}: found cosine", "end_value=-5, which is -", "% of the training; allowed: a schedule of numbers of at"],
     ),
-    "a place to meet that is none": (
+    "a rendezvous that is none": (
         ["config.DISTRIBUTED.RUN_ID=5"],
         ["config.DISTRIBUTED.RUN_ID: found 5; allowed: <host>:<port>"],
     ),

@@ -84,7 +84,7 @@ def test_the_half_width_over_draws_stands_behind_the_figure_of_a_single_seed():
     )
     other = [dataclasses.replace(of_pair, seed=1, value=of_pair.value + 0.1) for of_pair in pair]
     assert format_table([*pair, *other]).splitlines()[-1] == "student  55.0 ± 63.5 (n = 2)"  # 12.7062 * 0.05
-    # Alone it is a figure like any other.
+    # Alone it is a score like any other.
     assert format_table(pair[1:]).splitlines()[-1] == "student              2.0"
 
 

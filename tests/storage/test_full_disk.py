@@ -1,4 +1,4 @@
-"""A disk that refuses: one message, nothing half-written, what is done is kept, and it goes on when it is mended."""
+"""A disk that refuses: one message, nothing half-written, what is done is kept, and it resumes once there is room."""
 
 import json
 

@@ -74,7 +74,7 @@ def test_a_projection_and_a_held_out_split(run, tmp_path):
 # Stopped and resumed
 
 
-def test_a_run_that_is_stopped_at_any_file_goes_on(run, local, tmp_path):
+def test_a_run_that_is_stopped_at_any_file_resumes(run, local, tmp_path):
     handler, expected = handler_of(run), tiny_store.contents(local)
     num_files = 2 + 2 * 6 + 2 + (NUM_ITER_RUN + 1) * 3 + 6
     for number in range(num_files):
@@ -90,11 +90,11 @@ def test_a_run_that_is_stopped_at_any_file_goes_on(run, local, tmp_path):
         assert encoded.total() <= COUNT + SHARD_SIZE
         iterations = [path for path in handler.written if "/iteration-" in path and path.endswith("/manifest.json")]
         assert len(iterations) == len(set(iterations)) == NUM_ITER_RUN  # none was done again
-    assert len(handler.written) == num_files + 5  # labels begin anew: only the last of their six files was refused
+    assert len(handler.written) == num_files + 5  # labels begin again: only the last of their six files was refused
 
 
 @pytest.mark.parametrize("stage", ["features/train", "codebook", "labels/train"])
-def test_a_run_that_is_interrupted_goes_on(run, local, stage, monkeypatch):
+def test_a_run_that_is_interrupted_resumes(run, local, stage, monkeypatch):
     """In the middle of a file, when nothing of it has been handed over."""
 
     def interrupted(path, write, **options):
@@ -120,12 +120,12 @@ def extract_elsewhere(root, uri, *args, **options):
 
 def test_the_processes_of_a_run_share_the_work_without_leases(run, tmp_path, local):
     log, root, uri, count = tmp_path / "log", handler_of(run).root, str(run / "features"), 30 * SHARD_SIZE
-    (tmp_path / "meeting").mkdir()
+    (tmp_path / "rendezvous").mkdir()
     options = {"log": log, "pause_s": 0.02}
     alone = Numbers(count, frozenset(range(3, count, 10)))
     with (
-        running(extract_elsewhere, root, uri, count, group=(0, 2, tmp_path / "meeting/file"), **options) as first,
-        running(extract_elsewhere, root, uri, count, group=(1, 2, tmp_path / "meeting/file"), **options) as second,
+        running(extract_elsewhere, root, uri, count, group=(0, 2, tmp_path / "rendezvous/file"), **options) as first,
+        running(extract_elsewhere, root, uri, count, group=(1, 2, tmp_path / "rendezvous/file"), **options) as second,
     ):
         assert [exit_code(first), exit_code(second)] == [0, 0]
     encoded = Counter(map(int, log.read_text().split()))

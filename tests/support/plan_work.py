@@ -28,7 +28,7 @@ def main() -> None:
     torch.ones(64, 64) @ torch.ones(64, 64)
     features = FeatureStore.open(Path(store))
     before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     begun = time.perf_counter()
     config = replace(config, output_dir=folder)
     plan = announcing.announce_clustering(features, config, "cpu")

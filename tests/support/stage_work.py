@@ -125,9 +125,9 @@ def prepare(dies_at: tuple[int, bool] | None = None, max_file_bytes: int | None 
         limit_file_size(max_file_bytes)
 
 
-def join(rank: int, world_size: int, meeting: Path) -> None:
+def join(rank: int, world_size: int, rendezvous: Path) -> None:
     """Makes this process one of a run: its number, how many there are, and a file to meet at."""
-    torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=world_size)
+    torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world_size)
 
 
 def extract(
@@ -153,7 +153,7 @@ def extract(
         pause_s: the time that a batch takes.
         loses_worker: one of the processes that read images dies.
         start_method: of these processes.
-        orphan: a connection. Each of these processes says its number there as soon as it is one, and goes on when the
+        orphan: a connection. Each of these processes says its number there as soon as it is one, and continues when the
             one that it reads for has died.
         group: what ``join`` takes, for several processes of one run.
     """
@@ -258,7 +258,7 @@ def label(
     max_distance: float | None = None,
     max_cluster_size: float = 0.0,
     begun=None,
-    may_go_on=None,
+    may_continue=None,
     pause_s: float = 0.0,
     **options: Any,
 ) -> None:
@@ -266,7 +266,7 @@ def label(
 
     Args:
         begun: an event that is set when the first labels are written.
-        may_go_on: an event to wait for then.
+        may_continue: an event to wait for then.
         pause_s: the time that a chunk takes.
     """
     prepare(**options)
@@ -277,8 +277,8 @@ def label(
         append(self, *arrays)
         if begun is not None:
             begun.set()
-        if may_go_on is not None:
-            may_go_on.wait(60)
+        if may_continue is not None:
+            may_continue.wait(60)
         time.sleep(pause_s)
 
     files.LabelFiles.append = append_slowly

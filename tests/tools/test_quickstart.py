@@ -1,4 +1,4 @@
-"""The quickstart as a user runs it, in its small size: the figures mean nothing, the way to them is the real one."""
+"""The quickstart as a user runs it, in its small size: the scores mean nothing, the way to them is the real one."""
 
 import json
 import os

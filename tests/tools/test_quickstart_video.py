@@ -1,4 +1,4 @@
-"""The video quickstart as a user runs it, in its small size: its figures say nothing, its way is the real one."""
+"""The video quickstart as a user runs it, in its small size: its scores say nothing, its way is the real one."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def test_it_ends_with_a_table_and_its_rows(tmp_path):
     assert all(0 <= row["value"] <= 1 and len(row["protocol"]) > 100 for row in rows)
     table = done.stdout.split("top-1 accuracy, in %")[1]
     for model in MODELS:
-        figures = [f"{100 * row['value']:.1f}" for row in rows if row["model"] == model]
+        scores = [f"{100 * row['value']:.1f}" for row in rows if row["model"] == model]
         [line] = [line for line in table.splitlines() if line.startswith(f"{model}  ")]
-        assert line.split()[-2:] == figures
+        assert line.split()[-2:] == scores
     assert (folder / "clusterfit/artifacts/labels/train/labels.npy").is_file()

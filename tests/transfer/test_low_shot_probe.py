@@ -58,7 +58,7 @@ def test_the_figures_are_those_that_the_protocol_describes():
 
 
 def test_the_test_split_chooses_nothing():
-    """With wrong labels there, other figures come out, and the same C."""
+    """With wrong labels there, other scores come out, and the same C."""
     train, test = blobs(150, 1), blobs(300, 2)
     right = low_shot_probe(*train, *test, 4, SETTINGS)
     wrong = low_shot_probe(*train, test[0], (test[1] + 1) % 3, 4, SETTINGS)

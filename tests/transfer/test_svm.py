@@ -81,15 +81,15 @@ def test_the_low_shot_benchmark_is_vissls(data, tmp_path):
     trainer = SVMLowShotTrainer(vissl_block(settings), layer="res5", output_dir=str(tmp_path))
     (train, train_targets), (test, test_targets) = data["train"], data["test"]
     scaled = [svm.scaled(features, settings) for features in (train, test)]
-    figures = []
+    scores = []
     for draw in (1, 2, 3):
         targets = low_shot_svm.draw_targets(train_targets, 4, (0, draw, 4))
         trainer.train(train, targets, draw, 4)
         trainer.test(test, test_targets, draw, 4)
-        figures.append(low_shot_svm.score_draw(scaled[0], targets, scaled[1], test_targets, settings))
+        scores.append(low_shot_svm.score_draw(scaled[0], targets, scaled[1], test_targets, settings))
         theirs = np.load(tmp_path / f"res5/test_ap_sample{draw}_k4.npy")
-        np.testing.assert_allclose(figures[-1], theirs[0], atol=1e-12)
-    ours = low_shot_svm.summarize_draws(np.stack(figures), settings)
+        np.testing.assert_allclose(scores[-1], theirs[0], atol=1e-12)
+    ours = low_shot_svm.summarize_draws(np.stack(scores), settings)
     assert {
         "mean": round(100 * ours.mean, 2),
         "min": round(100 * ours.least, 2),

@@ -105,7 +105,7 @@ def test_an_absurd_number_of_samples_takes_no_memory(tmp_path, limited_memory, n
 
 
 @pytest.mark.parametrize("size", [0, -1, 10**30, "8", 1.5, None, [8]])
-def test_an_absurd_size_of_shards_is_refused_by_an_extraction_that_goes_on(tmp_path, limited_memory, size):
+def test_an_absurd_size_of_shards_is_refused_by_an_extraction_that_resumes(tmp_path, limited_memory, size):
     store = save_store(tmp_path / "f", np.ones((40, 2), dtype=np.float32))
     samples = artifacts.read_array(store.folder / "samples.npy")
     rewrite_manifest(store.folder, shard_size=size, complete=False)

@@ -148,17 +148,17 @@ def test_labels_in_the_making_are_named(tmp_path):
 
 
 def test_a_clustering_in_the_making_is_named_and_its_last_iteration_is_checked(run):
-    kept = run / CODEBOOK / "in_progress" / "iteration-000003"
-    shutil.copytree(run / CODEBOOK, kept)
-    shutil.copytree(kept, kept.with_name("iteration-000004"))
-    (kept.with_name("iteration-000004") / "manifest.json").unlink()
+    iteration = run / CODEBOOK / "in_progress" / "iteration-000003"
+    shutil.copytree(run / CODEBOOK, iteration)
+    shutil.copytree(iteration, iteration.with_name("iteration-000004"))
+    (iteration.with_name("iteration-000004") / "manifest.json").unlink()
     assert wrong(run) == {}
     for file in (run / CODEBOOK).glob("*.*"):
         file.unlink()
-    assert find_artifacts(run / CODEBOOK) == [run / CODEBOOK, kept]
+    assert find_artifacts(run / CODEBOOK) == [run / CODEBOOK, iteration]
     assert list(wrong(run / CODEBOOK)) == [run / CODEBOOK]
-    flip_a_bit(kept / "centroids.npy")
-    assert list(wrong(run / CODEBOOK)) == [run / CODEBOOK, kept]
+    flip_a_bit(iteration / "centroids.npy")
+    assert list(wrong(run / CODEBOOK)) == [run / CODEBOOK, iteration]
 
 
 # The command

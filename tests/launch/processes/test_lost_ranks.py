@@ -1,4 +1,4 @@
-"""A process of a run on two nodes dies or fails in the middle: all end soon and say why, and the next start goes on.
+"""A process of a run on two nodes dies or fails in the middle: all end soon and say why, and the next start resumes.
 
 Both nodes are on this machine, and each has one process.
 """

@@ -100,7 +100,7 @@ def test_what_was_measured_on_other_weights_is_not_taken_for_this(planned, data,
 
 
 @pytest.mark.slow
-def test_one_that_fails_stops_no_other_and_a_suite_that_is_killed_goes_on(
+def test_one_that_fails_stops_no_other_and_a_suite_that_is_killed_resumes(
     start_script, student_overrides, student_run, data, tmp_path
 ):
     """Killed in the third benchmark, a training of VISSL's: the second is not run again, nor are its first epochs."""

@@ -1,4 +1,4 @@
-"""A whole study of real runs, in a small size: it is killed, goes on, ends with its report, and does nothing again."""
+"""A whole study of real runs, in a small size: it is killed, resumes, ends with its report, and does nothing again."""
 
 import csv
 import os
@@ -13,7 +13,7 @@ SEEDS, TARGETS, BENCHMARKS = ("1", "2"), ("digit", "parity"), ("linear", "knn")
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_goes_on_and_reports(start_script, tmp_path):
+def test_a_study_that_is_killed_resumes_and_reports(start_script, tmp_path):
     folder = tmp_path / "a study"
     command = (
         "config=clusterfit/study/label_noise",

@@ -66,7 +66,7 @@ def log(tmp_path: Path, job: str, kind: str = "out") -> str:
     return file.read_text("utf-8", "replace") if file.exists() else ""
 
 
-def test_a_chain_runs_in_order_and_a_preempted_training_goes_on(submit, cluster, student_run, tmp_path):
+def test_a_chain_runs_in_order_and_a_preempted_training_resumes(submit, cluster, student_run, tmp_path):
     """Extraction on two nodes (of this machine), which meet at the port of the job.
 
     All processes of the preempted job are told, ranks and data workers, too; then everything that is left is killed.
@@ -104,7 +104,7 @@ def test_a_stage_that_fails_keeps_the_later_ones_from_running(submit, cluster, t
     assert cluster.starts(jobs[1]) == 0
 
 
-def test_a_job_that_timed_out_goes_on_from_disk_and_not_too_often(submit, cluster, student_run, tmp_path):
+def test_a_job_that_timed_out_resumes_from_disk_and_not_too_often(submit, cluster, student_run, tmp_path):
     jobs = submit(
         "config.CLUSTERFIT.SLURM.STAGES=[extract,cluster]",
         "config.CLUSTERFIT.SLURM.EXTRACT.TIME_HOURS=0",
@@ -163,7 +163,7 @@ def test_on_this_machine_with_data_workers_that_import_anew(submit, student_run,
     assert (tmp_path / "run/model_final_checkpoint_phase0.torch").is_file(), log(tmp_path, job, "err")
 
 
-def test_on_this_machine_a_run_on_two_processes_goes_on_after_preemption(submit, student_run, tmp_path):
+def test_on_this_machine_a_run_on_two_processes_resumes_after_preemption(submit, student_run, tmp_path):
     """Preempted in the clustering, which waits for this test."""
     run = tmp_path / "run"
     lease = Lease(run / "clusterfit/codebook.lease")
@@ -189,7 +189,7 @@ def colours(tmp_path_factory):
     return write_classes(folder / "train", 24, 3, seed=1), write_classes(folder / "test", 12, 3, seed=2)
 
 
-def test_benchmarks_are_jobs_after_the_training_and_a_preempted_one_goes_on(
+def test_benchmarks_are_jobs_after_the_training_and_a_preempted_one_resumes(
     submit, cluster, student_run, colours, tmp_path
 ):
     """Preempted in the benchmark of the second checkpoint. One that fails stops no other."""

@@ -53,7 +53,7 @@ def scores(folder) -> dict[str, float]:
 
 @pytest.mark.parametrize("config", ["eval_resnet_1gpu_roxford", "eval_resnet_1gpu_rparis"])
 def test_revisited(retrieval, tmp_path, config):
-    """The mean average precisions are those of the ranking that was kept, by the definition of the data set."""
+    """The mean average precisions are those of the ranking that was saved, by the definition of the data set."""
     result = retrieval(config)
     assert result.returncode == 0, result.stderr
     assert "becomes 'clusterfit_retrieval'" in result.stdout

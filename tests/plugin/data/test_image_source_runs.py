@@ -32,7 +32,7 @@ def test_a_run_on_every_kind_makes_the_labels_of_the_folder(run_command, student
     np.testing.assert_array_equal(*labels)
 
 
-def test_a_run_on_tars_that_is_killed_goes_on_to_the_same_bytes(
+def test_a_run_on_tars_that_is_killed_resumes_to_the_same_bytes(
     run_command, start_script, student_overrides, folder, tmp_path
 ):
     place = as_tars(folder, tmp_path / "tars")

@@ -97,7 +97,7 @@ def knn_by_hand(train, test, num_neighbors: int, temperature: float) -> float:
 
 
 def test_raw_pixels(rows_of, data, tmp_path):
-    """The kNN figure is that of the formula, computed by hand on the files."""
+    """The kNN score is that of the formula, computed by hand on the files."""
     linear, knn = rows_of("config.MODEL.TRUNK.NAME=raw_pixels", "config.TRANSFER.MODEL_NAME='raw pixels'")
     assert (linear["benchmark"], knn["benchmark"]) == ("linear", "knn")
     for row in (linear, knn):
@@ -237,7 +237,7 @@ def test_every_protocol_on_several_layers_in_one_pass(rows_of, tmp_path):
     ]
     assert found["retrieval, res2", "mAP"]["value"] == pytest.approx(np.mean(expected), abs=1e-6)
 
-    # What is done is kept: the second run takes the figures from the folder, whatever they are.
+    # What is done is cached: the second run takes the scores from the folder, whatever they are.
     kept = tmp_path / "run/figures/res2/retrieval.json"
     kept.write_text(kept.read_text().replace(f"{found['retrieval, res2', 'mAP']['value']}", "0.5"))
     again = rows_of(*overrides)

@@ -19,7 +19,7 @@ from vissl_clusterfit.report.results import read_results
 
 
 @pytest.mark.slow
-def test_a_tuning_that_is_killed_goes_on_and_scores_the_test_split_once(start_script, data, teacher, opened, tmp_path):
+def test_a_tuning_that_is_killed_resumes_and_scores_the_test_split_once(start_script, data, teacher, opened, tmp_path):
     """Killed in the second training, that of a rate at which the loss is soon no number."""
     run = tmp_path / "run"
     command = (*LINEAR, *data, f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={teacher}", f"config.CHECKPOINT.DIR={run}")
@@ -65,7 +65,7 @@ def test_a_tuning_that_is_killed_goes_on_and_scores_the_test_split_once(start_sc
 
 
 def write_finished_training(folder: Path, phase: int, **top_1: float) -> None:
-    """What says of a training that it is finished, with the figures on the validation split that a test wants."""
+    """What says of a training that it is finished, with the scores on the validation split that a test wants."""
     folder.mkdir(parents=True)
     state = {"phase_idx": phase, "classy_state_dict": {}}
     torch.save(state, folder / f"model_final_checkpoint_phase{phase}.torch")
@@ -95,7 +95,7 @@ def accuracies(cfg: AttrDict, network: dict[str, dict[str, torch.Tensor]]) -> di
 def test_each_layer_is_trained_with_its_own_choice_and_scored_as_it_was_trained(
     start_script, composed, data, teacher, opened, tmp_path
 ):
-    """On two processes. The validation figures are made up so that the layers differ."""
+    """On two processes. The validation scores are made up so that the layers differ."""
     run = tmp_path / "run"
     for rate, res4, res5 in (("0.02", 50.0, 40.0), ("0.05", 30.0, 60.0), ("0.1", 50.0, 10.0)):
         write_finished_training(run / f"tune/lr={rate},wd=0.0005", 3, res4=res4, res5=res5)
