@@ -1,6 +1,5 @@
 """Fixtures of the tests on file systems other than this machine's."""
 
-import fake_s3  # noqa: F401  (its import is its effect)
 import pytest
 from object_store import handler_of
 from remote_run import make

@@ -12,7 +12,7 @@ import tiny_store
 from iopath.common.file_io import g_pathmgr
 from object_store import contents, handler_of
 from processes import exit_code, running
-from remote_run import ALL, SETTINGS, extract, make, wrong
+from remote_run import ALL, SETTINGS, extract, extract_elsewhere, make, wrong
 from stage_work import COUNT, SHARD_SIZE, Numbers
 from tiny_run import make_run
 from tiny_store import save_store
@@ -26,7 +26,6 @@ from vissl_clusterfit.features.sample_list import dataset_inputs
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.report.results import ResultRow, append_results, read_results
 from vissl_clusterfit.storage import artifacts
-from vissl_clusterfit.storage.paths import artifact_path
 
 #: k-means runs so many...
 NUM_ITER_RUN = 4
@@ -111,11 +110,6 @@ def test_a_run_that_is_interrupted_resumes(run, local, stage, monkeypatch):
     monkeypatch.undo()
     make(run)
     assert contents(run) == tiny_store.contents(local)
-
-
-def extract_elsewhere(root, uri, *args, **options):
-    handler_of(uri).root = root
-    stage_work.extract(artifact_path(uri), *args, **options)
 
 
 def test_the_processes_of_a_run_share_the_work_without_leases(run, tmp_path, local):

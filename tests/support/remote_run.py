@@ -1,6 +1,8 @@
 """A small run on any file system: its stages, and what is wrong with what they made."""
 
+import fake_s3  # noqa: F401  (its import is its effect)
 import stage_work
+from object_store import handler_of
 from stage_work import COUNT, SHARD_SIZE, Numbers
 
 from vissl_clusterfit.clustering.codebook import Codebook
@@ -11,6 +13,7 @@ from vissl_clusterfit.features.sample_list import dataset_inputs
 from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.verification.verify import verify_artifacts
 
 ALL = ("codebook", "features/train", "labels/train")
@@ -28,6 +31,12 @@ def extract(folder, encoded=None):
 
     settings = EncodingSettings(batch_size=stage_work.BATCH_SIZE, shard_size=SHARD_SIZE, max_unreadable=0.5)
     return extract_features(images, lambda: encode, folder, {"dataset": dataset_inputs(images.samples)}, settings)
+
+
+def extract_elsewhere(root, uri, *args, **options):
+    """An extraction to another file system, in a process of its own."""
+    handler_of(uri).root = root
+    stage_work.extract(artifact_path(uri), *args, **options)
 
 
 def make(run, encoded=None):
