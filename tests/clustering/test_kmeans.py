@@ -250,8 +250,8 @@ def test_the_objective_of_more_clusters_than_blas_sums_on_one_thread():
 @pytest.mark.parametrize("growing", [True, False])
 def test_a_tolerance_ends_it_early_and_changes_nothing_before(cluster, many_digits, growing, caplog):
     options = {"num_iter": 60, "growing": growing}
-    kept = KeptStates()
-    whole = cluster(many_digits, 30, **options, on_iteration=kept.keep)
+    history = IterationStates()
+    whole = cluster(many_digits, 30, **options, on_iteration=history.record)
     with caplog.at_level(logging.INFO):
         settled = cluster(many_digits, 30, tolerance=0.003, **options)
     number = len(settled.objective)
@@ -259,39 +259,11 @@ def test_a_tolerance_ends_it_early_and_changes_nothing_before(cluster, many_digi
     assert settled.objective == whole.objective[:number]
     assert settled.settled
     assert not settled.converged
-    assert settled.centroids.tobytes() == kept.states[number - 1].centroids.tobytes()
+    assert settled.centroids.tobytes() == history.states[number - 1].centroids.tobytes()
     assert f"k-means ends after iteration {number} of 60: the last pass lowered the objective" in caplog.text
     assert mean_distance(many_digits, settled.centroids) <= 1.01 * mean_distance(many_digits, whole.centroids)
     # Stopped when it had settled, and before: nothing more is done, or what was left.
     for after in (number, number - 1):
-        again = cluster(many_digits, 30, tolerance=0.003, resume_from=kept.after(after), **options)
+        again = cluster(many_digits, 30, tolerance=0.003, resume_from=history.after(after), **options)
         assert again.centroids.tobytes() == settled.centroids.tobytes()
         assert (again.objective, again.settled) == (settled.objective, True)
-
-
-def test_fewer_iterations_never_end_lower(many_digits):
-    """On the mean over some starts, of which each may settle otherwise; and they cost less."""
-    ends = [
-        np.mean(
-            [
-                mean_distance(
-                    many_digits, kmeans(ArraySource(many_digits), 40, number, seed, TorchSearch, **options).centroids
-                )
-                for seed in range(4)
-            ]
-        )
-        for number in (1, 2, 3, 5, 8, 11, 12, 20)
-        for options in [{"start": KMEANS_PLUSPLUS, "growing": True}]
-    ]
-    assert ends == sorted(ends, reverse=True)
-
-
-def test_a_state_of_an_older_version_goes_on_as_that_did(cluster, many_digits):
-    """Whose few iterations each saw all vectors."""
-    kept = KeptStates()
-    older = cluster(many_digits, 20, num_iter=8, on_iteration=kept.keep)
-    assert cluster(many_digits, 20, num_iter=8, growing=True).shares != older.shares
-    for number in range(1, 8):
-        again = cluster(many_digits, 20, num_iter=8, growing=True, resume_from=kept.after(number))
-        assert again.centroids.tobytes() == older.centroids.tobytes()
-        assert (again.objective, again.shares) == (older.objective, older.shares)
