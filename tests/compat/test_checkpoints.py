@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pickled_calls import Reduced
 
 from vissl_clusterfit.compat.checkpoints import NumberArray, NumberType, number, safe_globals
 
@@ -19,16 +20,6 @@ def save_and_load(value: Any) -> Any:
     torch.save({"value": value}, file)
     file.seek(0)
     return torch.load(file, weights_only=True)["value"]
-
-
-class Reduced:
-    """Pickles as the call that it is made of."""
-
-    def __init__(self, *reduced: Any) -> None:
-        self.reduced = reduced
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.reduced
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from feature_files import FORMATS, NAMES, ROWS, npy_bytes, save
+from pickled_calls import Reduced
 
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.imports import import_features
@@ -17,11 +18,6 @@ HUGE = (
     + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4)}".ljust(69)
     + b"\n"
 )
-
-
-class RunsCode:
-    def __reduce__(self):
-        return os.mkdir, ("ran",)
 
 
 def refused(tmp_path, content, **more):
@@ -134,11 +130,12 @@ def test_a_list_of_names_that_is_none_is_refused(tmp_path, content):
 
 def test_code_in_a_file_does_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    objects = np.array([RunsCode()], dtype=object)
+    runs_code = Reduced(os.mkdir, ("ran",))
+    objects = np.array([runs_code], dtype=object)
     np.save(tmp_path / "rows.npy", objects, allow_pickle=True)
     np.savez(tmp_path / "rows.npz", objects)
-    torch.save({"features": RunsCode()}, tmp_path / "rows.pt")
-    (tmp_path / "old.pt").write_bytes(pickle.dumps(RunsCode()))
+    torch.save({"features": runs_code}, tmp_path / "rows.pt")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(runs_code))
     for name in ("rows.npy", "rows.npz", "rows.pt", "old.pt"):
         assert "holds Python objects, and reading them could run code" in refused(tmp_path, tmp_path / name)
     assert not (tmp_path / "ran").exists()

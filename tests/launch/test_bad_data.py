@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from pickled_calls import Call
+from pickled_calls import Reduced
 from refusals import require_refusal
 
 #: What is wrong, and what the message says.
@@ -72,6 +72,6 @@ MISTAKES = {
 def test_a_mistake_gets_one_message(refuse, tmp_path, overrides, fragments):
     (tmp_path / "empty").mkdir()
     np.save(tmp_path / "empty.npy", np.array([], dtype=str))
-    (tmp_path / "trap.pkl").write_bytes(pickle.dumps(Call(os.mkdir, "trapped")))
+    (tmp_path / "trap.pkl").write_bytes(pickle.dumps(Reduced(os.mkdir, ("trapped",))))
     require_refusal(refuse(*overrides), *fragments)
     assert not (tmp_path / "trapped").exists()

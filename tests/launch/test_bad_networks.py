@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_parts import trunk_of
-from pickled_calls import Call
+from pickled_calls import Reduced
 from refusals import require_refusal
 
 #: What is wrong, and what the message says.
@@ -90,7 +90,7 @@ def test_a_checkpoint_that_runs_code_is_refused(
 ):
     folder = tmp_path / "run"
     shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
-    torch.save({"classy_state_dict": Call(os.mkdir, "trapped")}, folder / name)
+    torch.save({"classy_state_dict": Reduced(os.mkdir, ("trapped",))}, folder / name)
     overrides = (
         f"config.CHECKPOINT.DIR={folder}",
         f"config.CHECKPOINT.USE_SYMLINK_CHECKPOINT_FOR_RESUME={by_link}",

@@ -9,6 +9,7 @@ import timm
 import torch
 import torchvision
 from library_networks import OF_TRANSFORMERS, of_timm, of_torchvision, of_transformers, pictures
+from pickled_calls import Reduced
 
 from vissl_clusterfit.config.network_names import split_network_name
 from vissl_clusterfit.errors import ConfigError, MissingDependencyError, TeacherError
@@ -204,13 +205,8 @@ def test_a_folder_with_the_weights_of_another_model_is_refused(tmp_path):
         load(f"transformers:{tmp_path}", "library")
 
 
-class Harmful:
-    def __reduce__(self):
-        return print, ("it ran",)
-
-
 def test_a_pickle_that_runs_code_is_refused(tmp_path, capsys):
-    (tmp_path / "weights.pth").write_bytes(pickle.dumps({"state_dict": Harmful()}))
+    (tmp_path / "weights.pth").write_bytes(pickle.dumps({"state_dict": Reduced(print, ("it ran",))}))
     with pytest.raises(TeacherError, match="runs code"):
         load("timm:resnet10t", str(tmp_path / "weights.pth"))
     assert "it ran" not in capsys.readouterr().out

@@ -7,18 +7,9 @@ import struct
 
 import numpy as np
 import pytest
+from pickled_calls import Reduced
 
 from vissl_clusterfit.storage.untrusted import _HEADERS, UnsafeFileError, load_array, load_plain_pickle
-
-
-class Reduced:
-    """Pickles as the call that it is made of."""
-
-    def __init__(self, *reduced):
-        self.reduced = reduced
-
-    def __reduce__(self):
-        return self.reduced
 
 
 def unpickled(value, protocol=2):

@@ -1,13 +1,13 @@
 """What a pickle that runs code is made of."""
 
-from collections.abc import Callable
+from typing import Any
 
 
-class Call:
-    """Pickles as a call, which is made where it is unpickled."""
+class Reduced:
+    """Pickles as the call that it is made of: ``Reduced(os.mkdir, ("trapped",))`` makes a folder where it is loaded."""
 
-    def __init__(self, function: Callable, *arguments: object) -> None:
-        self.reduced = function, arguments
+    def __init__(self, *reduced: Any) -> None:
+        self.reduced = reduced
 
-    def __reduce__(self) -> tuple[Callable, tuple]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return self.reduced

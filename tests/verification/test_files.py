@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pickled_calls import Reduced
 from run_artifacts import CODEBOOK, DONE, LABELS, OPEN, SHARD, STORE, wrong
 from tiny_store import edit_manifest, flip_a_bit, rewrite_array, rewrite_manifest
 
@@ -162,22 +163,12 @@ def test_what_may_not_be_read_is_named(run, name):
     assert "Permission denied" in problems[run / STORE][0]
 
 
-class Malicious:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return (Path.touch, (self.marker,))
-
-
 @pytest.mark.parametrize("packed", ["array", "pickle", "archive"])
 @pytest.mark.parametrize(
     "name", [f"{STORE}/{SHARD}", f"{STORE}/unreadable.npy", "codebook/counts.npy", f"{LABELS}/labels.npy"]
 )
 def test_a_malicious_pickle_is_not_run(run, tmp_path, name, packed):
-    file, objects = run / name, np.array([Malicious(tmp_path / "marker")], dtype=object)
+    file, objects = run / name, np.array([Reduced(Path.touch, (tmp_path / "marker",))], dtype=object)
     with open(file, "wb") as target:
         if packed == "array":
             np.save(target, objects, allow_pickle=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from benchmark_data import write_copydays, write_revisited
+from pickled_calls import Reduced
 from PIL import Image, ImageFile
 from torchvision.transforms import ToTensor
 from vissl.utils.instance_retrieval_utils import data_util
@@ -113,18 +114,12 @@ def test_mistakes_are_told_in_one_message(retrieval, tmp_path, overrides, messag
     assert not (tmp_path / "run/results.json").exists()
 
 
-class Trap:
-    def __init__(self, path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 def test_a_ground_truth_that_runs_code_is_refused(retrieval, tmp_path):
     for name in ("roxford5k", "rparis6k"):
         write_revisited(tmp_path, name, seed=0)
-    (tmp_path / "roxford5k/gnd_roxford5k.pkl").write_bytes(pickle.dumps(Trap(tmp_path / "trapped")))
+    (tmp_path / "roxford5k/gnd_roxford5k.pkl").write_bytes(
+        pickle.dumps(Reduced(os.mkdir, (str(tmp_path / "trapped"),)))
+    )
     result = retrieval("eval_resnet_1gpu_roxford", f"config.IMG_RETRIEVAL.DATASET_PATH={tmp_path}")
     assert result.returncode == 2
     assert "cannot be read: no pickle of lists, texts and arrays of numbers: it asks for posix.mkdir" in result.stderr

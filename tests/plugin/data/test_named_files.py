@@ -7,16 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pickled_calls import Reduced
 from vissl.config import AttrDict
 from vissl.data import build_dataset
 
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.plugin.data.named_files import require_data_files
-
-
-class Trap:
-    def __reduce__(self):
-        return os.mkdir, ("trapped",)
 
 
 def config(**train) -> AttrDict:
@@ -58,7 +54,7 @@ def write(name: str) -> None:
     elif name == "list.npz":
         np.savez(name, paths)
     elif name == "objects.npy":
-        np.save(name, np.array([*paths, Trap()], dtype=object), allow_pickle=True)
+        np.save(name, np.array([*paths, Reduced(os.mkdir, ("trapped",))], dtype=object), allow_pickle=True)
     elif name == "pictures.npy":
         np.save(name, np.zeros((10000, 4, 4, 3), np.uint8))
     elif name == "cut.npy":
@@ -69,10 +65,10 @@ def write(name: str) -> None:
     elif name == "picture.npy":
         Path(name).write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     elif name in ("trap.pkl", "trap.pickle", "trap.npy"):
-        Path(name).write_bytes(pickle.dumps(Trap()))
+        Path(name).write_bytes(pickle.dumps(Reduced(os.mkdir, ("trapped",))))
     elif name == "zip_of_objects.npy":
         with open(name, "wb") as file:
-            np.savez(file, np.array([Trap()], dtype=object))
+            np.savez(file, np.array([Reduced(os.mkdir, ("trapped",))], dtype=object))
     elif name == "trap.yaml":
         Path(name).write_text("!!python/object/apply:os.mkdir [trapped]\n")
     elif name == "numbers.json":
@@ -161,7 +157,7 @@ def test_a_batch_of_cifar_that_runs_code(folder, monkeypatch):
 
     (folder / CIFAR10.base_folder).mkdir()
     for name in [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]:
-        (folder / CIFAR10.base_folder / name).write_bytes(pickle.dumps(Trap()))
+        (folder / CIFAR10.base_folder / name).write_bytes(pickle.dumps(Reduced(os.mkdir, ("trapped",))))
     monkeypatch.setattr(CIFAR10, "_check_integrity", lambda _: True)
     with pytest.raises(DataError, match=r"data_batch_1 cannot be read: .*posix\.mkdir"):
         build_dataset(

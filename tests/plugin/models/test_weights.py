@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from pickled_calls import Reduced
 from safetensors.torch import save_file
 from torch import nn
 
@@ -72,14 +73,9 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
         load_state_dict(str(tmp_path / "weights.torch"))
 
 
-class Malicious:
-    def __reduce__(self):
-        return os.mkdir, (os.environ["MARKER"],)
-
-
-def test_a_file_that_runs_code_is_refused_until_it_is_trusted(tmp_path, monkeypatch):
-    monkeypatch.setenv("MARKER", str(tmp_path / "code-ran"))
-    path = saved(tmp_path, {"state_dict": plain(Trunk()), "evil": Malicious()})
+def test_a_file_that_runs_code_is_refused_until_it_is_trusted(tmp_path):
+    malicious = Reduced(os.mkdir, (str(tmp_path / "code-ran"),))
+    path = saved(tmp_path, {"state_dict": plain(Trunk()), "evil": malicious})
     with pytest.raises(TeacherError, match="TRUST_WEIGHTS=true"):
         load_state_dict(path)
     assert not (tmp_path / "code-ran").exists()
