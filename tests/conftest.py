@@ -1,11 +1,15 @@
 """What all tests share."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
 
 pytest_plugins = ["clustering_fixtures", "vissl_fixtures"]
+
+# What VISSL does is read off what a run prints; what comes to the screen without it has tests of its own.
+os.environ.setdefault("VISSL_CLUSTERFIT_VERBOSE", "1")
 
 
 @pytest.fixture(autouse=True)

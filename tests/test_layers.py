@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "compat"),
     ("dependencies",),
     ("storage", "distributed"),
-    ("config", "search", "report"),
+    ("config", "search", "report", "progress"),
     ("compute",),
     ("datasets", "video", "features"),
     ("clustering", "transfer", "study", "models", "images"),

@@ -28,6 +28,7 @@ from vissl_clusterfit.clustering.two_level import Vectors, cluster_within, requi
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.progress.step import Progress
 from vissl_clusterfit.search.backends import search_factory
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import remove_leftovers
@@ -137,22 +138,26 @@ def fit_codebook(
     def keep(state: KMeansResult, sums: Sums) -> None:
         save_it = functools.partial(save, state, synced=False)
         distributed.on_primary(lambda: save_checkpoint(folder / IN_PROGRESS, state, sums, save_it))
+        progress.set(len(state.objective), f"objective {state.objective[-1]:.4g}")
 
+    before = None if stopped is None else state_of(stopped)
     factory = search_factory(settings.cluster_backend, device)
-    result = kmeans(
-        source,
-        settings.num_coarse_clusters or settings.num_clusters,
-        settings.num_iter,
-        settings.seed,
-        factory,
-        spherical=cosine,
-        start=settings.start,
-        growing=settings.growing_sample,
-        tolerance=settings.tolerance,
-        initial_centroids=start,
-        resume_from=None if stopped is None else state_of(stopped),
-        on_iteration=keep,
-    )
+    done = 0 if before is None else len(before[0].objective)
+    with Progress(f"Clustering, K = {settings.num_clusters:,}", settings.num_iter, "iterations", done=done) as progress:
+        result = kmeans(
+            source,
+            settings.num_coarse_clusters or settings.num_clusters,
+            settings.num_iter,
+            settings.seed,
+            factory,
+            spherical=cosine,
+            start=settings.start,
+            growing=settings.growing_sample,
+            tolerance=settings.tolerance,
+            initial_centroids=start,
+            resume_from=before,
+            on_iteration=keep,
+        )
 
     if settings.num_coarse_clusters:
         logger.info("The second level compares each feature with some K / C centroids in an iteration.")

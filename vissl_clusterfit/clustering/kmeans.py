@@ -13,6 +13,7 @@ from vissl_clusterfit.clustering.minibatches import MinibatchPlan, has_settled, 
 from vissl_clusterfit.clustering.preprocessing import unit_rows
 from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Fraction, VectorSource
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.progress import DETAIL
 from vissl_clusterfit.search.protocol import SearchFactory
 
 logger = logging.getLogger(__name__)
@@ -155,6 +156,7 @@ def kmeans(
                 100 * width(step),
                 state.objective[-1],
                 state.repaired[-1],
+                extra=DETAIL,
             )
         still = {share for seen in plan[number - state.num_unchanged : number] for share in seen}
         coming = plan[number] if number < num_iter else (ALL,)

@@ -30,6 +30,7 @@ from vissl_clusterfit.clustering.two_level_files import CoarseLabels, FineFiles,
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
+from vissl_clusterfit.progress.step import Progress
 from vissl_clusterfit.search.protocol import SearchFactory
 
 logger = logging.getLogger(__name__)
@@ -145,21 +146,22 @@ def cluster_within(
         left = [index for index in own if files.load(index, int(sizes[index]), int(shares[index])) is None]
         if len(left) < len(own):
             logger.info("%d of %d coarse clusters were done before.", len(own) - len(left), len(own))
-        for number, (index, source) in enumerate(_sources(vectors, labels, sizes, left), 1):
-            with _quietly():
-                state = kmeans(
-                    source,
-                    int(shares[index]),
-                    settings.num_iter,
-                    int(np.random.SeedSequence([settings.seed, index]).generate_state(1)[0]),
-                    search_factory,
-                    spherical=settings.metric == "cosine",
-                    start=settings.start,
-                    growing=settings.growing_sample,
-                    tolerance=settings.tolerance,
-                )
-            files.save(index, state)
-            logger.info("Clustered the features of %d of %d coarse clusters.", number, len(left))
+        with Progress("Clustering within", len(own), "coarse clusters", done=len(own) - len(left)) as progress:
+            for index, source in _sources(vectors, labels, sizes, left):
+                with _quietly():
+                    state = kmeans(
+                        source,
+                        int(shares[index]),
+                        settings.num_iter,
+                        int(np.random.SeedSequence([settings.seed, index]).generate_state(1)[0]),
+                        search_factory,
+                        spherical=settings.metric == "cosine",
+                        start=settings.start,
+                        growing=settings.growing_sample,
+                        tolerance=settings.tolerance,
+                    )
+                files.save(index, state)
+                progress.add(1)
     found = [files.load(index, int(sizes[index]), int(shares[index])) for index in np.flatnonzero(shares).tolist()]
     whole = [state for state in found if state is not None]
     assert len(whole) == len(found), "a file that was just written is not what was written"

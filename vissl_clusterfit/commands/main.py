@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"{PROG} {__version__}")
         return DONE
-    if name not in COMMANDS and ("=" in name or name.startswith(("~", "+"))):
+    if name not in COMMANDS and ("=" in name or name.startswith(("~", "+")) or name in ("-v", "--verbose")):
         words.insert(0, name := RUN)
     if name not in COMMANDS:
         from vissl_clusterfit.config.nearest import nearest, proposal

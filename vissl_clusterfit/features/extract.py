@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from vissl_clusterfit import distributed
 from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import DataError, problem
-from vissl_clusterfit.features.progress import Progress
+from vissl_clusterfit.features.progress import ExtractionProgress
 from vissl_clusterfit.features.sample_list import require_same_samples
 from vissl_clusterfit.features.sample_names import NameList
 from vissl_clusterfit.features.store import KIND, FeatureStore, Shard
@@ -109,7 +109,8 @@ def extract_features(
     missing = writer.missing()
     if missing:
         encode = make_encoder()
-        with Progress(writer, missing) as progress:
+        progress = ExtractionProgress(writer, missing)
+        with progress:
             while missing := writer.missing():
                 if not _extract_free_shards(images, encode, writer, missing, settings, num_workers, progress):
                     time.sleep(_LOOK_AGAIN_S)  # the rest is being done by others; what they drop will be free again
@@ -218,7 +219,7 @@ def _extract_free_shards(
     missing: list[Shard],
     settings: EncodingSettings,
     num_workers: int,
-    progress: Progress,
+    progress: ExtractionProgress,
 ) -> int:
     """Extracts shards until none is free; how many there were."""
     claims = _Claims(writer, missing, settings.batch_size)

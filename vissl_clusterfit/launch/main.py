@@ -10,6 +10,7 @@ with its traceback; 130 Ctrl-C.
 from __future__ import annotations
 
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,13 +25,15 @@ from vissl_clusterfit.launch.processes.failures import (
     RankFailed,
     strip_worker_traceback,
 )
-from vissl_clusterfit.plugin.log_bridge import without_secrets
+from vissl_clusterfit.plugin.log_bridge import VERBOSE, without_secrets
 
 _USAGE = """\
-usage: vissl-clusterfit run config=NAME [KEY=VALUE ...]
+usage: vissl-clusterfit run [-v] config=NAME [KEY=VALUE ...]
 
 Runs a config of VISSL or of this package, with overrides in Hydra's form; KEY=A,B runs a sweep. The word run may be
 left out.
+
+With -v, VISSL's own log comes to the screen, too; CHECKPOINT.DIR/log.txt has it always.
 
     vissl-clusterfit run config=clusterfit/quickstart/teacher
     vissl-clusterfit run config=pretrain/simclr/simclr_8node_resnet +config/clusterfit=student \\
@@ -45,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & {*overrides}:
         print(_USAGE)  # noqa: T201  (this is the command line)
         return DONE
+    if {"-v", "--verbose"} & {*overrides}:
+        os.environ[VERBOSE] = "1"
+        overrides = [word for word in overrides if word not in ("-v", "--verbose")]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be no text
     try:

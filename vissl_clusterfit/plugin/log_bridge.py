@@ -17,6 +17,8 @@ from typing import Any
 
 from vissl_clusterfit.errors import mendable
 
+#: Set where all of VISSL's log comes to the screen, in every process of a run (``screen.py``).
+VERBOSE = "VISSL_CLUSTERFIT_VERBOSE"
 _PACKAGE = "vissl_clusterfit"
 
 #: What VISSL 0.1.6 and the packages that it bundles provoke on today's versions, and no user can act on.

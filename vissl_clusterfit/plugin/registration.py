@@ -98,6 +98,7 @@ def register() -> None:
         with_larc_of_vissl,
     )
     from vissl_clusterfit.plugin.refusals import with_collator_parameters, with_head_parameters, with_place
+    from vissl_clusterfit.plugin.screen import keep_screen_calm
     from vissl_clusterfit.plugin.training import (
         checkpoints,
         distillation,
@@ -171,6 +172,7 @@ def register() -> None:
     # Nor for what opens files, and says what it finds.
     named_files.install()
     keep_secrets()
+    keep_screen_calm()
     loader = checkpoint.CheckpointLoader
     loader.load_and_broadcast_checkpoint = weights.told_in_one_message(loader.load_and_broadcast_checkpoint)
     # Nor for the loading of weights.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -12,11 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vissl_clusterfit.launch.runs.subprocess_runs import python_command
+from vissl_clusterfit.progress.state import VARIABLE
+from vissl_clusterfit.progress.watch import watch
 from vissl_clusterfit.report.results import append_results, read_results
 from vissl_clusterfit.report.table import format_table
 
 # Two threads of one process on two busy cores wait for each other; and with one, figures do not depend on the cores.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+#: How long a stage may take to end after Ctrl-C.
+_GRACE_S = 30
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,8 @@ def run_stages(
         named = [f'config.TRANSFER.MODEL_NAME="{model}"', f"config.CHECKPOINT.DIR={folders[model]}"]
         evaluation = Stage(f"Evaluating: {model}", "evaluate", [*overrides, *named])
         logged[f"evaluate_{_file_name(model)}.log"] = evaluation
-    for log, stage in logged.items():
-        print(f"\n{stage.title}", flush=True)
+    for number, (log, stage) in enumerate(logged.items(), 1):
+        print(f"\n{number} of {len(logged)}: {stage.title}", flush=True)
         if code := _run(folder / "logs" / log, f"{group}/{stage.config}", folder, stage.overrides):
             return code
     rows = [row for of_model in folders.values() for row in read_results(of_model)]
@@ -65,18 +71,27 @@ def _file_name(title: str) -> str:
 
 
 def _run(log: Path, config: str, folder: Path, overrides: Sequence[str]) -> int:
-    """Runs one config in a separate process, its output in a log file."""
+    """Runs one config in a separate process, its output in a log file, and shows how far it is."""
     command = [f"config={config}", f"quickstart.folder={folder}", *overrides]
     print(f"    vissl-clusterfit {shlex.join(command)}", flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
+    started, told = time.monotonic(), log.with_suffix(".progress")
     with open(log, "w", encoding="utf-8") as output:
-        code = subprocess.run(
+        process = subprocess.Popen(
             [*python_command("vissl_clusterfit.launch.main", "main"), *command],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **ENVIRONMENT},
-        ).returncode
+            env={**os.environ, **ENVIRONMENT, VARIABLE: str(told)},
+        )
+        try:
+            code = watch(process, told, lambda line: print(f"    {line}", flush=True))
+        except KeyboardInterrupt:  # which the run has got from the terminal, too
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_S)
+            raise
+        finally:
+            process.kill()
+            process.wait()
     outcome = "done" if code == 0 else f"failed with exit code {code}"
     print(f"    {outcome} in {time.monotonic() - started:.0f} s; log: {log}", flush=True)
     if code:

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from vissl.config import AttrDict
 from vissl.engines.engine_registry import Engine
+from vissl.utils import logger as vissls_logger
 from vissl.utils.env import set_env_vars
-from vissl.utils.logger import setup_logging, shutdown_logging
 from vissl.utils.misc import set_seeds, setup_multiprocessing_method
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
@@ -44,7 +44,7 @@ class StageEngine(Engine):
         set_env_vars(local_rank, node_id, cfg)
         global_rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         # VISSL makes the logger of this name the root. One of ours would pass its lines to itself: see log_bridge.py.
-        setup_logging("clusterfit", output_dir=checkpoint_folder, rank=global_rank)
+        vissls_logger.setup_logging("clusterfit", output_dir=checkpoint_folder, rank=global_rank)
         setup_multiprocessing_method(cfg.MULTI_PROCESSING_METHOD)
         set_seeds(cfg, global_rank)
         if cfg.MACHINE.DEVICE == "gpu" and torch.cuda.is_available():
@@ -60,7 +60,7 @@ class StageEngine(Engine):
                 self.run_stage(cfg, checkpoint_folder)
         finally:
             dist.destroy_process_group()
-        shutdown_logging()
+        vissls_logger.shutdown_logging()
 
     @abstractmethod
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
