@@ -161,11 +161,27 @@ def test_nothing_is_tuned_with_one_value():
     "changes",
     [{}, {"TUNING": {**STUDY["TUNING"], "POINT": "50 %"}}, {"TUNING": {"KEY": "lr", "VALUES": [0.1]}}, {"SEEDS": [5]}],
 )
-def test_all_runs_are_counted_before_any_is_done(changes):
+def test_all_runs_and_their_epochs_are_known_before_any_is_done(changes):
     machine = Machine(**changes)
-    count = machine.plan.count()
+    runs = machine.plan.runs()
     assert machine.done == {}
-    assert count == sum(map(len, machine.run_all())) == machine.plan.count()
+    assert len(runs) == sum(map(len, machine.run_all())) == len(machine.plan.runs())
+    epochs = [run.num_epochs for run in machine.done.values()]
+    assert sorted(epochs) == sorted(run.num_epochs for run in runs)
+    assert {*epochs} == {0, 10, 20}
+
+
+def test_a_method_is_called_by_its_name_in_folders_and_by_its_key_in_overrides():
+    methods = {**STUDY["METHODS"], "student": {**STUDY["METHODS"]["student"], "NAME": "a student, of it"}}
+    machine = Machine(METHODS=methods)
+    machine.run_all()
+    run = machine.done[Path("/study/runs/a_student__of_it/0__/seed=1,value=0.1/test_own")]
+    assert "config.TRANSFER.MODEL_NAME='a student, of it (noise 0 %)'" in run.overrides
+
+
+def test_what_is_left_out_is_not_run():
+    names = [name for wave in Machine(LEAVE_OUT=["untrained", "student"]).run_all() for name in wave]
+    assert {name.partition("/")[0] for name in names} == {"teacher"}
 
 
 @pytest.mark.parametrize(
@@ -178,6 +194,10 @@ def test_all_runs_are_counted_before_any_is_done(changes):
         ({"WRONG_LABELS": "2"}, "WRONG_LABELS: found 2, at the point 0 %; allowed: a share of 0 to 1"),
         ({"WRONG_LABELS": "many"}, "WRONG_LABELS: found many"),
         ({"POINTS": []}, "POINTS: found nothing"),
+        ({"LEAVE_OUT": ["studnet"]}, r"LEAVE_OUT: found \['studnet'\]; allowed: some of untrained, teacher, student"),
+        ({"LEAVE_OUT": ["teacher"]}, "LEAVE_OUT: found teacher, which student comes after"),
+        ({"LEAVE_OUT": ["teacher", "student"]}, "BASELINE: found 'teacher'; allowed: untrained"),
+        ({"METHODS": {"teacher": {}, "other": {"NAME": "teacher"}}}, "METHODS: found 'teacher' as NAME of two"),
         (
             {"TUNING": {**STUDY["TUNING"], "POINT": "25 %"}},
             "TUNING.POINT: found '25 %'; allowed: '0 %' | '50 %', or '' for every point by itself",

@@ -25,10 +25,17 @@ _ALL_POINTS = "all"
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A command: the study's own, with these overrides after its own. ``folder`` is its CHECKPOINT.DIR."""
+    """A command: the study's own, with these overrides after its own.
+
+    Attributes:
+        folder: its CHECKPOINT.DIR.
+        overrides: these.
+        num_epochs: of a training; 0 for an evaluation.
+    """
 
     folder: Path
     overrides: tuple[str, ...]
+    num_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,17 +85,17 @@ class StudyPlan:
                     self._scores(method, point, seed)
         return list(self._ready.values())
 
-    def count(self) -> int:
-        """How many runs there are in all; whatever values are chosen, they are as many."""
-        folders = set()
+    def runs(self) -> list[StudyRun]:
+        """All runs, done or not; whatever values will be chosen, they are as many and as long."""
+        found = {}
 
         def done(run: StudyRun) -> bool:
-            folders.add(run.folder)
+            found[run.folder] = run
             return True
 
         row = ResultRow("any", CHOSEN_BY, "any", "any", "any", 0.0, "any", 0)
         StudyPlan(self._settings, self._folder, self._num_epochs, is_finished=done, rows=lambda _: [row]).ready()
-        return len(folders)
+        return [*found.values()]
 
     def scores(self) -> Iterator[Score]:
         """The scores on test of every method that is shown; complete when nothing is ready any more."""
@@ -198,18 +205,20 @@ class StudyPlan:
                 return None
             names[f"weights {number}"] = quoted(weights)
             names[f"run {number}"] = self._place(before, point, seed, chosen) / "training"
+        num_epochs = max(1, round(method.epochs * self._num_epochs))
         run = StudyRun(
             self._place(name, point, seed, value) / "training",
             (
                 "engine_name=train",
                 *self._with_names(method.network, point, seed),
-                f"config.OPTIMIZER.num_epochs={max(1, round(method.epochs * self._num_epochs))}",
+                f"config.OPTIMIZER.num_epochs={num_epochs}",
                 *(self._wrong_labels(point, seed) if method.labelled else ()),
                 *replaced(self._with_names(method.training, point, seed), names),
                 f"{self._settings.tuning.key}={value}",
                 f"config.SEED_VALUE={seed}",
                 f"config.CLUSTERFIT.SEED={seed}",
             ),
+            num_epochs,
         )
         if not self._is_finished(run):
             self._ready[run.folder] = run
@@ -231,13 +240,14 @@ class StudyPlan:
     def _place(self, name: str, point: str, seed: int, value: object) -> Path:
         method = self._method(name)
         at = _file_name(point if self._depends_on_point(name) else _ALL_POINTS)
-        folder = self._folder / "runs" / _file_name(name) / at
+        folder = self._folder / "runs" / _file_name(self._settings.shown_name(name)) / at
         if method.weights:
             return folder / "given"
         return folder / (f"seed={seed},value={value}" if method.epochs else f"seed={seed}")
 
     def _model_name(self, name: str, point: str) -> str:
-        return f"{name} ({self._settings.axis} {point})" if self._depends_on_point(name) else name
+        shown = self._settings.shown_name(name)
+        return f"{shown} ({self._settings.axis} {point})" if self._depends_on_point(name) else shown
 
     def _depends_on_point(self, name: str) -> bool:
         method = self._method(name)

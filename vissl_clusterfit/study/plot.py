@@ -34,7 +34,7 @@ def curves(report: Report) -> bytes:
                     markersize=4,
                     linewidth=1.5,
                     capsize=3,
-                    label=method,
+                    label=report.shown(method),
                 )
             panel.set_title(f"{benchmark}, {target}", fontsize=10)
             panel.grid(alpha=0.3)

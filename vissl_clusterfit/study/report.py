@@ -48,6 +48,10 @@ class Report:
             key = (score.row.benchmark, score.target, score.method, score.point)
             self._values.setdefault(key, {})[score.row.seed] = score.row.value
 
+    def shown(self, method: str) -> str:
+        """What a method is called."""
+        return self.settings.shown_name(method)
+
     def values(self, benchmark: str, target: str, method: str, point: str) -> dict[int, float]:
         """Accuracy by seed, as fractions."""
         if target != ALL_TARGETS:
@@ -68,7 +72,7 @@ class Report:
 
     def markdown(self) -> str:
         """The tables: what is ahead of the baseline, then every benchmark and target."""
-        settings, baseline = self.settings, self.settings.baseline
+        settings, baseline = self.settings, self.settings.shown_name(self.settings.baseline)
         seeds = len(settings.seeds)
         parts = [
             f"# {settings.name}",
@@ -79,7 +83,7 @@ class Report:
             for target in self.targets:
                 parts.append(f"## {benchmark}, {target}")
                 parts.append(self._table(lambda *place: _plain(self.interval(*place)), benchmark, target, self.methods))
-                others = [method for method in self.methods if method != baseline]
+                others = [method for method in self.methods if method != settings.baseline]
                 parts.append(f"Lead over {baseline}, in points:")
                 parts.append(self._table(lambda *place: _signed(self.lead(*place)), benchmark, target, others))
         if self.information:
@@ -90,7 +94,8 @@ class Report:
 
     def _table(self, cell: Callable[..., str], benchmark: str, target: str, methods: Sequence[str]) -> str:
         rows = [
-            [name, *(cell(benchmark, target, name, point) for point in self.settings.named_points)] for name in methods
+            [self.shown(name), *(cell(benchmark, target, name, point) for point in self.settings.named_points)]
+            for name in methods
         ]
         return _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])
 
@@ -100,7 +105,7 @@ class Report:
             "true labels of the pre-training, in %: 100 where they tell them, 0 as by chance."
         )
         rows = [
-            [name, *(_plain(student_interval([*of_points[point]])) for point in self.settings.named_points)]
+            [self.shown(name), *(_plain(student_interval([*of_points[point]])) for point in self.settings.named_points)]
             for name, of_points in self.information.items()
         ]
         return text + "\n\n" + _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])
@@ -112,7 +117,7 @@ class Report:
             "with the best linear probe on the validation data, the mean of all targets, of a training with seed "
             f"{tuning.seed}."
         )
-        rows = [[name, *map(str, of_points.values())] for name, of_points in self.choices.items()]
+        rows = [[self.shown(name), *map(str, of_points.values())] for name, of_points in self.choices.items()]
         return text + "\n\n" + _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])
 
     def csv(self) -> str:
@@ -122,7 +127,7 @@ class Report:
         lines.writerow(["method", "point", "seed", "benchmark", "target", "metric", "value"])
         for score in self._scores:
             row = score.row
-            place = [score.method, score.point, row.seed, row.benchmark, score.target]
+            place = [self.shown(score.method), score.point, row.seed, row.benchmark, score.target]
             lines.writerow([*place, row.metric, repr(row.value)])
         return text.getvalue()
 

@@ -22,6 +22,8 @@ class MethodSettings:
     the first teacher's checkpoint, and ``<run 1>``, ``<run 2>`` … for the folders of runs of the methods in ``after``.
     """
 
+    #: What it is called in tables and plots; its key, where this is empty.
+    name: str = setting("")
     #: Overrides that make the network, in its training and wherever it is used.
     network: list = setting([])
     #: Overrides of its training.
@@ -38,6 +40,11 @@ class MethodSettings:
     once: bool = setting(False)
     #: It is a row of the table and a line of the plot.
     shown: bool = setting(True)
+
+    @property
+    def on_other_data(self) -> bool:
+        """Whether it trains on other images than those that the study names, whose labels are not known."""
+        return any("config.DATA.TRAIN.DATA_PATHS=" in str(text) for text in self.training)
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,10 @@ class StudySettings:
     wrong_labels: str = setting("0")
     #: One training of each method per seed and point.
     seeds: list = setting([1, 2, 3])
-    #: The methods by name: see ``MethodSettings``. All are compared with BASELINE.
+    #: The methods by a key that a command line can name: see ``MethodSettings``. All are compared with BASELINE.
     methods: dict = setting({})
+    #: The keys of methods that are not run.
+    leave_out: list = setting([])
     baseline: str = setting("teacher")
     #: The targets by name: see ``TargetSettings``.
     targets: dict = setting({})
@@ -104,6 +113,8 @@ class StudySettings:
             settings.targets[name] = read_settings(TargetSettings, values, f"config.STUDY.TARGETS.{name}")
         if problems := list(settings._contradictions()):
             raise ConfigError("\n".join(problems))
+        for name in settings.leave_out:
+            del settings.methods[name]
         return settings
 
     def _contradictions(self) -> Iterator[str]:
@@ -115,8 +126,12 @@ class StudySettings:
         if self.is_tuned and self.tuning.point not in ("", *self.named_points):
             allowed = " | ".join(map(repr, self.named_points)) + ", or '' for every point by itself"
             yield problem("config.STUDY.TUNING.POINT", found=repr(self.tuning.point), allowed=allowed)
-        if self.baseline not in self.methods:
-            allowed = " | ".join(self.methods)
+        yield from self._wrongly_left_out()
+        names = [self.shown_name(name) for name in self.methods]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            yield problem("config.STUDY.METHODS", found=f"{twice[0]!r} as NAME of two", allowed="a name for each")
+        if self.baseline not in self.methods or self.baseline in self.leave_out:
+            allowed = " | ".join(name for name in self.methods if name not in self.leave_out)
             yield problem("config.STUDY.BASELINE", found=repr(self.baseline), allowed=allowed)
         seeds = [*self.seeds, *([self.tuning.seed] if self.is_tuned else [])]
         if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in seeds) or len({*seeds}) < len(seeds):
@@ -140,6 +155,21 @@ class StudySettings:
                     allowed="a folder of images for each split",
                     remedy="Without a VALIDATION nothing can be tuned: name one value in STUDY.TUNING.VALUES.",
                 )
+
+    def _wrongly_left_out(self) -> Iterator[str]:
+        if len({*self.leave_out}) < len(self.leave_out) or not {*self.leave_out} <= self.methods.keys():
+            yield problem("config.STUDY.LEAVE_OUT", found=self.leave_out, allowed=f"some of {', '.join(self.methods)}")
+        for name, method in self.methods.items():
+            if name not in self.leave_out and (needed := [each for each in method.after if each in self.leave_out]):
+                yield problem(
+                    "config.STUDY.LEAVE_OUT",
+                    found=f"{needed[0]}, which {name} comes after",
+                    allowed=f"{needed[0]} together with {name}, or neither",
+                )
+
+    def shown_name(self, method: str) -> str:
+        """What a method is called in tables, plots and folders."""
+        return self.methods[method].name or method
 
     @property
     def is_tuned(self) -> bool:

@@ -58,6 +58,16 @@ def test_other_or_changed_pictures_are_refused(pictures, tmp_path):
         write_pictures(tmp_path, settings)
 
 
+def test_further_pictures_change_none_of_the_others(pictures, tmp_path):
+    kind, folder = pictures
+    write_pictures(tmp_path / "pictures", PicturesSettings(kind, **SMALL, unlabelled=50))
+    made, others = contents(tmp_path / "pictures"), contents(folder)
+    more = {path: made[path] for path in made if path.parts[0] == "unlabelled"}
+    assert len(more) == 50
+    assert all(made[path] == others[path] for path in others if path.suffix in (".bmp", ".npy"))
+    assert not {*more.values()} & {content for path, content in others.items() if path.suffix == ".bmp"}
+
+
 def test_no_scan_is_in_two_splits_and_none_is_left_out():
     parts = [_SCANS[split] for split in SPLITS]
     assert [first for first, _ in parts] == [0.0, *(last for _, last in parts[:-1])]

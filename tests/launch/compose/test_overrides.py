@@ -121,15 +121,17 @@ def test_the_pixels_of_a_study_have_only_the_trunks_output_whatever_layer_the_da
     folders = [f"study.{key}=x" for key in ("folder", "pretrain", "train", "validation", "test")]
     given = folders if data == "images" else folders[:1]
     study = ["config=clusterfit/study/label_noise", f"config/clusterfit/study/data={data}", *given]
-    network = compose_overrides(study)["config"]["STUDY"]["METHODS"]["raw pixels"]["NETWORK"]
+    network = compose_overrides(study)["config"]["STUDY"]["METHODS"]["raw_pixels"]["NETWORK"]
     config = compose_overrides([*study, *network])["config"]
     assert config["MODEL"]["TRUNK"]["NAME"] == "raw_pixels"
     assert config["TRANSFER"]["FEATURES"]["LAYER_NAME"] == ""
 
 
-def test_a_method_with_spaces_and_commas_in_its_name_is_changed_in_a_mapping():
+def test_every_method_of_a_study_is_changed_by_its_key():
     study = ["config=clusterfit/study/label_noise", "study.folder=s"]
-    changed = compose_overrides([*study, "config.STUDY.METHODS={teacher\\, twice as long:{EPOCHS:3}}"])
+    keys = compose_overrides(study)["config"]["STUDY"]["METHODS"].keys()
+    changed = compose_overrides([*study, *(f"+config.STUDY.METHODS.{key}.SHOWN=false" for key in keys)])
     methods = changed["config"]["STUDY"]["METHODS"]
-    assert methods["teacher, twice as long"] == {"LABELLED": True, "EPOCHS": 3}
-    assert list(methods) == list(compose_overrides(study)["config"]["STUDY"]["METHODS"])
+    assert list(methods) == list(keys)
+    assert not any(method["SHOWN"] for method in methods.values())
+    assert methods["teacher_twice"]["NAME"] == "teacher, twice as long"

@@ -1,6 +1,6 @@
 """The pictures of the embedded study: drawn once, as image files, with labels of several granularities.
 
-    <folder>/<split>/all/<number>.bmp     pretrain, train, validation and test, of one size
+    <folder>/<split>/all/<number>.bmp     pretrain, train, validation and test, of one size; unlabelled
     <folder>/<split>.<labels>.npy         int64, one label for each picture of the split, in the order of the files
 
 Networks are pre-trained on ``pretrain`` with one of the labels, and scored by others: fitted on ``train``, choices
@@ -22,9 +22,12 @@ from vissl_clusterfit.datasets.synthetic.generated_folder import write_drawn_set
 from vissl_clusterfit.storage.artifacts import write_array
 
 SPLITS = ("pretrain", "train", "validation", "test")
+#: More pictures like those of "pretrain", which no teacher sees.
+UNLABELLED = "unlabelled"
 _DIGIT_PX = 24
 #: The part of the scans that a split is drawn from.
 _SCANS = {"pretrain": (0.0, 0.45), "train": (0.45, 0.62), "validation": (0.62, 0.73), "test": (0.73, 1.0)}
+_SCANS[UNLABELLED] = _SCANS["pretrain"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class PicturesSettings:
     train: int = setting(1500, at_least=1)
     validation: int = setting(600, at_least=1)
     test: int = setting(1500, at_least=1)
+    #: Further pictures to cluster, whose labels nobody knows.
+    unlabelled: int = setting(0, at_least=0)
     #: Draws everything that is random. The study's own seeds change the trainings, not the pictures.
     seed: int = setting(0, at_least=0)
 
@@ -49,18 +54,21 @@ def write_pictures(folder: Path, settings: PicturesSettings) -> None:
         ArtifactError: the folder holds other pictures, pictures that were changed, or something else.
         MissingDependencyError: what brings the fonts is not installed.
     """
-    what = f"pictures of {settings.kind}"
-    write_drawn_set(folder, what, asdict(settings), lambda temporary: _write_splits(temporary, settings))
+    what, inputs = f"pictures of {settings.kind}", asdict(settings)
+    if not settings.unlabelled:  # as in folders that are older than these
+        del inputs[UNLABELLED]
+    write_drawn_set(folder, what, inputs, lambda temporary: _write_splits(temporary, settings))
 
 
 def _write_splits(folder: Path, settings: PicturesSettings) -> dict[str, dict[str, int]]:
-    for split in SPLITS:
+    splits = [*SPLITS, *([UNLABELLED] if settings.unlabelled else [])]
+    for split in splits:
         _write_split(folder, split, settings)
-    return {"num_images": {split: getattr(settings, split) for split in SPLITS}}
+    return {"num_images": {split: getattr(settings, split) for split in splits}}
 
 
 def _write_split(folder: Path, split: str, settings: PicturesSettings) -> None:
-    rng = np.random.default_rng([settings.seed, SPLITS.index(split)])
+    rng = np.random.default_rng([settings.seed, (*SPLITS, UNLABELLED).index(split)])
     draw = {"digits": _draw_digits, "characters": _draw_characters}[settings.kind]
     pictures, labels = draw(split, getattr(settings, split), rng)
     files = folder / split / "all"  # VISSL's disk_folder wants a class folder

@@ -29,6 +29,7 @@ from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.study.label_noise import wrong_labels
 from vissl_clusterfit.study.output import write_report
 from vissl_clusterfit.study.plan import StudyPlan, StudyRun
+from vissl_clusterfit.study.progress import Forecast
 from vissl_clusterfit.study.report import Report
 from vissl_clusterfit.study.settings import StudySettings
 
@@ -64,7 +65,7 @@ def run_study(overrides: Sequence[str], config: Any, main: Callable[[list[str]],
         allowed = "a folder of this machine's file system for a study"
         raise ConfigError(problem("config.CHECKPOINT.DIR", found=str(folder), allowed=allowed))
     if settings.pictures.kind:
-        print(f"Pictures: {folder / 'pictures'}", flush=True)  # noqa: T201
+        _say(f"Pictures: {folder / 'pictures'}")
         write_pictures(folder / "pictures", settings.pictures)
     study = _Study(settings, folder, overrides, config)
     study.write_labels(config)
@@ -81,7 +82,8 @@ class _Study:
         self._settings = settings
         self._folder = folder
         self._overrides = [override for override in overrides if not _OF_THE_STUDY.match(override)]
-        self._finished: set[Path] = set()
+        #: What is done, and how long it took, where its record says so.
+        self._finished: dict[Path, tuple[StudyRun, float | None]] = {}
         self._true_labels: np.ndarray | None = None
         self._plan = StudyPlan(
             settings,
@@ -108,11 +110,18 @@ class _Study:
 
     def run(self, main: Callable[[list[str]], int]) -> int:
         """Runs what is missing. A run that fails ends the study, as others need it."""
-        started, num_runs = time.monotonic(), self._plan.count()
+        started, runs = time.monotonic(), self._plan.runs()
+        forecast = Forecast(runs, self._settings.num_parallel)
+        ready = self._plan.ready()
+        for run, seconds in self._finished.values():
+            forecast.done(run, seconds)
+        _say(forecast.beginning())
+        begun: dict[Path, tuple[StudyRun, float]] = {}
         with stopped_as_interrupted(), processes(self._settings.num_threads, main) as running:
             while True:
-                ready = [run for run in self._plan.ready() if run.folder not in running.folders]
+                ready = [run for run in ready if run.folder not in running.folders]
                 for run in ready[: self._settings.num_parallel - len(running.folders)]:
+                    begun[run.folder] = (run, time.monotonic())
                     running.start(run.folder, self._command(run))
                 if not running.folders:
                     return DONE
@@ -123,10 +132,14 @@ class _Study:
                 if code != DONE:
                     print(f"{_end_of(folder / OUTPUT_NAME)}\nFAILED with exit code {code}: {name}")  # noqa: T201
                     return code
-                artifacts.write_json(folder / _RECORD_NAME, {"overrides": command})
-                self._finished.add(folder)
-                progress = f"{len(self._finished):4d} of {num_runs} done"
-                print(f"{time.monotonic() - started:6.0f} s  {progress}  {name}", flush=True)  # noqa: T201
+                run, since = begun.pop(folder)
+                seconds = time.monotonic() - since
+                artifacts.write_json(folder / _RECORD_NAME, {"overrides": command, "seconds": round(seconds, 3)})
+                self._finished[folder] = (run, seconds)
+                forecast.done(run, seconds)
+                progress = f"{forecast.num_done:4d} of {len(runs)} done"
+                _say(f"{time.monotonic() - started:6.0f} s  {progress}  {forecast.left():>14}  {name}")
+                ready = self._plan.ready()
 
     def report(self) -> str:
         """Writes rows and report, and returns what the user may look for."""
@@ -144,6 +157,8 @@ class _Study:
         for name, point, seed, training in self._plan.trainings():
             if self._settings.methods[name].labelled:
                 labels = artifacts.read_array(self._plan.labels_file(point, seed))
+            elif self._settings.methods[name].on_other_data:
+                continue
             elif (folder := training / "clusterfit" / "labels" / "train").is_dir():
                 labels = PseudoLabels.open(folder).labels
             else:
@@ -160,14 +175,16 @@ class _Study:
         record = run.folder / _RECORD_NAME
         if not record.is_file():
             return False
-        before, now = artifacts.read_json(record, "overrides")["overrides"], self._command(run)
+        found = artifacts.read_json(record, "overrides")
+        before, now = found["overrides"], self._command(run)
         if before != now:
             differ = ", ".join(sorted({*before} ^ {*now}))
             raise ArtifactError(
                 f"{run.folder} holds a run with other overrides: {differ}. Name another folder for this study, or "
                 "delete that run."
             )
-        self._finished.add(run.folder)
+        seconds = found.get("seconds")
+        self._finished[run.folder] = (run, seconds if isinstance(seconds, (int, float)) else None)
         return True
 
 
@@ -175,6 +192,10 @@ def _rows(run: StudyRun) -> list[ResultRow]:
     """The scores of an evaluation that is finished."""
     with with_remedy(f"Delete {run.folder} to have the study evaluate again."):
         return read_results(run.folder)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
 
 
 def _end_of(output: Path) -> str:

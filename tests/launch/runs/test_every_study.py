@@ -1,0 +1,115 @@
+"""Every study on every kind of data: it composes, and a reduced one trains every method, scores it and reports."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import write_images
+from vissl.config import AttrDict
+from vissl.models import build_model
+
+from vissl_clusterfit.launch.compose.compose import compose
+from vissl_clusterfit.study.plan import StudyPlan
+from vissl_clusterfit.study.settings import StudySettings
+
+STUDIES = {  # with as few points as say something
+    "label_noise": ["config.STUDY.POINTS=[0.5]"],
+    "num_clusters": ["config.STUDY.POINTS=[3,5]"],
+    "capacity": ["study.widths=['[4,8,16]','[16,32,64]']"],
+    "multitask": [],
+    "own_teacher": ["config.STUDY.SEEDS=[1]"],
+    "targets": [
+        "config.STUDY.POINTS=[0.5]",
+        "config.STUDY.PICTURES.UNLABELLED=80",
+        *("study.top_l=2", "study.num_nearest=3", "study.perplexity=1.5", "study.also=[3,2]"),
+    ],
+}
+DATA = ("digits", "characters", "images")
+CPU = "config.MACHINE.DEVICE=cpu"
+SMALL = (
+    "config.STUDY.SEEDS=[1]",
+    "config.STUDY.TUNING.VALUES=[0.1]",
+    "config.STUDY.TUNING.POINT=''",
+    "config.OPTIMIZER.num_epochs=1",
+    "config.CLUSTERFIT.NUM_CLUSTERS=5",
+    *(f"config.STUDY.PICTURES.{split}=80" for split in ("PRETRAIN", "TRAIN", "VALIDATION", "TEST")),
+    "config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=8",
+    "config.TRANSFER.LINEAR.C_GRID=[1.0]",
+)
+_SMALL_IMAGE = "{name:Resize,size:[32,32]},{name:ToTensor}"
+SMALL_IMAGES = (
+    "study.num_classes=3",
+    f"study.train_transforms=[{_SMALL_IMAGE}]",
+    f"study.transforms=[{_SMALL_IMAGE}]",
+    f"study.rotated=[{{name:ImgRotatePil}},{_SMALL_IMAGE}]",
+    "config.MODEL.TRUNK.RESNETS.WIDTH_PER_GROUP=4",
+    "config.DATA.NUM_DATALOADER_WORKERS=0",
+    CPU,
+    "config.STUDY.NUM_PARALLEL=2",
+    "config.STUDY.NUM_THREADS=1",
+)
+
+
+def command(study: str, data: str, folder: Path, *given: str) -> list[str]:
+    config = [f"config=clusterfit/study/{study}", f"config/clusterfit/study/data={data}"]
+    return [*config, f"study.folder={folder}", *given]
+
+
+def folders(data: str, place: Path) -> list[str]:
+    """Names of class folders for a study on one's own images; none where they are drawn."""
+    if data != "images":
+        return []
+    splits = ("pretrain", "train", "validation", "test", "unlabelled")
+    return [f"study.{split}={place / split}" for split in splits]
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("study", STUDIES)
+def test_its_runs_are_known_before_the_first(study, data, tmp_path):
+    teacher = ["study.teacher=t.torch"] if study == "own_teacher" else []
+    config = compose(command(study, data, tmp_path / "study", *folders(data, tmp_path), *teacher, CPU))[2]
+    settings = StudySettings.from_config(config.STUDY)
+    plan = StudyPlan(settings, tmp_path, 30, is_finished=lambda run: False, rows=lambda run: [])
+    trained = [name for name, method in settings.methods.items() if method.epochs and not method.weights]
+    trainings = [run for run in plan.runs() if run.num_epochs]
+    # A teacher that does not depend on the point is one training for all; every other method has one at each.
+    least, most = (len(settings.seeds) * times for times in (len(trained), len(trained) * len(settings.points)))
+    tuned = len(settings.tuning.values) * len(settings.points) * len(trained)
+    assert least <= len(trainings) <= most + tuned
+    assert all(key.isidentifier() for key in settings.methods)
+
+
+@pytest.fixture
+def images(tmp_path):
+    for number, split in enumerate(("pretrain", "train", "validation", "test", "unlabelled")):
+        write_images(tmp_path / split, 24, seed=number)
+
+
+def untrained_teacher(study: list[str], place: Path) -> Path:
+    config = compose([*study, "study.teacher=none"])[2]
+    torch.manual_seed(0)
+    torch.save(build_model(AttrDict(config.MODEL), AttrDict(config.OPTIMIZER)).trunk.state_dict(), place)
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_reduced_one_reports(study, data, start_script, images, tmp_path):
+    given = [*folders(data, tmp_path), *(SMALL_IMAGES if data == "images" else ()), *SMALL, *STUDIES[study]]
+    if study == "capacity" and data == "images":
+        given.append("study.widths=[2,4]")
+    whole = command(study, data, tmp_path / "study", *given)
+    if study == "own_teacher":
+        whole.append(f"study.teacher={untrained_teacher(whole, tmp_path / 'teacher.torch')}")
+    process = start_script(*whole, cwd=tmp_path)
+    said, errors = process.communicate()
+    assert process.returncode == 0, said + errors
+    settings = StudySettings.from_config(compose(whole)[2].STUDY)
+    with (tmp_path / "study/study.csv").open(newline="") as file:
+        found = {(line["method"], line["point"]) for line in csv.DictReader(file)}
+    names = [settings.shown_name(method) for method in settings.methods]
+    assert found == {(name, point) for name in names for point in settings.named_points}
+    assert "This study has " in said
+    assert " left  " in said
