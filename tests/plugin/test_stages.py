@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from checkpoint_parts import network_of
 from tiny import write_images
 
 from vissl_clusterfit.clustering.codebook import Codebook
@@ -49,7 +50,7 @@ def test_one_command_extracts_clusters_and_trains(student_run):
     # The images are of three colours; the fourth cluster splits one of them.
     assert len(set(zip(np.repeat([0, 1, 2], 10), labels.labels.tolist(), strict=True))) == 4
     checkpoint = torch.load(student_run / "model_final_checkpoint_phase0.torch")
-    assert checkpoint["classy_state_dict"]["base_model"]["model"]["heads"]["0.classifiers.0.clf.0.weight"].shape == (
+    assert network_of(checkpoint)["heads"]["0.classifiers.0.clf.0.weight"].shape == (
         4,
         2048,
     )

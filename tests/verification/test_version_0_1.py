@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import stage_work
 import torch
+from checkpoint_parts import network_of
 from processes import outcome
 from repository import ROOT
 from tiny import STUDENT
@@ -100,7 +101,7 @@ def test_an_extraction_that_was_killed_resumes(left):
 
 def trained(folder):
     file = folder / "model_final_checkpoint_phase3.torch"
-    return torch.load(file, weights_only=False)["classy_state_dict"]["base_model"]["model"]
+    return network_of(torch.load(file, weights_only=False))
 
 
 @pytest.mark.slow

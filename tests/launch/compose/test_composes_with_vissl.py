@@ -8,11 +8,12 @@ import json
 
 import pytest
 import torch
+from checkpoint_parts import trunk_of
 from shrunk import NARROW, ON_THIS_MACHINE, ONE_EPOCH
 
 
 def trunk(checkpoint) -> dict[str, torch.Tensor]:
-    state = torch.load(checkpoint)["classy_state_dict"]["base_model"]["model"]["trunk"]
+    state = trunk_of(torch.load(checkpoint))
     return {name.removeprefix("base_model.").removeprefix("_feature_blocks."): tensor for name, tensor in state.items()}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoint_parts import network_of
 from PIL import Image
 from repository import ROOT
 from vissl.config import AttrDict
@@ -140,7 +141,7 @@ def train(run_command, tmp_path):
             cwd=tmp_path,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        return torch.load(tmp_path / "run/checkpoint.torch")["classy_state_dict"]["base_model"]["model"]
+        return network_of(torch.load(tmp_path / "run/checkpoint.torch"))
 
     return run
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from benchmark_data import ON_THIS_MACHINE, SMALL_IMAGES, write_classes
+from checkpoint_parts import trunk_of
 
 from vissl_clusterfit.features.store import FeatureStore
 
@@ -176,7 +177,7 @@ def test_a_row_says_of_how_many_samples_it_is(knn, data, tmp_path):
 
 def test_one_of_several_networks_is_chosen_by_its_prefix(knn, teacher, tmp_path):
     """As of MoCo, whose file has the encoder of the queries and that of the keys."""
-    trunk = torch.load(teacher)["classy_state_dict"]["base_model"]["model"]["trunk"]
+    trunk = trunk_of(torch.load(teacher))
     both = {
         f"module.encoder_{which}.{name}": tensor * factor if name.endswith("conv1.weight") else tensor
         for which, factor in (("k", -0.5), ("q", 1.0))

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from benchmark_data import ON_THIS_MACHINE, write_classes
+from checkpoint_parts import trunk_of
 
 # With a rate of zero.
 ONE_EPOCH = (
@@ -64,7 +65,7 @@ def test_a_training_starts_with_the_whole_trunk(training, tmp_path, config, teac
     assert any("test_accuracy_list_meter" in line for line in lines)
     # With a rate of zero the trunk that VISSL saves is the one that it was given.
     [final] = (tmp_path / "run").glob("model_final_checkpoint_phase*.torch")
-    before, after = (torch.load(file)["classy_state_dict"]["base_model"]["model"]["trunk"] for file in (teacher, final))
+    before, after = (trunk_of(torch.load(file)) for file in (teacher, final))
     names = [name for name in before if name.endswith("weight")]
     assert len(names) > 100
     assert all(torch.equal(before[name], after[name]) for name in names)
@@ -85,7 +86,7 @@ def test_a_test_scores_what_can_be_read_and_says_of_how_many_samples_it_is(train
 def test_a_partial_load_is_refused(training, teacher, tmp_path):
     """VISSL would start the rest at random, and say so in the middle of a long log."""
     state = torch.load(teacher)
-    trunk = state["classy_state_dict"]["base_model"]["model"]["trunk"]
+    trunk = trunk_of(state)
     lost = [name for name in trunk if "layer4.2.conv3" in name or "layer4.2.bn3.bias" in name]
     for name in lost:
         del trunk[name]

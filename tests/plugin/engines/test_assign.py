@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from checkpoint_parts import trunk_of
 from tiny import write_images
 
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
@@ -86,7 +87,7 @@ def test_the_limit_is_a_percentile_of_the_clustered_split(run_command, codebook,
 @pytest.mark.slow
 def test_another_teacher_is_refused(run_command, codebook, teacher, images, tmp_path):
     state = torch.load(teacher, weights_only=True)
-    state["classy_state_dict"]["base_model"]["model"]["trunk"]["_feature_blocks.bn1.bias"] += 1
+    trunk_of(state)["_feature_blocks.bn1.bias"] += 1
     torch.save(state, tmp_path / "other.torch")
     result = assign(run_command, codebook, tmp_path / "other.torch", images, tmp_path / "new")
     assert result.returncode == 2

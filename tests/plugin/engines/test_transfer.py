@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from checkpoint_parts import trunk_of
 from command import CommandServer
 from PIL import Image
 from sklearn.metrics import average_precision_score
@@ -140,7 +141,7 @@ ONE = ("config.TRANSFER.PROTOCOLS=[knn]", "config.TRANSFER.KNN.NUM_NEIGHBORS=5")
 
 def weights_of(teacher, tmp_path, **networks) -> str:
     """A file with several networks: of each name, the teacher's trunk with its first convolution times a factor."""
-    trunk = torch.load(teacher)["classy_state_dict"]["base_model"]["model"]["trunk"]
+    trunk = trunk_of(torch.load(teacher))
     changed = {
         name: {key: tensor * factor if key.endswith("conv1.weight") else tensor for key, tensor in trunk.items()}
         for name, factor in networks.items()
@@ -171,7 +172,7 @@ def test_one_of_several_networks_is_chosen_by_its_key(transfer, rows_of, teacher
 
 
 def test_a_file_that_may_run_code_is_used_where_it_is_trusted(transfer, teacher, tmp_path, monkeypatch):
-    trunk = torch.load(teacher)["classy_state_dict"]["base_model"]["model"]["trunk"]
+    trunk = trunk_of(torch.load(teacher))
     torch.save({"state_dict": trunk, "when": datetime.date(2020, 1, 1)}, tmp_path / "code.torch")
     weights = f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={tmp_path / 'code.torch'}"
     refused = transfer(*ONE, weights)

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 import torchvision
 from benchmark_data import write_classes
+from checkpoint_parts import trunk_of
 
 from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.report.results import read_results
@@ -15,8 +16,8 @@ from vissl_clusterfit.report.results import read_results
 FINAL = "model_final_checkpoint_phase0.torch"
 
 
-def trunk_of(run):
-    state = torch.load(run / FINAL)["classy_state_dict"]["base_model"]["model"]["trunk"]
+def trained_trunk(run):
+    state = trunk_of(torch.load(run / FINAL))
     return {name.removeprefix("_feature_blocks."): tensor for name, tensor in state.items()}
 
 
@@ -24,7 +25,7 @@ def test_a_training_leaves_its_trunk_for_torchvision(student_run):
     network = torchvision.models.resnet50(width_per_group=4)
     network.fc = torch.nn.Identity()
     network.load_state_dict(safetensors.torch.load_file(student_run / "export/model.safetensors"), strict=True)
-    trained = trunk_of(student_run)
+    trained = trained_trunk(student_run)
     assert all(torch.equal(tensor, trained[name]) for name, tensor in network.state_dict().items())
     card = json.loads((student_run / "export/card.json").read_text())
     assert card["made_from"]["data"]["num_samples"] == 30

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from checkpoint_parts import trunk_of
 from library_networks import of_timm, of_torchvision, of_transformers, pictures
 from vissl.config import AttrDict
 
@@ -170,7 +171,7 @@ def test_a_student_by_name_is_trained_scored_and_labels_other_data(run_command, 
     result = run_command(*overrides, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     checkpoint = tmp_path / "run/checkpoint.torch"
-    state = torch.load(checkpoint, weights_only=True)["classy_state_dict"]["base_model"]["model"]["trunk"]
+    state = trunk_of(torch.load(checkpoint, weights_only=True))
     start = load("torchvision:resnet18").module.state_dict()
     assert {name.removeprefix("network.") for name in state} == {*start}
 

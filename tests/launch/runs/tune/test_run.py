@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import watched_files
+from checkpoint_parts import network_of
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 from tune_work import LAYERS, LINEAR, NUM_TEST
@@ -75,7 +76,7 @@ def write_finished_training(folder: Path, phase: int, **top_1: float) -> None:
 
 def tensors_of(checkpoint: Path) -> dict[str, dict[str, torch.Tensor]]:
     """The trunk and the heads of a checkpoint of VISSL's."""
-    return torch.load(checkpoint, weights_only=True)["classy_state_dict"]["base_model"]["model"]
+    return network_of(torch.load(checkpoint, weights_only=True))
 
 
 def accuracies(cfg: AttrDict, network: dict[str, dict[str, torch.Tensor]]) -> dict[str, float]:
