@@ -7,6 +7,7 @@ import torch
 from checkpoint_parts import trunk_of
 from refusals import BEFORE_A_STEP, require_refusal
 from tiny import write_images
+from tiny_store import contents
 
 
 @pytest.fixture
@@ -16,10 +17,9 @@ def refuse_second(tmp_path, student_run, run_command, student_overrides):
     def run(*change: str):
         folder = tmp_path / "run"
         shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
-        before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        before = contents(folder / "clusterfit")
         result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", *change, cwd=tmp_path)
-        after = {file: file.read_bytes() for file in (folder / "clusterfit").rglob("*") if file.is_file()}
-        assert after == before
+        assert contents(folder / "clusterfit") == before
         assert {path.name for path in folder.iterdir()} <= {*BEFORE_A_STEP, "clusterfit"}
         return result
 

@@ -3,6 +3,7 @@
 import av
 import numpy as np
 import pytest
+from tiny_store import contents
 
 from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec
 from vissl_clusterfit.datasets.synthetic.moving_digits import (
@@ -16,10 +17,6 @@ from vissl_clusterfit.datasets.synthetic.scans import PICTURE_PX, load_scans
 from vissl_clusterfit.errors import ArtifactError
 
 SMALL = DigitsSpec(num_scans=70, num_test_scans=20, train_drawings=2, test_drawings=1)
-
-
-def contents(folder):
-    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_store import contents
 
 from vissl_clusterfit.datasets.synthetic.characters import FAMILIES, LETTERS, PICTURE_PX, _ink, draw_characters
 from vissl_clusterfit.datasets.synthetic.digits import scan_labels
@@ -10,10 +11,6 @@ from vissl_clusterfit.datasets.synthetic.study_images import _SCANS, SPLITS, Pic
 from vissl_clusterfit.errors import ArtifactError
 
 SMALL = {"pretrain": 60, "train": 40, "validation": 20, "test": 30}
-
-
-def contents(folder):
-    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.fixture(scope="module", params=["digits", "characters"])

@@ -9,12 +9,12 @@ import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from command import CommandServer
 from hosts import free_port
 from tiny import write_images
+from tiny_store import contents
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,6 @@ def start_nodes(servers, tmp_path):
             ]
 
         yield start
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 STAGES = {

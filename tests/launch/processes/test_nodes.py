@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hosts import CannotJoin, Host, free_port, two_hosts
 from repository import ROOT
+from tiny_store import contents
 
 SCRIPT = str(ROOT / "tools/run_distributed_engines.py")
 
@@ -47,10 +48,6 @@ def start(tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 TORCHRUN = ("-m", "torch.distributed.run")

@@ -7,10 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+from tiny_store import contents
 
 
 @pytest.mark.slow

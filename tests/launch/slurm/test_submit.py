@@ -12,15 +12,12 @@ from benchmark_data import write_classes
 from command import CommandServer
 from fake_slurm import ENDED, LIMIT_S, FakeSlurm
 from suite import benchmarks, linear_on, transfer_on
+from tiny_store import contents
 
 from vissl_clusterfit.report.results import read_results
 from vissl_clusterfit.storage.leases import Lease
 
 pytestmark = pytest.mark.slow
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.fixture(scope="module")

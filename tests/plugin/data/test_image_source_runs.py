@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from collections_on_disk import WRITERS, as_tars, files_below, sources
 from pictures import turned
+from tiny_store import contents
 
 from vissl_clusterfit.features.sample_names import names_of
 
@@ -55,9 +56,6 @@ def test_a_run_on_tars_that_is_killed_resumes_to_the_same_bytes(
     two = "config.DISTRIBUTED.NUM_PROC_PER_NODE=2"
     again = run_command(*overrides, f"config.CHECKPOINT.DIR={killed}", two, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-
-    def contents(run):
-        return {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
     assert contents(killed / "clusterfit") == contents(tmp_path / "whole/clusterfit")
 

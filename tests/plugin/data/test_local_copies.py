@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from collections_on_disk import as_tars
 from tiny import write_images
+from tiny_store import contents
 from vissl.config import AttrDict
 
 from vissl_clusterfit.errors import ClusterFitError, ConfigError, DataError
@@ -24,10 +25,6 @@ def config(destination: Path | str, **train) -> AttrDict:
         **train,
     }
     return AttrDict({"DATA": {"TRAIN": split, "TEST": {**split, "COPY_TO_LOCAL_DISK": False}}})
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.mark.parametrize(

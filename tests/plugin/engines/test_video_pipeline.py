@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from repository import ROOT
+from tiny_store import contents
 from vissl.config import AttrDict
 from vissl.models import build_model
 
@@ -54,10 +55,6 @@ def undisturbed(overrides, run_command, tmp_path_factory) -> Path:
     done = run_command(*overrides, f"config.CHECKPOINT.DIR={folder}", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def test_a_video_has_one_row_and_one_label_and_a_damaged_one_none(undisturbed):
