@@ -5,7 +5,6 @@ import re
 import sys
 
 import pytest
-from command import CommandServer
 from fake_slurm import FakeSlurm
 from suite import benchmarks
 
@@ -30,17 +29,6 @@ def cluster(tmp_path_factory):
     slurm = FakeSlurm(tmp_path_factory.mktemp("slurm"))
     slurm.hold.touch()
     return slurm
-
-
-@pytest.fixture(scope="module")
-def command(cluster):
-    """The command where SLURM is on the PATH; its environment is that of its first run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{cluster.bin}:{os.environ['PATH']}")
-        server = CommandServer()
-        server.run("config=no_such_config", cwd=cluster.folder)
-    yield server.run
-    server.stop()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from benchmark_data import write_classes
-from command import CommandServer
 from fake_slurm import ENDED, LIMIT_S, FakeSlurm
 from suite import benchmarks, linear_on, transfer_on
 from tiny_store import contents
@@ -25,17 +24,6 @@ def cluster(tmp_path_factory):
     slurm = FakeSlurm(tmp_path_factory.mktemp("slurm"))
     yield slurm
     slurm.stop()
-
-
-@pytest.fixture(scope="module")
-def command(cluster):
-    """The command where SLURM is on the PATH; its environment is that of its first run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{cluster.bin}:{os.environ['PATH']}")
-        server = CommandServer()
-        server.run("config=no_such_config", cwd=cluster.folder)
-    yield server.run
-    server.stop()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Images that are not as they should be: labelled for what they show, or without label and with the reason."""
 
 import os
+import re
 import struct
 import zlib
 
@@ -62,8 +63,6 @@ def read(tmp_path):
     ids=["empty", "zero bytes", "text", "truncated", "huge"],
 )
 def test_what_cannot_be_read_has_a_reason(read, content, reason):
-    import re
-
     assert re.search(reason, read(content)[1])
 
 
@@ -91,23 +90,29 @@ def test_sixteen_bits_per_colour_are_read_for_what_they_show(read):
     np.testing.assert_allclose(image.mean(dim=(1, 2)), [0.25, 0.5, 0.75], atol=0.01)
 
 
+def read_by_vissl(file, kind):
+    """The sample of one file in a class folder, through the data set of VISSL's own trainings."""
+    images = file.parents[1]
+    np.save(images.with_name("files.npy"), np.array([str(file)]))
+    cfg = compose(
+        [
+            "config=test/cpu_test/test_cpu_resnet_simclr",
+            f"config.DATA.TRAIN.DATA_SOURCES=[{kind}]",
+            f"config.DATA.TRAIN.DATA_PATHS=[{images if kind == 'disk_folder' else images.with_name('files.npy')}]",
+            "config.DATA.TRAIN.TRANSFORMS=[{name:ToTensor}]",
+            "config.DATA.TRAIN.DATA_LIMIT=-1",
+        ]
+    )[2]
+    return build_dataset(cfg, "TRAIN")[0]
+
+
 @pytest.mark.parametrize("kind", ["disk_folder", "disk_filelist"])
 def test_sixteen_bits_of_grey_are_read_for_what_they_show_by_every_source(tmp_path, kind):
     """Extraction and VISSL's own trainings, on true labels, read through the same data set."""
     file = tmp_path / "images/class0/grey.png"
     file.parent.mkdir(parents=True)
     file.write_bytes(png(40, 40, 16, 0, b"\x40\x00\xc0\x00" * 20))
-    np.save(tmp_path / "files.npy", np.array([str(file)]))
-    cfg = compose(
-        [
-            "config=test/cpu_test/test_cpu_resnet_simclr",
-            f"config.DATA.TRAIN.DATA_SOURCES=[{kind}]",
-            f"config.DATA.TRAIN.DATA_PATHS=[{tmp_path / ('images' if kind == 'disk_folder' else 'files.npy')}]",
-            "config.DATA.TRAIN.TRANSFORMS=[{name:ToTensor}]",
-            "config.DATA.TRAIN.DATA_LIMIT=-1",
-        ]
-    )[2]
-    sample = build_dataset(cfg, "TRAIN")[0]
+    sample = read_by_vissl(file, kind)
     assert sample["data_valid"] == [1]
     np.testing.assert_array_equal(sample["data"][0][:, 0, :2] * 255, [[64, 192]] * 3)
 
@@ -128,17 +133,7 @@ def test_vissls_own_trainings_wait_for_no_pipe(tmp_path, kind, make):
     file = tmp_path / "images/class0/0.png"
     file.parent.mkdir(parents=True)
     make(file)
-    np.save(tmp_path / "files.npy", np.array([str(file)]))
-    cfg = compose(
-        [
-            "config=test/cpu_test/test_cpu_resnet_simclr",
-            f"config.DATA.TRAIN.DATA_SOURCES=[{kind}]",
-            f"config.DATA.TRAIN.DATA_PATHS=[{tmp_path / ('images' if kind == 'disk_folder' else 'files.npy')}]",
-            "config.DATA.TRAIN.TRANSFORMS=[{name:ToTensor}]",
-            "config.DATA.TRAIN.DATA_LIMIT=-1",
-        ]
-    )[2]
-    assert build_dataset(cfg, "TRAIN")[0]["data_valid"] == [-1]
+    assert read_by_vissl(file, kind)["data_valid"] == [-1]
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
