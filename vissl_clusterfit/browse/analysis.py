@@ -19,7 +19,7 @@ from vissl_clusterfit.browse.folders import Sources, source_folders, sources_of
 from vissl_clusterfit.browse.run import Run
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.labels.comparison import TOLERANCE, require_same_samples
-from vissl_clusterfit.labels.drift import clustered_distances, known_distances
+from vissl_clusterfit.labels.drift import known_distances
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 
 _NEIGHBOURS = 5
@@ -155,14 +155,21 @@ class Analysis:
         """Labels of other data."""
         return [drift for labels in self.run.others if (drift := self._drift(labels)) is not None]
 
+    @cached_property
+    def _usual_limit(self) -> float | None:
+        """The distance that 99 % of the clustered samples have at most; None where it is not known."""
+        labels, codebook = self.run.labels, self.run.codebook
+        if labels is None or codebook is None or not labels.has_distances:
+            return None
+        of_clustered = labels.manifest.get("features_hash") == codebook.manifest.get("features_hash")
+        distances = known_distances(labels)
+        return float(np.percentile(distances, 99)) if of_clustered and len(distances) else None
+
     def _drift(self, labels: PseudoLabels) -> Drift | None:
         if not labels.has_distances:
             return None
-        clustered = None if self.run.codebook is None else clustered_distances(self.run.codebook)
-        distances = known_distances(labels)
-        farther = None
-        if clustered is not None and len(clustered) and len(distances):
-            farther = float((distances > np.percentile(clustered, 99)).mean())
+        distances, limit = known_distances(labels), self._usual_limit
+        farther = None if limit is None or not len(distances) else float((distances > limit).mean())
         return Drift(labels.folder, distances, farther, int(labels.manifest.get("num_too_far", 0)))
 
     @cached_property

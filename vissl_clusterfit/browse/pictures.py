@@ -15,7 +15,10 @@ from PIL import Image
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.images.base import Images
 from vissl_clusterfit.images.decode import as_rgb, open_image
+from vissl_clusterfit.images.hugging_face import is_dataset
+from vissl_clusterfit.images.lmdb_files import is_lmdb
 from vissl_clusterfit.images.opening import open_images
+from vissl_clusterfit.images.tar import tars_in
 from vissl_clusterfit.video.file_lists import EXTENSIONS as VIDEO_EXTENSIONS
 from vissl_clusterfit.video.read import open_video
 
@@ -105,11 +108,8 @@ def open_pictures(
         ConfigError: another number of pictures is there.
         DataError: it cannot be opened.
     """
-    if names is not None and os.path.isdir(place):
-        by_name = FilePictures(place, names, clips=clips)
-        first = by_name.path(0)[0] if len(names) else place
-        if os.path.exists(first):
-            return by_name
+    if names is not None and os.path.isdir(place) and not (is_dataset(place) or is_lmdb(place) or tars_in(place)):
+        return FilePictures(place, names, clips=clips)
     if names is not None and len(names) and os.path.isabs(names[0]):
         return FilePictures(place, names, anywhere=True, clips=clips)
     images = open_images(place)

@@ -17,6 +17,7 @@ from vissl_clusterfit.report.results import ResultRow
 Artifact = FeatureStore | Codebook | PseudoLabels
 #: The folder of further K in one of a run.
 _ALSO = "also"
+_SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def one_run(
     labels were made from. Where there are no labels, it is the codebook and its features; else any features.
     """
     stores = sorted((each for each in artifacts if isinstance(each, FeatureStore)), key=_rank)
-    codebooks = [each for each in artifacts if isinstance(each, Codebook) and each.folder.parent.name != IN_PROGRESS]
+    codebooks = sorted((each for each in artifacts if isinstance(each, Codebook)), key=_rank)
     made = {(each.content_hash, each.manifest.get("features_hash")) for each in codebooks}
 
     def of_clustered(labels: PseudoLabels) -> bool:
@@ -113,14 +114,14 @@ def one_run(
         codebook = next((each for each in codebooks if each.content_hash == labels.codebook_hash), None)
         features_hash = labels.manifest.get("features_hash")
     else:
-        codebook = next(iter(sorted(codebooks, key=_rank)), None)
+        codebook = next(iter(codebooks), None)
         features_hash = codebook.manifest.get("features_hash") if codebook else None
     features = next((each for each in stores if each.content_hash == features_hash), None)
     if labels is None and codebook is None:
         features = next(iter(stores), None)
     main = labels or codebook or features
     trained_in = folder_of_training(folder if main is None else main.folder, folder)
-    split = labels.folder.name if labels else features.folder.name if features else "train"
+    split = main.folder.name if main is not None and main.folder.name in _SPLITS else "train"
     return Run(
         folder=folder,
         features=features,
@@ -135,5 +136,6 @@ def one_run(
     )
 
 
-def _rank(artifact: Artifact) -> tuple[bool, bool, str]:
-    return _ALSO in artifact.folder.parts, artifact.folder.name != "train", str(artifact.folder)
+def _rank(artifact: Artifact) -> tuple[bool, bool, bool, str]:
+    folder = artifact.folder
+    return folder.parent.name == IN_PROGRESS, _ALSO in folder.parts, folder.name != "train", str(folder)
