@@ -1,11 +1,11 @@
-"""What the page of a large run takes: from artefacts on disk, 1.28 million samples in 16,000 clusters, to one HTML file.
+"""What the page of a large run takes: from artefacts of 1.28 million samples in 16,000 clusters to one HTML file.
 
     make bench BENCH=report                 some minutes, nearly all of them for the artefacts
     python benchmarks/report.py --samples 100000 --clusters 1000 --folder /tmp/run
 
-Features are drawn, two in a hundred are copies; 1,000 folders; the samples that the page shows have pictures of 500 x 375
-pixels. Artefacts are kept in --folder and used again. Measured is the command itself, from its start to its end. The last
-line is one JSON object; times are in seconds.
+Features are drawn, two in a hundred are copies; 1,000 folders; the samples that the page shows have pictures of
+500 x 375 pixels. Artefacts are kept in --folder and used again. Measured is the command itself, from its start to its
+end. The last line is one JSON object; times are in seconds.
 """
 
 from __future__ import annotations

@@ -177,8 +177,8 @@ def test_true_classes_show_the_clusters_that_mix_them(report):
     rows = re.findall(r'<tr><td class="number"><button[^>]*>(\d+)</button>', section)
     assert rows[0] == "2"
     purity = {column["key"]: column["values"] for column in data_of(page)["columns"]}["purity"]
-    assert purity[2] == pytest.approx(np.ceil(len(worst) / 2) / len(worst), rel=1e-3)
-    assert [value for cluster, value in enumerate(purity) if cluster != 2] == [1.0] * 4
+    assert purity[2] == pytest.approx(100 * np.ceil(len(worst) / 2) / len(worst), rel=1e-3)
+    assert [value for cluster, value in enumerate(purity) if cluster != 2] == [100.0] * 4
 
 
 def test_a_clustering_that_ended_too_early_is_warned_of(report):

@@ -63,6 +63,13 @@ class Browser:
         """Clicks on the first such element."""
         self.driver.execute_script("arguments[0].click()", self.all(selector)[0])
 
+    def load_pictures(self) -> None:
+        """Waits until all pictures are decoded, also those that are not in view."""
+        self.driver.execute_async_script(
+            "document.querySelectorAll('img').forEach(i => i.loading = 'eager');"
+            "Promise.all([...document.querySelectorAll('.strip img')].map(i => i.decode())).then(arguments[0])"
+        )
+
     def emulate(self, command: str, **settings: object) -> None:
         """A command of the browser's own protocol."""
         self.driver.execute_cdp_cmd(command, settings)

@@ -102,7 +102,7 @@ def of_sources(sources: Sources) -> Iterator[Finding]:
             f"Clusters mostly follow the folders: the usual share of the first folder is {sources.usual_share:.0%}. "
             f"{len(sources.mixed)} mix them; in the worst, cluster {first}, it is "
             f"{sources.flow.main_shares[first]:.0%}.",
-            ("a larger config.CLUSTERFIT.NUM_CLUSTERS", "config.CLUSTERFIT.ASSIGN.MAX_DISTANCE for other data"),
+            ("the folders of the samples that are in the wrong one", "a larger config.CLUSTERFIT.NUM_CLUSTERS"),
             _some(sources.mixed),
         )
     if len(sources.of_one):

@@ -98,8 +98,7 @@ def cluster_map(points: np.ndarray, sizes: np.ndarray, how: str) -> str:
     ).set_gid("clusters")
     for cluster in np.argsort(-sizes, kind="stable")[:_NAMED]:
         panel.annotate(str(cluster), points[cluster], fontsize=8)
-    panel.set_xticks([])
-    panel.set_yticks([])
+    panel.set_axis_off()
 
     def name_points(root: ElementTree.Element) -> None:
         group = root.find(".//g[@id='map-clusters']")

@@ -35,7 +35,7 @@ def cluster_table(analysis: Analysis) -> dict[str, Any]:
         columns.append(_column("nearest", "next centroid", "squared distance to the nearest other centroid", nearest))
     if (sources := analysis.sources) is not None:
         columns += [
-            _column("share", "one folder", "share of the most frequent folder", sources.flow.main_shares),
+            _share("share", "one folder", "samples of the most frequent folder", sources.flow.main_shares),
             _column("folder", "folder", "the most frequent one", *_used(sources.flow.main_groups, sources.names)),
         ]
     if analysis.copies is not None and clusters is not None:
@@ -46,7 +46,7 @@ def cluster_table(analysis: Analysis) -> dict[str, Any]:
         text = "Jaccard coefficient with the cluster of the other run that is most like it"
         columns.append(_column("stability", "stability", text, analysis.stability.stability))
     if analysis.classes is not None:
-        columns.append(_column("purity", "purity", "share of the most frequent class", analysis.classes.main_shares))
+        columns.append(_share("purity", "purity", "samples of the most frequent class", analysis.classes.main_shares))
         columns.append(_column("class", "class", "the most frequent true class", analysis.classes.main_groups))
     if clusters is not None and analysis.names is not None:
         filled = np.flatnonzero(sizes > 0)
@@ -56,6 +56,10 @@ def cluster_table(analysis: Analysis) -> dict[str, Any]:
         columns.append(_column("example", "nearest sample", "its name", typical, names))
     others = [] if analysis.neighbours is None else analysis.neighbours[0].tolist()
     return {"columns": columns, "neighbours": others, "num_clusters": len(sizes)}
+
+
+def _share(key: str, title: str, meaning: str, shares: np.ndarray) -> dict[str, Any]:
+    return _column(key, f"{title}, %", f"{meaning}, in % of the cluster", 100 * shares)
 
 
 def _column(key: str, title: str, meaning: str, values: np.ndarray, texts: list[str] | None = None) -> dict[str, Any]:
