@@ -42,6 +42,9 @@ def test_it_ends_with_a_table_and_its_rows(first):
         assert [f"{linear:.1f}", f"{knn:.1f}"] == next(
             line for line in table.splitlines() if line.startswith(f"{model}  ")
         ).split()[-2:]
+    page = folder / "clusterfit/report.html"
+    assert f"the clusters, to look at: {page.relative_to(folder.parent)}" in done.stdout
+    assert "<title>" in page.read_text("utf-8")
 
 
 @pytest.mark.slow
@@ -63,4 +66,4 @@ def test_another_run_gives_the_same_figures(first, tmp_path):
 
 
 def _table(done: subprocess.CompletedProcess) -> str:
-    return done.stdout.split("top-1 accuracy, in %")[1].split("Rows with")[0]
+    return done.stdout.split("top-1 accuracy, in %")[1].split("Done in")[0]

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="where everything is kept (quickstart, or quickstart-video)")
     parser.add_argument("--control", action="store_true", help="also a teacher that is trained twice as long")
     parser.add_argument("--video", action="store_true", help="clips of moving digits instead of pictures")
+    parser.add_argument("--open", action="store_true", help="the page of the clusters in the browser, at the end")
     parser.add_argument("--small", action="store_true", help="a few samples and one epoch")
 
 
@@ -28,10 +29,11 @@ def run(options: argparse.Namespace) -> int:
     from vissl_clusterfit.dependencies import require
 
     require("torch", "vissl")
+    how = {"small": options.small, "control": options.control, "open_page": options.open}
     if options.video:
         from vissl_clusterfit.commands.quickstart.video import quickstart
 
-        return quickstart(options.folder or Path("quickstart-video"), small=options.small, control=options.control)
+        return quickstart(options.folder or Path("quickstart-video"), **how)
     from vissl_clusterfit.commands.quickstart.pictures import quickstart
 
-    return quickstart(options.folder or Path("quickstart"), small=options.small, control=options.control)
+    return quickstart(options.folder or Path("quickstart"), **how)

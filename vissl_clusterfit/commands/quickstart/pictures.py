@@ -17,7 +17,7 @@ CONTROL, CONTROL_NAME = "teacher_twice_as_long", "teacher, twice as long"
 ONE_CHANNEL = "[{name: Grayscale}, {name: ToTensor}, {name: Normalize, mean: [0.25], std: [0.21]}]"
 
 
-def quickstart(folder: Path, *, small: bool, control: bool) -> int:
+def quickstart(folder: Path, *, small: bool, control: bool, open_page: bool) -> int:
     """Runs every stage that is missing, prints the table and returns the exit code."""
     started = time.monotonic()
     training = SMALL_TRAINING if small else []
@@ -38,4 +38,4 @@ def quickstart(folder: Path, *, small: bool, control: bool) -> int:
         **({CONTROL_NAME: [f"{weights}={folder}/{CONTROL}/checkpoint.torch"]} if control else {}),
         "student": [f"{weights}={folder}/clusterfit/checkpoint.torch"],
     }
-    return run_stages(folder, "clusterfit/quickstart", stages, models, started=started)
+    return run_stages(folder, "clusterfit/quickstart", stages, models, started=started, open_page=open_page)

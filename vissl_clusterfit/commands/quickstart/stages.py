@@ -8,12 +8,15 @@ import shlex
 import subprocess
 import sys
 import time
+import webbrowser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vissl_clusterfit.commands.reporting import report
+from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.launch.runs.subprocess_runs import python_command
-from vissl_clusterfit.progress.state import VARIABLE
+from vissl_clusterfit.progress.state import VARIABLE, duration
 from vissl_clusterfit.progress.watch import watch
 from vissl_clusterfit.report.results import append_results, read_results
 from vissl_clusterfit.report.table import format_table
@@ -35,9 +38,15 @@ class Stage:
 
 
 def run_stages(
-    folder: Path, group: str, stages: Sequence[Stage], models: Mapping[str, Sequence[str]], *, started: float
+    folder: Path,
+    group: str,
+    stages: Sequence[Stage],
+    models: Mapping[str, Sequence[str]],
+    *,
+    started: float,
+    open_page: bool,
 ) -> int:
-    """Runs the stages, evaluates the models and prints their table.
+    """Runs the stages, evaluates the models, prints their table and writes the page of the student's clusters.
 
     Args:
         folder: where everything is kept; the configs know it as ``quickstart.folder``.
@@ -45,6 +54,7 @@ def run_stages(
         stages: what makes the models, in order.
         models: each model of the table, and what makes ``config=<group>/evaluate`` the evaluation of it.
         started: when the quickstart did, by ``time.monotonic``.
+        open_page: whether the page is opened in the browser.
 
     Returns:
         The exit code of the stage that failed, or 0.
@@ -61,9 +71,22 @@ def run_stages(
             return code
     rows = [row for of_model in folders.values() for row in read_results(of_model)]
     append_results(folder, rows)
-    print(f"\n{format_table(rows)}\n\nRows with their protocols: {folder / 'results.json'}.", end=" ")
-    print(f"{time.monotonic() - started:.0f} seconds in all.")
+    print(f"\n{format_table(rows)}\n\nDone in {duration(time.monotonic() - started)}.")
+    print(f"  scores, with their protocols: {folder / 'results.json'}")
+    _show_clusters(folder / "clusterfit", open_page=open_page)
+    print("  the same with your own images: vissl-clusterfit embed --help, and docs/tutorial.md")
     return 0
+
+
+def _show_clusters(run: Path, *, open_page: bool) -> None:
+    try:
+        _, page = report(run)
+    except ClusterFitError as error:  # the models are trained and measured
+        print(f"  no page of the clusters: {error}")
+        return
+    print(f"  the clusters, to look at: {page}")
+    if open_page:
+        webbrowser.open(page.resolve().as_uri())
 
 
 def _file_name(title: str) -> str:
