@@ -1,5 +1,6 @@
 # Every target sets up what it needs: a virtual environment in .venv with the versions in requirements.lock.
-#     make quickstart | quickstart-video | study | test | lint | bench BENCH=<name> | setup | hooks | browser | lock | clean
+#     make quickstart | quickstart-video | study | check | test | test-oldest | test-newest | lint | docs
+#     make bench BENCH=<name> | setup | hooks | browser | lock | lock-oldest | lock-docs | clean
 # Another interpreter (3.11 or newer):  make PYTHON=python3.12 test
 
 SHELL := /bin/bash
@@ -15,14 +16,19 @@ PIP := $(PY) -m pip --disable-pip-version-check
 
 # One faiss build: for the GPU where an NVIDIA driver answers.
 FAISS := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
-OTHER_FAISS := $(if $(filter gpu,$(FAISS)),cpu,gpu)
 LOCKS := requirements.lock requirements-$(FAISS).lock
+
+# What installs, faster than pip: what the locks have, and nothing else. It reads no settings of pip, so the index that is
+# set there is handed on.
+UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null)}}" \
+	$(PY) -m uv --system-certs --no-python-downloads
 
 # The stamp of a current environment has what it was made from in its name: content, and not time, which a checkout changes.
 MADE_FROM := $(shell { cat setup.py $(LOCKS); echo "$(CURDIR)"; $(PYTHON) -V; } 2>&1 | sha256sum | cut -c1-16)
 STAMP := $(VENV)/current-$(MADE_FROM)
 
-.PHONY: help setup hooks browser quickstart quickstart-video study test lint bench lock clean
+.PHONY: help setup hooks browser quickstart quickstart-video study lint check test test-oldest test-newest docs bench \
+	lock lock-oldest lock-docs clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -35,9 +41,8 @@ $(STAMP):
 	@rm -f $(VENV)/current-*
 	@test "$$($(PY) -V 2>&1)" = "$$($(PYTHON) -V 2>&1)" || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing the locked versions into $(VENV), faiss for the $(FAISS) (an empty one downloads some 3 GB)"
-	@$(PIP) -qq install $$(grep -E '^(pip|setuptools)==' requirements.lock)
-	@if $(PIP) -qq show faiss-$(OTHER_FAISS); then $(PIP) -q uninstall --yes faiss-cpu faiss-gpu; fi
-	@$(PIP) install --no-deps --no-build-isolation $(LOCKS:%=--requirement %)
+	@$(PIP) -qq install $$(grep -E '^(pip|setuptools|uv)==' requirements.lock)
+	@$(UV) pip sync --compile-bytecode --no-build-isolation --python $(PY) $(LOCKS)
 	@$(PIP) -qq install --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -67,8 +72,43 @@ lint: $(STAMP)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+# What takes seconds: everything below VISSL, without what starts processes.
+UNITS := $(addprefix tests/,api clustering config datasets features images labels models planner report search storage transfer \
+	verification video)
+
+check: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not slow" $(UNITS)
+
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest --slow -n 2
+
+# A Python's interpreter: on the path, where one may lead nowhere, or pyenv's.
+python_of = $(shell for p in "$$(command -v python$(1))" $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1).*/bin/python; do \
+	"$$p" -c 'import venv, ensurepip' 2>/dev/null && echo "$$p" && break; done)
+OLDEST = $(call python_of,3.10)
+NEWEST = $(firstword $(foreach version,3.15 3.14 3.13 3.12 3.11,$(call python_of,$(version))))
+
+# The tests that take seconds on the oldest versions that setup.py allows, and on the newest Python that this machine offers.
+test-oldest: $(STAMP)
+	$(call test_units,oldest,$(OLDEST),requirements-oldest.lock)
+
+test-newest: $(STAMP)
+	$(call test_units,newest,$(NEWEST),requirements.lock requirements-cpu.lock)
+
+define test_units
+	@test -n "$(2)" || { echo "make test-$(1): found no Python for it, on the path or of pyenv" >&2; exit 1; }
+	@$(UV) venv --quiet --clear --seed --python $(2) build/$(1)
+	@$(UV) pip install --quiet --python build/$(1)/bin/python $$(grep -h '^setuptools==' $(3))
+	@$(UV) pip sync --quiet --compile-bytecode --no-build-isolation --python build/$(1)/bin/python $(3)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) build/$(1)/bin/python -m pytest -q -n 2 -m "not slow" -p no:cacheprovider $(UNITS)
+endef
+
+# The documents as a site in build/site; every warning is an error.
+docs: $(STAMP)
+	@$(UV) venv --quiet --clear --python $(PY) build/docs
+	@$(UV) pip sync --quiet --python build/docs/bin/python requirements-docs.lock
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/python -m mkdocs build --quiet
+	@echo "build/site/index.html"
 
 bench: $(STAMP)
 	@test -f "benchmarks/$(BENCH).py" || { echo "BENCH=$(BENCH): found no benchmarks/$(BENCH).py; there are:" \
@@ -83,6 +123,19 @@ lock:
 	build/lock/bin/pip install --quiet --no-deps vissl==0.1.6
 	{ grep '^#' requirements.lock; build/lock/bin/pip freeze --all --exclude vissl-clusterfit; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
+
+# What setup.py allows at the least; what that needs in turn is the newest that goes with it.
+lock-oldest: $(STAMP)
+	{ grep '^#' requirements-oldest.lock; { $(UV) pip compile --quiet --no-header --no-annotate --extra dev --extra cpu \
+		--resolution lowest-direct --python-version 3.10 setup.py; echo vissl==0.1.6; } | sort -f; } > build/requirements-oldest.lock
+	mv build/requirements-oldest.lock requirements-oldest.lock
+
+lock-docs: $(STAMP)
+	{ grep '^#' requirements-docs.lock; $(PY) -c 'import runpy, setuptools; \
+		setuptools.setup = lambda **named: print(*named["extras_require"]["docs"], sep="\n"); runpy.run_path("setup.py")' | \
+		$(UV) pip compile --quiet --no-header --no-annotate -; } \
+		> build/requirements-docs.lock
+	mv build/requirements-docs.lock requirements-docs.lock
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

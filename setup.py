@@ -11,7 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "vissl_clusterfit/__init_
 # VISSL itself is missing on purpose: it pins versions that no current Python can build, so it is installed by
 # `pip install --no-deps vissl==0.1.6`. Its real needs are in this list.
 INSTALL_REQUIRES = [
-    "av>=14",
+    "av>=17.1",
     "fvcore>=0.1.5",
     "hydra-core>=1.3,<2",
     "iopath>=0.1.9",
@@ -20,8 +20,8 @@ INSTALL_REQUIRES = [
     "numpy>=1.24",
     "omegaconf>=2.3,<3",
     "parameterized>=0.8",
-    "pillow>=9.0",
-    "pyyaml>=5.4",
+    "pillow>=10.1",
+    "pyyaml>=6.0",
     "safetensors>=0.4",
     "scikit-learn>=1.6",
     "scipy>=1.10",
@@ -29,7 +29,7 @@ INSTALL_REQUIRES = [
     "tabulate>=0.8.9",
     "torch>=2.9",
     "torchvision>=0.24",
-    "tqdm>=4.60",
+    "tqdm>=4.66.3",
 ]
 
 EXTRAS_REQUIRE = {
@@ -37,13 +37,15 @@ EXTRAS_REQUIRE = {
     "cpu": ["faiss-cpu>=1.8"],
     "gpu": ["faiss-gpu>=1.8"],
     # Networks of other libraries, by name.
-    "models": ["timm>=1.0", "transformers>=5"],
+    "models": ["timm>=1.0.12", "transformers>=5.4"],
     # Features, labels and lists of images as Parquet.
-    "parquet": ["pyarrow>=14"],
+    "parquet": ["pyarrow>=15"],
     # Images in a Hugging Face data set on disk, and in LMDB.
     "images": ["datasets>=4", "lmdb>=1.4"],
     # A network as ONNX, checked.
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    # The documents as a site; their versions are in requirements-docs.lock, in an environment of their own.
+    "docs": ["mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
     "dev": [
         "datasets>=4",
         "hypothesis>=6.100",
@@ -52,7 +54,7 @@ EXTRAS_REQUIRE = {
         "onnx>=1.17",
         "onnxruntime>=1.20",
         "onnxscript>=0.5",
-        "pyarrow>=14",
+        "pyarrow>=15",
         "pytest>=8.0",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.5",
@@ -60,8 +62,9 @@ EXTRAS_REQUIRE = {
         "selenium>=4.20",
         "setuptools>=77.0.3",
         "tensorboard>=2.14",
-        "timm>=1.0",
-        "transformers>=5",
+        "timm>=1.0.12",
+        "transformers>=5.4",
+        "uv>=0.13.9",
     ],
 }
 

@@ -1,6 +1,7 @@
 """The wheel, the locked versions, the Makefile's environment, and what a missing package says."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from repository import ROOT
 
 import vissl_clusterfit
@@ -156,11 +158,33 @@ def test_the_wheel_leaves_vissl_to_an_install_without_its_pins(metadata):
 
 
 def test_every_requirement_is_locked_within_its_bounds(metadata):
-    locked = {**pins("requirements.lock"), **pins("requirements-cpu.lock"), **pins("requirements-gpu.lock")}
+    files = (f"requirements{name}.lock" for name in ("-docs", "-cpu", "-gpu", ""))
+    locked = {name: version for file in files for name, version in pins(file).items()}
     requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
     assert len(requirements) > 20
     outside = [str(r) for r in requirements if locked.get(canonicalize_name(r.name), "") not in r.specifier]
     assert outside == []
+
+
+def test_the_oldest_lock_has_what_setup_allows_at_the_least(metadata):
+    """No bound is below what `make test-oldest` runs."""
+    oldest = pins("requirements-oldest.lock")
+    lower = {
+        canonicalize_name(requirement.name): specifier.version
+        for requirement in map(Requirement, metadata.get_all("Requires-Dist"))
+        for specifier in requirement.specifier
+        if specifier.operator == ">=" and 'extra == "docs"' not in str(requirement.marker)
+    }
+    raised = {
+        name: oldest[name] for name, bound in lower.items() if name != "faiss-gpu" and not _is(oldest[name], bound)
+    }
+    assert raised == {}
+    assert oldest["vissl"] == "0.1.6"
+
+
+def _is(version: str, bound: str) -> bool:
+    """Whether a version is the first one of a bound: 0.1.5.post1 of 0.1.5, and 1.0.0 of 1."""
+    return Version(version).release[: len(Version(bound).release)] == Version(bound).release
 
 
 def test_no_way_of_installing_takes_both_builds_of_faiss(metadata):
@@ -206,7 +230,7 @@ def test_a_change_of_what_is_needed_installs_again(clone, file):
     with (clone / file).open("a") as content:
         content.write("# changed\n")
     plan = planned(clone, "quickstart")
-    assert "--requirement requirements.lock --requirement requirements-cpu.lock" in plan
+    assert re.search(r"uv .* pip sync .* requirements\.lock requirements-cpu\.lock\n", plan)
     assert plan.endswith(".venv/bin/python tools/quickstart.py\n")
 
 
@@ -214,9 +238,9 @@ def test_a_driver_of_nvidia_changes_the_build_of_faiss(clone, tmp_path_factory):
     gpu = tmp_path_factory.mktemp("gpu")
     (gpu / "nvidia-smi").symlink_to(shutil.which("true"))
     plan = planned(clone, "setup", path=str(gpu))
-    assert "requirements-gpu.lock" in plan
+    # `sync` removes what the locks do not have: the other build.
+    assert re.search(r"uv .* pip sync .* requirements\.lock requirements-gpu\.lock\n", plan)
     assert "requirements-cpu.lock" not in plan
-    assert "uninstall --yes faiss-cpu" in plan
 
 
 def test_an_interpreter_that_is_too_old_or_missing_is_refused(clone):
