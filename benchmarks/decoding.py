@@ -31,16 +31,16 @@ NUM_IMAGES, WIDTH, HEIGHT, QUALITY = 300, 500, 375, 90
 REPEATS = 3
 
 
-def write_images(folder: Path) -> int:
+def write_images(folder: Path, num_images: int = NUM_IMAGES) -> int:
     """Pictures of blurred blocks with some noise; the mean size of a file, in bytes."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
-    for number in range(NUM_IMAGES):
+    for number in range(num_images):
         blocks = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
         picture = np.asarray(blocks.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)).astype(int)
         picture += rng.integers(-12, 12, picture.shape)
         Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=QUALITY)
-    return sum(file.stat().st_size for file in folder.iterdir()) // NUM_IMAGES
+    return sum(file.stat().st_size for file in folder.iterdir()) // num_images
 
 
 def main() -> int:

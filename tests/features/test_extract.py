@@ -10,7 +10,7 @@ from stage_work import Numbers, encode
 
 from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError, DataError
-from vissl_clusterfit.features import extract
+from vissl_clusterfit.features import extract, pipeline
 from vissl_clusterfit.features.extract import extract_features
 
 INPUTS = {"dataset": {"fingerprint": "f"}}
@@ -113,7 +113,7 @@ def test_what_another_process_holds_is_waited_for(tmp_path, monkeypatch):
         loaders.append(torch.utils.data.DataLoader(*args, **options))
         return loaders[-1]
 
-    monkeypatch.setattr(extract, "DataLoader", make_loader)
+    monkeypatch.setattr(pipeline, "DataLoader", make_loader)
     monkeypatch.setattr(extract, "_LOOK_AGAIN_S", 0.02)
     held = context.Event()
     with running(lease_work.hold, tmp_path / "leases" / "000000000008.json", held) as process:

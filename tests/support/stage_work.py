@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.fit import fit_codebook, fit_codebooks
+from vissl_clusterfit.compute.chosen import Compute
+from vissl_clusterfit.compute.inference import prepared
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig, EncodingSettings, FeatureSettings
 from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.features import extract as extraction
@@ -76,6 +79,15 @@ class OrphansNumbers(Numbers):
 def encode(images: torch.Tensor) -> torch.Tensor:
     """(B, 1, 2, 2) to (B, 2)."""
     return torch.stack([images.mean(dim=(1, 2, 3)), -images.mean(dim=(1, 2, 3))], dim=1)
+
+
+def convolutions(compute: Compute, kind: str = "cpu") -> Callable[[torch.Tensor], torch.Tensor]:
+    """(B, 1, 2, 2) to (B, 16), by convolutions with norms that compute so."""
+    device = torch.device(kind)
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1)]
+    network = nn.Sequential(*layers).eval().requires_grad_(False).to(device)
+    return prepared(lambda images: network(images).float().mean(dim=(2, 3)), network, device, compute)
 
 
 def told(work: Callable, said: Path, *args: object, **options: object) -> None:
@@ -143,6 +155,7 @@ def extract(
     start_method: str = "fork",
     orphan=None,
     group: tuple[int, int, Path] | None = None,
+    compute: Compute | None = None,
     **options: Any,
 ) -> None:
     """Extracts the features of ``Numbers``; every tenth cannot be read.
@@ -156,9 +169,11 @@ def extract(
         orphan: a connection. Each of these processes says its number there as soon as it is one, and continues when the
             one that it reads for has died.
         group: what ``join`` takes, for several processes of one run.
+        compute: how a convolutional network gives the features; their means do if None.
     """
     prepare(**options)
     multiprocessing.set_start_method(start_method, force=True)
+    network = encode if compute is None else convolutions(compute)
     images = Numbers(count, frozenset(range(3, count, 10)))
     if orphan is not None:
         images = OrphansNumbers(images, orphan)
@@ -171,7 +186,7 @@ def extract(
         if loses_worker:
             multiprocessing.active_children()[0].kill()
         time.sleep(pause_s)
-        return encode(pixels)
+        return network(pixels)
 
     def make_encoder() -> Callable[[torch.Tensor], torch.Tensor]:
         if begun is not None:
@@ -181,7 +196,7 @@ def extract(
     if group is not None:
         join(*group)
     settings = EncodingSettings(batch_size=BATCH_SIZE, shard_size=shard_size, max_unreadable=0.5)
-    inputs = {"dataset": dataset_inputs(images.samples)}
+    inputs = {"dataset": dataset_inputs(images.samples), **(compute.inputs() if compute else {})}
     extraction.extract_features(images, make_encoder, folder, inputs, settings, num_workers=num_workers)
 
 

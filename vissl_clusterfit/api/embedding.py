@@ -14,8 +14,9 @@ from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.config.compute import AUTO, ComputeSettings
 from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.errors import ConfigError, naming_settings, problem
+from vissl_clusterfit.features.batches import Encoder
 from vissl_clusterfit.features.computing import chosen_compute, measured_compute
-from vissl_clusterfit.features.extract import Encoder, extract_features
+from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.images import Images, TransformedImages, open_images
 from vissl_clusterfit.models import describe, load
@@ -158,6 +159,7 @@ def embed(
             encoding,
             num_workers=num_workers,
             names=source.name_list,
+            device=device,
         )
     if number := opened.num_ignored_orientations:
         logger.warning("%d images have an EXIF orientation, which was ignored, as the images were opened so.", number)

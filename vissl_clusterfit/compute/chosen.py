@@ -67,10 +67,9 @@ class Compute:
                 tensor.data = self.arranged(tensor.data)
 
     def arranged(self, images: torch.Tensor) -> torch.Tensor:
-        """A batch of images (B, C, H, W) or clips (B, C, T, H, W) in the memory format; of other ranks, as it is."""
-        if not (self.channels_last and images.ndim in _FORMATS):
-            return images
-        return images.contiguous(memory_format=_FORMATS[images.ndim])
+        """A batch of images (B, C, H, W) or clips (B, C, T, H, W) in the memory format; of other ranks, contiguous."""
+        of_rank = _FORMATS.get(images.ndim, torch.contiguous_format)
+        return images.contiguous(memory_format=of_rank if self.channels_last else torch.contiguous_format)
 
     def inputs(self) -> dict[str, Any]:
         """What a manifest says: ``{"compute": {…}}``; nothing where it is plain."""

@@ -30,6 +30,8 @@ def fold_batch_norms(network: nn.Module, run: Callable[[], torch.Tensor]) -> int
         How many were folded.
     """
     expected, pairs = _followed(network, run)
+    if not pairs:
+        return 0
     kept = [(convolution, convolution.weight, convolution.bias, norm) for convolution, norm in pairs]
     for convolution, norm in pairs:
         _fold(convolution, norm)

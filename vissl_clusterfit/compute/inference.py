@@ -67,7 +67,8 @@ def _make_ready(
         fold_batch_norms(network, lambda: _rows(encode(some)))
         for module in network.modules():
             if type(module) in _CAST:  # others may compute something else of their weights
-                module.to(compute.dtype)
+                for name, weights in [*module.named_parameters(recurse=False)]:
+                    setattr(module, name, nn.Parameter(weights.to(compute.dtype), requires_grad=False))
     compute.arrange(network)
 
 

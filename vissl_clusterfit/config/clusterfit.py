@@ -69,8 +69,8 @@ class EncodingSettings:
     num_clips: int = setting(0, at_least=0)
     #: Samples per forward pass, with all of their views or clips.
     batch_size: int = setting(64, at_least=1)
-    #: Rows per shard, the unit of work that a killed run may have to do again. 0 for 4,096, or of fewer samples for
-    #: whole batches, in about 16 shards.
+    #: Rows per shard, the unit of work, of which a killed process may have to do two again. 0 for 4,096, or of fewer
+    #: samples for whole batches, in about 16 shards.
     shard_size: int = setting(0, at_least=0)
     #: How features are kept on disk.
     dtype: str = setting("float32", choices=("float16", "float32"))

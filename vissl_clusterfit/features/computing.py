@@ -13,7 +13,7 @@ from vissl_clusterfit import distributed
 from vissl_clusterfit.compute.choose import Work, candidates, choose
 from vissl_clusterfit.compute.chosen import Compute
 from vissl_clusterfit.config.compute import AUTO, ComputeSettings
-from vissl_clusterfit.features.extract import Encoder, ImageSource, encode_samples, stack_images
+from vissl_clusterfit.features.batches import Encoder, ImageSource, encode_samples, stack_images
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 from vissl_clusterfit.features.sample_list import dataset_inputs
 from vissl_clusterfit.features.sample_names import NameList, list_samples
 from vissl_clusterfit.images.base import Images
+from vissl_clusterfit.images.pixels import Finish, unfinished
 
 _GREY, _GREY_SIZE = (128, 128, 128), (224, 224)
 
@@ -54,6 +56,17 @@ class TransformedImages(Dataset):
         except Exception as error:  # damaged files make decoders raise nearly anything
             reason = f"{type(error).__name__}: {error}"
         return self._transform(Image.new("RGB", _GREY_SIZE, _GREY)), reason
+
+    def unfinished(self) -> tuple[TransformedImages, Finish] | None:
+        """The same images in 8 bits, and what is left to do to a batch of them; None where that is not known."""
+        found = unfinished(getattr(self._transform, "transforms", ()))
+        if found is None:
+            return None
+        steps, finish = found
+        others = copy.copy(self)
+        composed: Any = type(self._transform)
+        others._transform = composed(steps)
+        return others, finish
 
     @property
     def samples(self) -> np.ndarray:

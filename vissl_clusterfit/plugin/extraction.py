@@ -12,8 +12,9 @@ from vissl.config import AttrDict
 from vissl_clusterfit import distributed
 from vissl_clusterfit.compute.chosen import Compute
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig, EncodingSettings
+from vissl_clusterfit.features.batches import Encoder, ImageSource
 from vissl_clusterfit.features.computing import chosen_compute, measured_compute, stores_beside
-from vissl_clusterfit.features.extract import Encoder, ImageSource, extract_features
+from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_list import dataset_inputs
 from vissl_clusterfit.features.sample_names import NameList
 from vissl_clusterfit.features.store import FeatureStore
@@ -123,6 +124,7 @@ def extract_split(
         encoding,
         num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
         names=images.name_list,
+        device="cuda" if cfg.MACHINE.DEVICE == "gpu" else "cpu",
     )
     ignored = sum(distributed.gather(images.num_ignored_orientations))
     if ignored and distributed.is_primary():

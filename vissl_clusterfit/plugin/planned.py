@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch import nn
 from vissl.config import AttrDict
 from vissl.models import build_model
 
+from vissl_clusterfit.compute.chosen import PLAIN
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.features.extract import Encoder
+from vissl_clusterfit.features.batches import Encoder
+from vissl_clusterfit.features.computing import measured_compute
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.models.constructors import network_errors
 from vissl_clusterfit.plugin.models.encoder import build_encoder, untrained_teacher
@@ -23,10 +26,12 @@ _STATE = {"adam": 2, "adamw": 2}
 
 
 def extraction_parts(cfg: AttrDict, settings: ClusterFitConfig, device: torch.device) -> tuple[SplitImages, Encoder]:
-    """The images of the split that is clustered, and the teacher's network, without its weights."""
+    """The images of the split that is clustered, and the teacher without its weights, which computes as it would."""
     features = settings.features
     images = SplitImages(cfg, features.data_partition, features.transforms, num_clips=features.num_clips)
-    return images, build_encoder(untrained_teacher(cfg.MODEL, settings.teacher, features), device)
+    build = functools.partial(build_encoder, untrained_teacher(cfg.MODEL, settings.teacher, features), device)
+    is_here = (cfg.MACHINE.DEVICE == "gpu") == (device.type == "cuda")
+    return images, build(measured_compute(settings.compute, images, build, device)[0] if is_here else PLAIN)
 
 
 def width(images: SplitImages, encode: Encoder) -> int:

@@ -25,8 +25,8 @@ from vissl_clusterfit.clustering.fit import fit_codebooks
 from vissl_clusterfit.compute.chosen import Compute
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.features.batches import Encoder
 from vissl_clusterfit.features.computing import NOTE_NAME
-from vissl_clusterfit.features.extract import Encoder
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs

@@ -15,10 +15,11 @@ from vissl.config import AttrDict
 from vissl.data import build_dataset
 
 from vissl_clusterfit.errors import ConfigError, DataError, problem
-from vissl_clusterfit.features.extract import stack_images
+from vissl_clusterfit.features.batches import stack_images
 from vissl_clusterfit.features.sample_list import dataset_inputs, names_and_sizes
 from vissl_clusterfit.features.sample_names import NameList, list_samples
 from vissl_clusterfit.images.decode import in_8_bits
+from vissl_clusterfit.images.pixels import Finish, unfinished
 from vissl_clusterfit.plugin.data.image_files import RegularFiles, count_orientations
 from vissl_clusterfit.plugin.data.image_source import SOURCE as IMAGES
 from vissl_clusterfit.plugin.data.image_source import ImagesSource
@@ -152,6 +153,17 @@ class SplitImages(Dataset):
         elif files is not None and not read:
             reason = _what_is_wrong(str(files[index])) or reason
         return f"data source {number}: {reason}" if reason and len(self._sources) > 1 else reason
+
+    def unfinished(self) -> tuple[SplitImages, Finish] | None:
+        """The same images in 8 bits, and what is left to do to a batch of them; None where that is not known."""
+        found = unfinished(self._dataset.transform.transforms)
+        if found is None or len(self._sources) > 1 or self.clips is not None:
+            return None
+        steps, finish = found
+        others, others_dataset = copy.copy(self), copy.copy(self._dataset)
+        others_dataset.transform = type(self._dataset.transform)(steps)
+        others._dataset = others_dataset
+        return others, finish
 
     @property
     def samples(self) -> np.ndarray:

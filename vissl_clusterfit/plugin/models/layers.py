@@ -13,7 +13,7 @@ from vissl_clusterfit import distributed
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
 from vissl_clusterfit.compute.inference import prepared
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.features.extract import ImageSource
+from vissl_clusterfit.features.batches import ImageSource
 from vissl_clusterfit.features.layers import LayerRows
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.plugin.models.encoder import EncoderSpec, load_network, trunk_layers

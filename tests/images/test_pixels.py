@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
+
+from vissl_clusterfit.images import TransformedImages, open_images
+from vissl_clusterfit.images.pixels import Finish, unfinished
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+STEPS = [Resize(20), CenterCrop(16), ToTensor(), Normalize(MEAN, STD)]
+
+
+@pytest.fixture
+def images(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 24, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "pictures.npy", pixels)
+    return TransformedImages(open_images(str(tmp_path / "pictures.npy")), Compose(STEPS))
+
+
+def test_a_batch_that_is_finished_has_the_same_bits(images):
+    others, finish = images.unfinished()
+    pixels = torch.stack([others[index][0] for index in range(5)])
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(finish(pixels), torch.stack([images[index][0] for index in range(5)]))
+    assert torch.equal(finish(pixels[2]), images[2][0])
+    assert torch.equal(finish(images[2][0]), images[2][0])
+
+
+def test_every_value_has_the_same_bits():
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    steps, finish = unfinished(STEPS[2:])
+    picture = Image.fromarray(grey)
+    assert torch.equal(finish(steps[0](picture)), Compose(STEPS[2:])(picture))
+
+
+def test_a_picture_of_another_kind_is_finished_at_once():
+    steps, _ = unfinished([ToTensor(), Normalize([0.5], [0.2])])
+    picture = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
+    assert torch.equal(steps[0](picture), Normalize([0.5], [0.2])(ToTensor()(picture)))
+
+
+@pytest.mark.parametrize("steps", [[], STEPS[:3], [*STEPS, CenterCrop(8)], STEPS[3:]])
+def test_other_transforms_are_left_as_they_are(images, steps):
+    assert unfinished(steps) is None
+    assert TransformedImages(images.images, Compose(steps)).unfinished() is None
+
+
+def test_pixels_are_finished_where_they_are():
+    finish = Finish(MEAN, STD)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        finish._constants = tuple(map(mode.from_tensor, finish._constants))
+        found = finish(torch.empty(2, 3, 4, 4, dtype=torch.uint8, device="cuda"))
+    assert (found.device.type, found.dtype) == ("cuda", torch.float32)
