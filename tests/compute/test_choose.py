@@ -19,12 +19,14 @@ def never(_: Compute):
 
 
 def work_of(seconds: dict[Compute, float], rows: dict[Compute, torch.Tensor], size: int = 600):
-    """Work that takes a given time besides a product, and gives given rows."""
+    """Work that takes a given time of a processor besides a product, and gives given rows."""
     operand = torch.ones(size, size)
 
     def prepare(compute: Compute):
         def work():
-            time.sleep(seconds[compute])
+            ends = time.process_time() + seconds[compute]
+            while time.process_time() < ends:
+                pass
             _ = operand @ operand
             return rows.get(compute, torch.ones(2, 3))
 

@@ -87,11 +87,9 @@ def _compared(work: Work, other: Work, expected: torch.Tensor | None, device: to
     seconds = [math.inf, math.inf]
     for _ in range(_REPEATS):  # in turn: other work disturbs both
         for number, each in enumerate((work, other)):
-            _wait(device)
-            begun = time.perf_counter()
+            begun = _now(device)
             each()
-            _wait(device)
-            seconds[number] = min(seconds[number], time.perf_counter() - begun)
+            seconds[number] = min(seconds[number], _now(device) - begun)
     return seconds[0] / max(seconds[1], 1e-9), _difference(rows, expected)
 
 
@@ -103,6 +101,9 @@ def _difference(rows: torch.Tensor | None, expected: torch.Tensor | None) -> flo
     return float(apart.median()) if bool(torch.isfinite(rows).all()) else math.inf
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _now(device: torch.device) -> float:
+    """Seconds, when a device has done its work. Those of all processors together: other work takes none of them."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
