@@ -100,6 +100,15 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def gather_on_primary(value: T) -> list[T]:
+    """One value of each process (which must pickle), in the order of their ranks, on the primary one alone."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] | None = [None] * world_size() if is_primary() else None
+    dist.gather_object(value, values, dst=0, group=_waiting_group())
+    return values or []
+
+
 @contextlib.contextmanager
 def errors_shared() -> Iterator[None]:
     """What one process raises in the block as the user's mistake is raised on all, so that none waits for it."""

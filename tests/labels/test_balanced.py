@@ -12,7 +12,7 @@ from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.kmeans import kmeans
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.labels import assign, balanced, files
+from vissl_clusterfit.labels import assign, balanced_labels, files
 from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.balanced import capacity
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
@@ -246,7 +246,7 @@ def test_a_bound_and_a_threshold_exclude_each_other(tmp_path):
 
 def test_candidates_run_out_and_are_searched_again(tmp_path, monkeypatch):
     """Rows that are all alike fill one cluster after the other."""
-    monkeypatch.setattr(balanced, "_CANDIDATES", 2)
+    monkeypatch.setattr(balanced_labels, "_CANDIDATES", 2)
     monkeypatch.setattr("vissl_clusterfit.labels.min_cost_flow._MOST_EDGES", 0)
     centroids = np.arange(8, dtype=np.float32)[:, None].copy()
     made = bounded(tmp_path, np.full((80, 1), -1, dtype=np.float32), centroids, 1.0)

@@ -26,7 +26,7 @@ from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.features import extract as extraction
 from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels import assign, files
+from vissl_clusterfit.labels import assign, files, rounds
 from vissl_clusterfit.storage import artifacts
 
 #: How a process ends that stops with a message.
@@ -275,6 +275,8 @@ def label(
     begun=None,
     may_continue=None,
     pause_s: float = 0.0,
+    top_clusters: int = 1,
+    group: tuple[int, int, Path] | None = None,
     **options: Any,
 ) -> None:
     """Labels a store, 256 samples at once, with a mark after every 500.
@@ -283,9 +285,13 @@ def label(
         begun: an event that is set when the first labels are written.
         may_continue: an event to wait for then.
         pause_s: the time that a chunk takes.
+        group: what ``join`` takes, for several processes of one run, which take two chunks each in a round.
     """
     prepare(**options)
     sources._CHUNK_ROWS, files._ROWS_BETWEEN_MARKS = 256, 500
+    if group is not None:
+        rounds._ITEMS = 2
+        join(*group)
     append = files.LabelFiles.append
 
     def append_slowly(self, *arrays: np.ndarray) -> None:
@@ -298,4 +304,5 @@ def label(
 
     files.LabelFiles.append = append_slowly
     opened = FeatureStore.open(store), Codebook.open(codebook), "cpu", folder
-    assign.label_store(*opened, max_distance=max_distance, max_cluster_size=max_cluster_size)
+    rules = {"max_distance": max_distance, "max_cluster_size": max_cluster_size, "top_clusters": top_clusters}
+    assign.label_store(*opened, **rules)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.sources import chunk_rows
 from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError, problem
@@ -17,13 +19,14 @@ from vissl_clusterfit.features.sample_list import SAMPLES_FILE
 from vissl_clusterfit.features.sample_names import NAMES_FILE
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels import balanced
+from vissl_clusterfit.labels.balanced_labels import BalancedAssignment, FirstChoices
 from vissl_clusterfit.labels.files import (
     SIZES_FILE,
     LabelFiles,
 )
 from vissl_clusterfit.labels.pseudo_labels import KIND, PseudoLabels, label_inputs
+from vissl_clusterfit.labels.rounds import in_rounds
 from vissl_clusterfit.search.protocol import Search
-from vissl_clusterfit.search.threads import ordered_map
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import remove_leftovers
 
@@ -44,8 +47,10 @@ def label_store(
 ) -> PseudoLabels:
     """Gives every sample of a store the label of its nearest centroid, in memory that does not grow with N.
 
-    Labels are written in the order of the samples. Labelling that was stopped resumes where it was, at most a million
-    samples back, and ends with the same labels.
+    All processes of the run call this together: each finds the nearest centroids of its part, and the primary one
+    writes labels in the order of the samples. They are the same to the byte for any number of processes and threads.
+    Labelling that was stopped resumes where it was, at most a million samples back, on as many processes as there are,
+    and ends with the same labels.
 
     Args:
         store: the features: those of the clustering, or of other data.
@@ -77,46 +82,68 @@ def label_store(
     inputs = label_inputs(store.inputs, codebook.manifest["inputs"], max_distance, top_clusters, max_cluster_size)
     run = artifacts.content_hash([inputs, store.content_hash, codebook.content_hash])
     search = codebook.search(device)
-    artifacts.remove_manifest(folder)
-    with LabelFiles(folder, store.num_samples, run, top_clusters) as files:
+    with contextlib.ExitStack() as stack:
+        files: list[LabelFiles] = []  # of the primary process
+
+        def begin() -> int:
+            artifacts.remove_manifest(folder)
+            files.append(stack.enter_context(LabelFiles(folder, store.num_samples, run, top_clusters)))
+            return files[0].num_done
+
+        num_done = distributed.on_primary(begin)
         bounded = None
         if max_cluster_size:
             bounded = balanced.solve(store, codebook, device, max_cluster_size, folder / _PRICES_FILE, run)
         rules = AssignmentOptions(codebook.num_clusters, max_distance, top_clusters, bounded)
 
-        def label(start: int) -> Callable[[], None]:
+        def find(start: int) -> NearestCentroids:
             rows = store.read(start, min(start + chunk_rows(store.dim), store.num_samples))
-            found = nearest_centroids(rows, start, store.unreadable, search, rules)
+            return nearest_centroids(rows, start, store.unreadable, search, rules)
 
-            def keep() -> None:
-                of_rows = assign_rows(found, rules)
-                if start + len(rows) > files.num_done:
-                    files.append(*of_rows)
-
-            return keep
+        def keep(found: NearestCentroids) -> None:
+            start, stop = found.start, found.start + len(found.readable)
+            of_rows = assign_rows(found, rules, lambda: store.read(start, stop)[found.readable])
+            if stop > num_done:
+                files[0].append(*of_rows)
 
         # Where clusters are bounded, a label depends on those before it: what is written is gone through again.
-        first = 0 if bounded else files.num_done
-        ordered_map(range(first, store.num_samples, chunk_rows(store.dim)), label, search.num_threads)
-        files.complete()
-        sizes, num_far = files.count(codebook.num_clusters)
-        artifacts.write_array(folder / SIZES_FILE, sizes)
-        artifacts.write_array(folder / SAMPLES_FILE, store.samples)
-        if not (named := store.write_names(folder)):
-            (folder / NAMES_FILE).unlink(missing_ok=True)  # of labels that were here before
-        facts = _facts(store, sizes, num_far)
-        if bounded is not None:
-            facts["bounded"] = bounded.facts()
-        facts |= {"features_hash": store.content_hash, "codebook_hash": codebook.content_hash}
-        names = (*files.names, SIZES_FILE, SAMPLES_FILE, *([NAMES_FILE] if named else []))
-        facts["sha256"] = {name: artifacts.file_sha256(folder / name) for name in names}
-        files.require_own()  # what was counted and hashed
-        artifacts.write_manifest(folder, KIND, inputs, facts)
+        first = 0 if bounded else num_done
+        in_rounds(range(first, store.num_samples, chunk_rows(store.dim)), find, keep, search.num_threads)
+
+        def finish() -> None:
+            _finish(store, codebook, files[0], folder, inputs, bounded)
+
+        distributed.on_primary(finish)
+    return PseudoLabels.open(folder)
+
+
+def _finish(
+    store: FeatureStore,
+    codebook: Codebook,
+    files: LabelFiles,
+    folder: Path,
+    inputs: Mapping[str, Any],
+    bounded: BalancedAssignment | None,
+) -> None:
+    """Makes an artefact of labels that are written."""
+    files.complete()
+    sizes, num_far = files.count(codebook.num_clusters)
+    artifacts.write_array(folder / SIZES_FILE, sizes)
+    artifacts.write_array(folder / SAMPLES_FILE, store.samples)
+    if not (named := store.write_names(folder)):
+        (folder / NAMES_FILE).unlink(missing_ok=True)  # of labels that were here before
+    facts = _facts(store, sizes, num_far)
+    if bounded is not None:
+        facts["bounded"] = bounded.facts()
+    facts |= {"features_hash": store.content_hash, "codebook_hash": codebook.content_hash}
+    names = (*files.names, SIZES_FILE, SAMPLES_FILE, *([NAMES_FILE] if named else []))
+    facts["sha256"] = {name: artifacts.file_sha256(folder / name) for name in names}
+    files.require_own()  # what was counted and hashed
+    artifacts.write_manifest(folder, KIND, inputs, facts)
     files.remove_progress()
     (folder / _PRICES_FILE).unlink(missing_ok=True)
     remove_leftovers(folder)
     _report(facts)
-    return PseudoLabels.open(folder)
 
 
 def _facts(store: FeatureStore, sizes: np.ndarray, num_far: int) -> dict[str, Any]:
@@ -170,7 +197,7 @@ class AssignmentOptions:
     num_clusters: int
     max_distance: float | None = None
     top_clusters: int = 1
-    bounded: balanced.BalancedAssignment | None = None
+    bounded: BalancedAssignment | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,18 +205,26 @@ class NearestCentroids:
     """The nearest clusters of those of a few samples that have features.
 
     Attributes:
-        rows: (n, D) float32, their features.
         start: the first one's index.
         readable: (n,) bool, which have features: m of them.
         clusters: (m, max(2, T)) int64, nearest first.
         distances: to them, squared, float32.
+        choices: of the m, where the size of clusters is bounded.
     """
 
-    rows: np.ndarray
     start: int
     readable: np.ndarray
     clusters: np.ndarray
     distances: np.ndarray
+    choices: FirstChoices | None = None
+
+    @property
+    def margins(self) -> np.ndarray:
+        """(m,) float32, how much farther the second cluster is; infinite where there is none."""
+        if self.clusters.shape[1] == 1:
+            return np.full(len(self.clusters), np.inf, dtype=np.float32)
+        # Of two centroids that are equally near to within float32 rounding, faiss may give either first.
+        return np.maximum(self.distances[:, 1] - self.distances[:, 0], 0)
 
 
 def nearest_centroids(
@@ -212,28 +247,34 @@ def nearest_centroids(
     readable[unreadable[low:high] - start] = False
     _require_finite(rows_nD, start)
     count = min(max(2, rules.top_clusters), rules.num_clusters)
-    return NearestCentroids(rows_nD, start, readable, *search.nearest(rows_nD[readable], count))
+    found = NearestCentroids(start, readable, *search.nearest(rows_nD[readable], count))
+    if rules.bounded is None:
+        return found
+    samples, nearest, distances = start + np.flatnonzero(readable), found.clusters[:, 0], found.distances[:, 0]
+    return replace(found, choices=rules.bounded.choose(samples, rows_nD[readable], nearest, distances, found.margins))
 
 
-def assign_rows(found: NearestCentroids, rules: AssignmentOptions) -> tuple[np.ndarray, ...]:
+def assign_rows(
+    found: NearestCentroids, rules: AssignmentOptions, rows_of: Callable[[], np.ndarray] | None = None
+) -> tuple[np.ndarray, ...]:
     """What is kept of a few samples.
+
+    Args:
+        found: their nearest clusters.
+        rules: how labels are given.
+        rows_of: gives the features (m, D) of those that have some; needed where the size of clusters is bounded.
 
     Returns:
         Labels, distances and margins (n,), -1 in all three for samples without features; with T > 1, nearest clusters
         and distances (n, T), too, -1 in both for samples without label.
     """
-    num_rows, readable, clusters, near = len(found.rows), found.readable, found.clusters, found.distances
+    num_rows, readable, clusters, near = len(found.readable), found.readable, found.clusters, found.distances
     labels = np.full(num_rows, UNLABELLED, dtype=np.int64)
     distances, margins = (np.full(num_rows, UNLABELLED, dtype=np.float32) for _ in range(2))
-    labels[readable], distances[readable] = clusters[:, 0], near[:, 0]
-    # Of two centroids that are equally near to within float32 rounding, faiss may give either first.
-    margins[readable] = np.maximum(near[:, 1] - near[:, 0], 0) if rules.num_clusters > 1 else np.inf
-    if rules.bounded is not None:
-        samples = found.start + np.flatnonzero(readable)
-        bounded = rules.bounded.assign(
-            samples, found.rows[readable], clusters[:, 0], distances[readable], margins[readable]
-        )
-        labels[readable], distances[readable], margins[readable] = bounded
+    if rules.bounded is not None and found.choices is not None and rows_of is not None:
+        labels[readable], distances[readable], margins[readable] = rules.bounded.assign(found.choices, rows_of)
+    else:
+        labels[readable], distances[readable], margins[readable] = clusters[:, 0], near[:, 0], found.margins
     if rules.max_distance is not None:
         labels[distances > rules.max_distance] = UNLABELLED
     if rules.top_clusters == 1:

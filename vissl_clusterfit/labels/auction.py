@@ -81,9 +81,21 @@ class ExactSum:
         parts = np.bincount(exponents + 160, weights=mantissas * 2.0**24)  # whole numbers, below 2^53
         self._total += sum(int(part) << power for power, part in enumerate(parts))
 
+    def add_sum(self, other: ExactSum) -> None:
+        """Adds what another one has added up."""
+        self._total += other._total
+
     def value(self) -> float:
         """The sum, correctly rounded."""
         return self._total / (1 << 184)
+
+
+def total(source: VectorSource, own: ExactSum) -> ExactSum:
+    """What all processes that have a part of a source have added up."""
+    whole = ExactSum()
+    for part in source.gather(own):
+        whole.add_sum(part)
+    return whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +147,7 @@ def solve_prices(
     """Passes over a source until no cluster has more than ``limit`` vectors, but for a few, or there were enough.
 
     Args:
-        source: the vectors, all of them read by this process.
+        source: the vectors. All processes that have a part of it call this together, and have the same result.
         centroids: (K, D) float32.
         limit: L.
         factory: makes a search of centroids.
@@ -173,6 +185,8 @@ def _first(source: VectorSource, centroids: np.ndarray, limit: int, factory: Sea
     source.over_chunks(
         ChunkTask(look, functools.partial(search.nearest, count=min(2, num_clusters)), search.num_threads)
     )
+    sizes = np.sum(source.gather(sizes), axis=0)
+    distances, margins = total(source, distances), total(source, margins)
     number = max(1, source.num_vectors)
     excess, zeros = int(np.maximum(sizes - limit, 0).sum()), np.zeros(num_clusters)
     step = (margins.value() or distances.value()) / number / 2
@@ -195,6 +209,7 @@ def _pass(
         sizes[:] += np.bincount(labels, minlength=len(sizes))
 
     source.over_chunks(ChunkTask(count, search.labels, search.num_threads), (0.0, share))
+    sizes = np.sum(source.gather(sizes), axis=0)
     seen = max(1, int(sizes.sum()))
     capacity = limit * (seen / source.num_vectors)
     excess = float(np.maximum(sizes - capacity, 0).sum()) / seen

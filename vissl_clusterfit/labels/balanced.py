@@ -17,16 +17,17 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.protocol import ChunkTask
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels.auction import ExactSum, PricedSearch, PriceState, solve_prices
+from vissl_clusterfit.labels.auction import ExactSum, PricedSearch, PriceState, solve_prices, total
+from vissl_clusterfit.labels.balanced_labels import BalancedAssignment
 from vissl_clusterfit.labels.min_cost_flow import CandidateArcs, Reassignments
 from vissl_clusterfit.search.backends import search_factory
 from vissl_clusterfit.search.protocol import SearchFactory
@@ -42,8 +43,6 @@ _LIFT = 0.25
 _COST_OF_EXCESS = 4
 # Of so many clusters, the cheapest ones of each sample, ways from one cluster to another are sought.
 _CHOICES = 4
-# The samples without room that are searched at a time, and their candidates.
-_ROWS_AT_A_TIME, _CANDIDATES = 64, 8
 
 
 def capacity(max_cluster_size: float, num_samples: int, num_clusters: int) -> int:
@@ -82,7 +81,7 @@ def solve(
     kept: Path | None = None,
     run: str = "",
 ) -> BalancedAssignment:
-    """Finds prices and moves, in some dozen passes over the samples.
+    """Finds prices and moves, in some dozen passes over the samples, which all processes of the run share.
 
     Args:
         store: the samples; those that are readable get a label.
@@ -105,7 +104,8 @@ class _Solver:
     def __init__(
         self, store: FeatureStore, codebook: Codebook, max_cluster_size: float, factory: SearchFactory
     ) -> None:
-        self._source = StoreSource(store, codebook.preprocessing)
+        part = distributed.rank(), distributed.world_size()
+        self._source = StoreSource(store, codebook.preprocessing, part=part)
         self._codebook, self._ratio, self._factory = codebook, max_cluster_size, factory
         self._limit = capacity(max_cluster_size, self._source.num_vectors, codebook.num_clusters)
 
@@ -127,22 +127,30 @@ class _Solver:
             "mean_distance_unbounded": prices.nearest_cost,
             "mean_distance_at_least": max(prices.nearest_cost, *(survey.least_cost for survey in surveys)),
         }
-        return BalancedAssignment(self._codebook, best, self._limit, facts)
+        return BalancedAssignment(self._codebook, best.search, best.sizes, best.moves, self._limit, facts)
 
     def _find_prices(self, kept: Path | None, run: str) -> PriceState:
-        before, centroids = None, self._codebook.centroids
-        if kept is not None:
-            with contextlib.suppress(ArtifactError):
-                packed = artifacts.read_array(kept, shape=(5 + 4 * len(centroids),), dtype=np.float64)
-                if packed[0] == _mark(run, packed[1:]):
-                    before = PriceState.unpack(packed[1:])
+        centroids = self._codebook.centroids
+
+        def kept_before() -> PriceState | None:
+            if kept is not None:
+                with contextlib.suppress(ArtifactError):
+                    packed = artifacts.read_array(kept, shape=(5 + 4 * len(centroids),), dtype=np.float64)
+                    if packed[0] == _mark(run, packed[1:]):
+                        return PriceState.unpack(packed[1:])
+            return None
+
+        before = distributed.on_primary(kept_before)
         if before is not None:
             logger.info("The search for prices resumes after pass %d.", before.num_passes)
 
-        def keep(state: PriceState) -> None:
+        def write(state: PriceState) -> None:
             if kept is not None:
                 packed = state.pack()
                 artifacts.write_array(kept, np.insert(packed, 0, _mark(run, packed)))
+
+        def keep(state: PriceState) -> None:
+            distributed.on_primary(lambda: write(state))
 
         return solve_prices(self._source, centroids, self._limit, self._factory, resume_from=before, on_pass=keep)
 
@@ -159,7 +167,16 @@ class _Solver:
 
         choices = functools.partial(search.nearest, count=min(_CHOICES, num_clusters))
         self._source.over_chunks(ChunkTask(look, choices, search.num_threads))
-        moves = indifferent.moves(sizes, self._limit, dead_end_increment=_LIFT * nearest_cost)
+        sizes, priced = np.sum(self._source.gather(sizes), axis=0), total(self._source, priced)
+        of_all = distributed.gather_on_primary(indifferent)
+
+        def solve_flow() -> Reassignments:
+            arcs = of_all[0]
+            for more in of_all[1:]:
+                arcs.add_arcs(more)
+            return arcs.moves(sizes, self._limit, dead_end_increment=_LIFT * nearest_cost)
+
+        moves = distributed.on_primary(solve_flow)
         # By weak duality, to within the rounding of distances to float32.
         least_cost = (priced.value() - self._limit * math.fsum(search.prices)) / number
         # What the moves cost, and prices of clusters that are not full.
@@ -171,112 +188,6 @@ class _Solver:
         )
 
 
-class BalancedAssignment:
-    """Labels such that no cluster has more than L samples. Chunks are labelled in the order of the samples, all once.
-
-    Args:
-        codebook: the centroids.
-        survey: prices, and the samples that move.
-        limit: L.
-        facts: what the manifest says of how these were found.
-    """
-
-    def __init__(self, codebook: Codebook, survey: _Survey, limit: int, facts: dict[str, Any]) -> None:
-        self._prepare, self._centroids = codebook.preprocessing.apply, codebook.centroids
-        self._search, moves = survey.search, survey.moves
-        self._movers, self._goals, self._facts = moves.samples, moves.goals, facts
-        coming, leaving = (np.bincount(ends, minlength=codebook.num_clusters) for ends in (moves.goals, moves.sources))
-        # No more come to a cluster than its limit, so that all three together are the limit.
-        assert (coming <= limit).all(), "more samples move to a cluster than it may have"
-        #: How many that neither move nor must make room each cluster takes yet, and how many of the latter.
-        self._places = np.minimum(survey.sizes - leaving, limit - coming)
-        self._room = limit - coming - self._places
-        self._sizes = np.zeros(codebook.num_clusters, dtype=np.int64)
-        self._cost, self._num_in_order, self._num_elsewhere = ExactSum(), 0, 0
-
-    def assign(
-        self, samples: np.ndarray, rows_nD: np.ndarray, nearest: np.ndarray, distances: np.ndarray, margins: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Labels of the next samples, and the distances and margins that belong to them.
-
-        Args:
-            samples: (n,) int64, their indices.
-            rows_nD: (n, D) float32, their features.
-            nearest: (n,) int64, their nearest centroids.
-            distances: (n,) float32, to these.
-            margins: (n,) float32, how much farther the second nearest ones are.
-
-        Returns:
-            Labels (n,); distances to their centroids; margins, 0 where the label is not the nearest centroid.
-        """
-        rows_nD = self._prepare(rows_nD)
-        labels = self._search.labels(rows_nD)
-        place = np.minimum(np.searchsorted(self._movers, samples), max(0, len(self._movers) - 1))
-        moves = self._movers[place] == samples if len(self._movers) else np.zeros(len(samples), dtype=bool)
-        # Of those whose first choice is the same cluster, the first ones stay.
-        stays = ~moves
-        stays[stays] = _ranks(labels[stays]) < self._places[labels[stays]]
-        self._places -= np.bincount(labels[stays], minlength=len(self._places))
-        if moves.any():
-            labels[moves] = self._goals[place[moves]]
-        crowded_out = np.flatnonzero(~stays & ~moves)
-        for low in range(0, len(crowded_out), _ROWS_AT_A_TIME):
-            some = crowded_out[low : low + _ROWS_AT_A_TIME]
-            labels[some] = self._with_room(rows_nD[some])
-        self._sizes += np.bincount(labels, minlength=len(self._sizes))
-        elsewhere = labels != nearest
-        distances = distances.copy()
-        distances[elsewhere] = _squared_distances(rows_nD[elsewhere], self._centroids[labels[elsewhere]])
-        self._cost.add(distances)
-        self._num_in_order += len(crowded_out)
-        self._num_elsewhere += int(elsewhere.sum())
-        return labels, distances, np.where(elsewhere, np.float32(0), margins)
-
-    def _with_room(self, rows_nD: np.ndarray) -> np.ndarray:
-        """The cheapest clusters with room of rows (n, D), one after the other."""
-        labels: list[int] = []
-        while len(labels) < len(rows_nD):
-            if not self._room.any():
-                # A search of another number of clusters may settle a tie otherwise (faiss): places kept for samples
-                # that chose another cluster in the end are all that is left.
-                self._room, self._places = self._places, self._room
-            clusters = np.flatnonzero(self._room > 0)
-            candidates = self._search.among(clusters, rows_nD[len(labels) :], min(_CANDIDATES, len(clusters)))
-            for row in candidates:
-                free = row[self._room[row] > 0]
-                if not len(free):  # those that were free are full by now: search among the rest
-                    break
-                labels.append(int(free[0]))
-                self._room[free[0]] -= 1
-        return np.array(labels, dtype=np.int64)
-
-    def facts(self) -> dict[str, Any]:
-        """What the manifest says, once all samples have a label."""
-        mean_distance = self._cost.value() / max(1, int(self._sizes.sum()))
-        return {
-            **self._facts,
-            "largest": int(self._sizes.max()),
-            "num_not_nearest": self._num_elsewhere,
-            "num_settled_in_order": self._num_in_order,
-            "mean_distance": mean_distance,
-            # Above the mean by the rounding of distances alone.
-            "mean_distance_at_least": min(self._facts["mean_distance_at_least"], mean_distance),
-        }
-
-
 def _mark(run: str, packed: np.ndarray) -> float:
     """What tells prices that were kept from those of another run, and from damaged ones."""
     return float(int(artifacts.content_hash([run, packed.tobytes().hex()])[:12], 16))
-
-
-def _ranks(labels: np.ndarray) -> np.ndarray:
-    """How many before each have the same label."""
-    order = labels.argsort(kind="stable")
-    first = np.searchsorted(labels[order], labels[order])
-    ranks = np.empty(len(labels), dtype=np.int64)
-    ranks[order] = np.arange(len(labels)) - first
-    return ranks
-
-
-def _squared_distances(rows_nD: np.ndarray, centroids_nD: np.ndarray) -> np.ndarray:
-    return ((rows_nD.astype(np.float64) - centroids_nD) ** 2).sum(axis=1).astype(np.float32)

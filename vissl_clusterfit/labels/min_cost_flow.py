@@ -74,6 +74,13 @@ class CandidateArcs:
         new = np.empty(int(near.sum()), dtype=self._found.dtype)
         for name, values in (("own", own), ("margin", margins), ("sample", samples), ("other", other)):
             new[name] = values[near]
+        self._keep(new)
+
+    def add_arcs(self, other: CandidateArcs) -> None:
+        """Looks at those that another one has kept, of other samples: then these are those of the samples of both."""
+        self._keep(other._found)
+
+    def _keep(self, new: np.ndarray) -> None:
         found = np.concatenate([self._found, new])
         found = found[np.lexsort((found["other"], found["sample"], found["margin"], found["own"]))]
         first = np.searchsorted(found["own"], np.arange(self._num_clusters))

@@ -183,8 +183,7 @@ def _seconds(
     seconds["iterations"] = passes("iterations", own, together, search=rates.label, other=rates.add) + updates
     if work.processes > 1:
         seconds["network"] = len(work.shares) * _network(work) / rates.network
-    # One process labels, while the others wait.
-    seconds["labels"] = passes("labels", work.num_vectors, 1, search=rates.nearest)
+    seconds["labels"] = passes("labels", own, together, search=rates.nearest)
     return seconds
 
 

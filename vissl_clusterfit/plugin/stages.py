@@ -183,7 +183,7 @@ class Stages:
                 max_cluster_size=_max_cluster_size(split, settings),
             )
 
-        make_once(folder, "Labelling", label)
+        make_together(folder, "Labelling", label, lambda: artifacts.has_manifest(folder))
         return self._valid_labels(split, settings)
 
     def target_inputs(self) -> dict[str, Any]:
@@ -318,17 +318,3 @@ def make_together(folder: Path, work: str, make: Callable[[], None], is_made: Ca
 
         if distributed.on_primary(begin):
             make()
-
-
-def make_once(folder: Path, work: str, make: Callable[[], None]) -> None:
-    """Makes an artefact on the primary process, unless another run is making it: then this one waits for it.
-
-    Artefacts are opened from disk by every process; nothing of them travels between processes.
-    """
-
-    def make_if_free() -> None:
-        with only_one(_lease_of(folder), work, lambda: artifacts.has_manifest(folder)) as mine:
-            if mine:
-                make()
-
-    distributed.on_primary(make_if_free)

@@ -33,7 +33,7 @@ from vissl_clusterfit.plugin.engines.base import PipelineEngine
 from vissl_clusterfit.plugin.extraction import extract_split, feature_provenance
 from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder, teacher_spec
 from vissl_clusterfit.plugin.models.library_network import require_no_code
-from vissl_clusterfit.plugin.stages import make_once
+from vissl_clusterfit.plugin.stages import make_together
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
 
@@ -100,7 +100,7 @@ def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split
             device = run_device(cfg).type
             label_store(store, codebook, device, folder, max_distance=max_distance, top_clusters=top_clusters)
 
-        make_once(folder, "Labelling", label)
+        make_together(folder, "Labelling", label, lambda: artifacts.has_manifest(folder))
     return PseudoLabels.open(folder, expected)
 
 
