@@ -46,6 +46,8 @@ EXTRAS_REQUIRE = {
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     # The documents as a site; their versions are in requirements-docs.lock, in an environment of their own.
     "docs": ["mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
+    # A peer in benchmarks/kmeans.py, which runs without it, too.
+    "benchmarks": ["superkmeans>=0.2"],
     "dev": [
         "datasets>=4",
         "hypothesis>=6.100",

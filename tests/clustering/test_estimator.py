@@ -116,7 +116,10 @@ def test_equal_weights_change_nothing_and_others_are_refused(many):
         ({"n_clusters": 2.0}, "n_clusters: found 2.0; allowed"),
         ({"max_iter": True}, "max_iter: found True; allowed"),
         ({"metric": "l2"}, r"metric: found 'l2'; allowed: euclidean \| cosine"),
-        ({"init": "k-means"}, r"init: found 'k-means'; allowed: k-means\+\+ \| random \| an array of first centers"),
+        (
+            {"init": "k-means"},
+            r"init: found 'k-means'; allowed: k-means\+\+ \| random \| hierarchical \| an array of first centers",
+        ),
         ({"init": np.zeros((2, 12))}, r"init: found an array of shape \(2, 12\); allowed: one of shape \(8, 12\)"),
         ({"random_state": -1}, "random_state: found -1; allowed: a whole number, 0 or more"),
         ({"device": "gpu"}, r"device: found 'gpu'; allowed: cpu \| cuda"),

@@ -71,6 +71,17 @@ def test_passes_follow_the_schedule():
     assert spread.reads["first centroids"] == 5
     assert spread.assignments["first centroids"] == 5 / 6
     assert make_plan(dataclasses.replace(WORK, growing=False, num_done=9), 4).reads["iterations"] == 3
+    by_levels = make_plan(dataclasses.replace(WORK, start="hierarchical", num_iter=4), 4)
+    assert by_levels.reads["first centroids"] == 3 / 8
+    assert by_levels.reads["iterations"] == 3 / 8
+    assert by_levels.assignments["first centroids"] < 0.05
+
+
+def test_a_tolerance_may_end_it_after_two_passes():
+    assert WORK.fewest_iterations == 12
+    assert dataclasses.replace(WORK, tolerance=0.01, growing=False).fewest_iterations == 2
+    assert dataclasses.replace(WORK, tolerance=0.01, num_iter=60).fewest_iterations == 10 + 16
+    assert dataclasses.replace(WORK, tolerance=0.01).fewest_iterations == 12
 
 
 def test_the_passes_are_those_that_k_means_makes(make_store, blobs, tmp_path, monkeypatch):
@@ -109,7 +120,7 @@ def test_processes_share_the_work_and_send_nearly_all_sums_twice():
     assert one.network == 0
     assert four.network == 2 * 3 / 4 * 1000 * (512 * 8 + 8)
     assert four.seconds["iterations"] == pytest.approx(one.seconds["iterations"] / 4)
-    assert four.seconds["labels"] == one.seconds["labels"]  # one process labels
+    assert four.seconds["labels"] == one.seconds["labels"] / 4
 
 
 def test_seconds_follow_from_rates():

@@ -214,6 +214,8 @@ OTHER_CLUSTERINGS: dict[str, dict[str, Any]] = {
     "faiss": {"cluster_backend": "faiss"},
     "random, all features": {"start": "random", "growing_sample": False},
     "a part": {"data_limit": 1300},
+    "hierarchical": {"start": "hierarchical", "num_clusters": 40, "num_iter": 4},
+    "hierarchical, cosine": {"start": "hierarchical", "metric": "cosine", "growing_sample": False},
     "settled": {"tolerance": 0.05, "num_iter": 40},
     "more clusters than distinct features": {"num_clusters": 60, "start": "random"},
 }

@@ -82,7 +82,7 @@ def make_codebook(
         metric: "l2", or "cosine" for spherical k-means.
         num_iter: the largest number of iterations.
         seed: draws the first centroids.
-        start: "k-means++", "random", or the folder of a codebook to go on from.
+        start: "k-means++", "random", "hierarchical", or the folder of a codebook to go on from.
         normalize: scale features to unit norm first.
         num_components: of a PCA; 0 for none.
         whiten: scale the components to unit variance.

@@ -13,7 +13,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
 
-from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM, kmeans
+from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS, RANDOM, kmeans
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.clustering.protocol import ChunkTask
 from vissl_clusterfit.clustering.sources import ArraySource, chunk_rows
@@ -33,7 +33,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
     Args:
         n_clusters: K, at most the number of samples.
-        init: "k-means++", "random", or the first centers, (K, D).
+        init: "k-means++", "random", "hierarchical" (quick), or the first centers, (K, D).
         max_iter: the largest number of iterations.
         metric: "euclidean"; or "cosine", which scales samples and centers to unit norm (spherical k-means).
         growing_sample: early iterations see a sample that grows, later ones an eighth of the samples each, where there
@@ -151,9 +151,9 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
                 wrong.append(problem(name, found=repr(value), allowed="a whole number, 1 or more"))
         if not isinstance(self.tol, Real) or isinstance(self.tol, bool) or not 0 <= self.tol <= 1:
             wrong.append(problem("tol", found=repr(self.tol), allowed="0 to 1"))
-        choices = {"metric": (EUCLIDEAN, COSINE), "device": ("cpu", "cuda")}
+        choices: dict[str, tuple[str, ...]] = {"metric": (EUCLIDEAN, COSINE), "device": ("cpu", "cuda")}
         if isinstance(self.init, str):
-            choices["init"] = (KMEANS_PLUSPLUS, RANDOM)
+            choices["init"] = (KMEANS_PLUSPLUS, RANDOM, HIERARCHICAL)
         for name, values in choices.items():
             if getattr(self, name) not in values:
                 listed = " | ".join(values) + (" | an array of first centers" if name == "init" else "")

@@ -14,8 +14,6 @@ from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.checkpoints import last_checkpoint, save_checkpoint, state_of
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.kmeans import (
-    KMEANS_PLUSPLUS,
-    RANDOM,
     KMeansResult,
     Sums,
     kmeans,
@@ -25,7 +23,7 @@ from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preproc
 from vissl_clusterfit.clustering.shared_passes import share_passes
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.clustering.two_level import Vectors, cluster_within, require_coarse_clusters_fit
-from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.clusterfit import DRAWN_STARTS, ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.progress.step import Progress
@@ -191,7 +189,7 @@ def _fit_steps(raw: StoreSource, settings: ClusterFitConfig) -> Preprocessing:
 
 def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:
     """The centroids of the codebook that START names; None if it says how to draw them."""
-    if settings.start in (RANDOM, KMEANS_PLUSPLUS):
+    if settings.start in DRAWN_STARTS:
         return None
     try:
         centroids = Codebook.open(artifact_path(settings.start)).centroids
@@ -200,7 +198,7 @@ def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:
             problem(
                 "config.CLUSTERFIT.START",
                 found=repr(settings.start),
-                allowed=f"{RANDOM} | {KMEANS_PLUSPLUS} | the folder of a codebook",
+                allowed=f"{' | '.join(DRAWN_STARTS)} | the folder of a codebook",
                 remedy=str(error),
             )
         ) from None

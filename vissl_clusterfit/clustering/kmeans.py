@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vissl_clusterfit.clustering.hierarchical_start import hierarchical_start
 from vissl_clusterfit.clustering.initialization import kmeans_plusplus, random_start
 from vissl_clusterfit.clustering.minibatches import MinibatchPlan, has_settled, start_share, steps, width
 from vissl_clusterfit.clustering.preprocessing import unit_rows
@@ -18,7 +19,7 @@ from vissl_clusterfit.search.protocol import SearchFactory
 
 logger = logging.getLogger(__name__)
 
-RANDOM, KMEANS_PLUSPLUS = "random", "k-means++"
+RANDOM, KMEANS_PLUSPLUS, HIERARCHICAL = "random", "k-means++", "hierarchical"
 
 # After iterations that saw parts, so many passes at most fill clusters that are empty: each cluster gives one vector.
 _LAST_FILLS = 8
@@ -114,7 +115,8 @@ def kmeans(
         search_factory: makes a search of (K, D) centroids.
         spherical: scale centroids to unit norm after each update (cosine k-means). The objective stays the
             squared L2 distance, which is 2 - 2·cos for unit vectors.
-        start: how the first centroids are drawn, "random" or "k-means++"; see ``initialization.py``.
+        start: how the first centroids are drawn, "random" or "k-means++" (``initialization.py``); or "hierarchical",
+            whose clustering on two levels is the first iteration (``hierarchical_start.py``).
         growing: begin on a sample and go on by parts; see ``minibatches.py``.
         tolerance: stop when a pass over all vectors lowers the objective by no more than this share; 0 for never.
         initial_centroids: (K, D), instead of drawn ones.
@@ -127,8 +129,9 @@ def kmeans(
         ConfigError: K is larger than the number of vectors.
     """
     require_enough_points(num_clusters, source.num_vectors)
-    plan = steps(num_iter, source.num_vectors, num_clusters, growing=growing)
-    known: Sums = {}
+    hierarchical = start == HIERARCHICAL
+    plan = steps(num_iter, source.num_vectors, num_clusters, growing=growing, hierarchical=hierarchical)
+    known, given = Sums(), Sums()
     if resume_from is not None:
         state, known = resume_from
         if not state.retained and all(share == 1 for share in state.shares):
@@ -138,6 +141,10 @@ def kmeans(
         if initial_centroids is None and start == KMEANS_PLUSPLUS:
             sample = start_share(plan, source.num_vectors, num_clusters)
             initial_centroids = kmeans_plusplus(source, num_clusters, seed, search_factory, sample)
+        elif initial_centroids is None and hierarchical:
+            seen = plan[0] if plan else (ALL,)
+            begun = hierarchical_start(source, num_clusters, seed, search_factory, seen, spherical=spherical)
+            initial_centroids, given = begun.centroids, begun.sums
         elif initial_centroids is None:
             initial_centroids = random_start(source, num_clusters, seed)
         state = _first(initial_centroids, source.num_vectors, spherical)
@@ -148,7 +155,7 @@ def kmeans(
         if step in plan[number - 1 - state.num_unchanged : number - 1]:
             state = _repeated(state)
         else:
-            state = _iterate(source, state, known, search_factory, step, spherical)
+            state = _iterate(source, state, known, given, search_factory, step, spherical)
             logger.info(
                 "k-means iteration %d of %d, on %.3g %% of the features: objective %.6g, %d empty clusters repaired.",
                 number,
@@ -198,17 +205,18 @@ def _iterate(
     source: VectorSource,
     state: KMeansResult,
     known: Sums,
+    given: Sums,
     search_factory: SearchFactory,
     step: MinibatchPlan,
     spherical: bool,
 ) -> KMeansResult:
-    """The state after one more iteration; what is ``known`` is brought up to date."""
+    """The state after one more iteration; what is ``known`` is brought up to date, what is ``given`` not sought."""
     search = search_factory(state.centroids)
-    cost, number = 0.0, 0
+    cost, number, sought = 0.0, 0, given.keys().isdisjoint(step)
     for share in step:
         for before in [before for before in known if _overlap(before, share)]:
             del known[before]
-        sums = source.accumulate(search, share)
+        sums = given.pop(share, None) or source.accumulate(search, share)
         cost, number = cost + sums.cost(state.centroids), number + sums.num_vectors
         known[share] = sums if share == ALL else sums.kept()
     counts = np.sum([sums.counts for sums in known.values()], axis=0)
@@ -224,7 +232,7 @@ def _iterate(
         (*state.repaired, repaired),
         counts,
         source.num_vectors,
-        state.num_unchanged + 1 if np.array_equal(moved, state.centroids) else 0,
+        state.num_unchanged + 1 if sought and np.array_equal(moved, state.centroids) else 0,
         False,
     )
 

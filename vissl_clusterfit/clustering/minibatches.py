@@ -33,11 +33,15 @@ _VECTORS_PER_START = 3
 _FEWEST_ITERATIONS = 12
 # With fewer vectors, each iteration sees all of them.
 _FEWEST_VECTORS = 2048
+# Of the vectors that a clustering on two levels sees first, where there are more, for each cluster.
+_VECTORS_PER_FINE = 96
 # One in so many iterations sees the sample that grows.
 _EARLY = 6
 
 
-def steps(num_iter: int, num_vectors: int, num_clusters: int, *, growing: bool) -> list[MinibatchPlan]:
+def steps(
+    num_iter: int, num_vectors: int, num_clusters: int, *, growing: bool, hierarchical: bool = False
+) -> list[MinibatchPlan]:
     """What each iteration sees.
 
     Args:
@@ -45,9 +49,19 @@ def steps(num_iter: int, num_vectors: int, num_clusters: int, *, growing: bool) 
         num_vectors: N.
         num_clusters: K.
         growing: whether to begin with a sample and go on by parts; else each iteration sees all vectors.
+        hierarchical: whether the first iteration is that of ``hierarchical_start.py``, over all parts, or as many as
+            are enough.
     """
     if not growing or num_vectors < _FEWEST_VECTORS:
         return [(ALL,)] * num_iter
+    if hierarchical:
+        enough = (
+            number
+            for number in range(1, NUM_PARTS)
+            if num_vectors * number / NUM_PARTS >= _VECTORS_PER_FINE * num_clusters
+        )
+        first = next(enough, NUM_PARTS)
+        return [PARTS[:first], *((PARTS[(first + number) % NUM_PARTS],) for number in range(num_iter - 1))][:num_iter]
     if num_iter < _FEWEST_ITERATIONS:
         return steps(_FEWEST_ITERATIONS, num_vectors, num_clusters, growing=True)[:num_iter]
     num_early = num_iter // _EARLY

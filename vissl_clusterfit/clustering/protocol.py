@@ -101,6 +101,10 @@ class VectorSource(Protocol):
     def dim(self) -> int:
         """D."""
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the vectors this process reads, of how many."""
+
     def take(self, positions: np.ndarray) -> np.ndarray:
         """The vectors at ``positions`` (sorted, ascending), as (n, D) float32."""
 

@@ -54,7 +54,7 @@ class ChunkedSource(ABC):
 
     def __init__(self, num_vectors: int, raw_dim: int, preprocessing: Preprocessing, part: RankShard) -> None:
         self.num_vectors = num_vectors
-        self._part = part
+        self.part = part
         self._make_pass: Callable[[ChunkTask, Fraction], None] | None = None
         self._squares: dict[Fraction, float] = {}
         self.dim = preprocessing.output_dim(raw_dim)
@@ -88,7 +88,7 @@ class ChunkedSource(ABC):
 
     def _own_ranges(self) -> Iterator[np.ndarray]:
         """The ranges of this process: neighbours, so that it reads its own part of the disk."""
-        number, count = self._part
+        number, count = self.part
         num_ranges = -(-self.num_vectors // chunk_rows(self._raw_dim))
         for index, positions in enumerate(self._ranges()):
             if index * count // num_ranges == number:
@@ -119,7 +119,7 @@ class ChunkedSource(ABC):
 
     def over_shares(self, works: Sequence[tuple[ChunkTask, Fraction]]) -> None:
         """Does each work with every chunk of its share, and reads vectors once for all that want the same share."""
-        with contextlib.nullcontext() if self._part == WHOLE else distributed.errors_shared():
+        with contextlib.nullcontext() if self.part == WHOLE else distributed.errors_shared():
             for share in dict.fromkeys(share for _, share in works):
                 self._pass_over(share, [work for work, wanted in works if wanted == share])
 
@@ -149,7 +149,7 @@ class ChunkedSource(ABC):
 
     def gather(self, value: T) -> list[T]:
         """One value of each process that has a part of the source, in order, on every one of them."""
-        return [value] if self._part == WHOLE else distributed.gather(value)
+        return [value] if self.part == WHOLE else distributed.gather(value)
 
     @functools.cached_property
     def extent(self) -> ValueRange:
@@ -166,7 +166,7 @@ class ChunkedSource(ABC):
             squares[0] += found[1]
 
         self.over_chunks(ChunkTask(keep, look, torch.get_num_threads()))
-        if self._part != WHOLE:
+        if self.part != WHOLE:
             distributed.take_largest(largest)
             distributed.add_up(squares)
         return ValueRange(float(largest[0]), math.sqrt(squares[0] / max(1, self.num_vectors * self.dim)))
@@ -188,7 +188,7 @@ class ChunkedSource(ABC):
 
         self.over_chunks(ChunkTask(add, find, search.num_threads), share)
         for part in (sums, squares):
-            if part is not None and self._part != WHOLE:
+            if part is not None and self.part != WHOLE:
                 part.add_up_over_processes()
         if squares is not None:
             self._squares[share] = squares.total()
@@ -207,7 +207,7 @@ class ChunkedSource(ABC):
             farthest[labels[reached]] = positions[reached]  # the last one written stays: the first of several
 
         self.over_chunks(ChunkTask(look, search.nearest, search.num_threads), share)
-        if self._part != WHOLE:
+        if self.part != WHOLE:
             own = distances.copy()
             distributed.take_largest(distances)
             # Of processes that have a vector equally far, the one with the first.

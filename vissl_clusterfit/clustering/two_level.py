@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.clustering import initialization
+from vissl_clusterfit.clustering import hierarchical_start, initialization
 from vissl_clusterfit.clustering import kmeans as kmeans_module
 from vissl_clusterfit.clustering.kmeans import KMeansResult, kmeans
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
+from vissl_clusterfit.clustering.proportional import shares_of_clusters
 from vissl_clusterfit.clustering.protocol import VectorSource
 from vissl_clusterfit.clustering.sources import ArraySource, StoreSource, chunk_rows
 from vissl_clusterfit.clustering.two_level_files import CoarseLabels, FineFiles, write_coarse_labels
@@ -70,33 +71,6 @@ def require_coarse_clusters_fit(num_coarse_clusters: int, num_points: int) -> No
                 remedy="Lower it; about the square root of NUM_CLUSTERS is quickest, and 0 is k-means on one level.",
             )
         )
-
-
-def shares_of_clusters(sizes: np.ndarray, num_clusters: int) -> np.ndarray:
-    """How many of K fine clusters each coarse one gets: in proportion to its vectors, by largest remainders.
-
-    Those with vectors get one at least, and none more than its vectors.
-
-    Args:
-        sizes: (C,) int64, the vectors of each coarse cluster, N in all.
-        num_clusters: K, at least the number of coarse clusters with vectors and at most N.
-
-    Returns:
-        (C,) int64, K in all.
-    """
-    sizes = sizes.astype(np.int64)
-    total = int(sizes.sum())
-    exact = sizes * num_clusters  # in units of 1 / N of a cluster, so that nothing is rounded
-    given = np.maximum(exact // total, np.minimum(sizes, 1))
-    lacks = exact - given * total
-    missing = num_clusters - int(given.sum())
-    if missing > 0:
-        given[np.argsort(-lacks, kind="stable")[:missing]] += 1
-    for _ in range(-missing):  # the smallest got more than their part; who is nearest to having too many gives one
-        giver = np.flatnonzero(given > 1)[lacks[given > 1].argmin()]
-        given[giver] -= 1
-        lacks[giver] += total
-    return given
 
 
 def cluster_within(
@@ -212,7 +186,7 @@ def _groups(wanted: list[int], sizes: np.ndarray, most: int) -> Iterator[list[in
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Without a line for every iteration of every coarse cluster: there are thousands."""
-    loggers = [module.logger for module in (kmeans_module, initialization)]
+    loggers = [module.logger for module in (kmeans_module, initialization, hierarchical_start)]
     before = [each.level for each in loggers]
     for each in loggers:
         each.setLevel(logging.ERROR)

@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-iter", type=count, default=50, metavar="I", help="at most (%(default)s)")
     parser.add_argument("--seed", type=count, default=0, help="draws the first centroids (%(default)s)")
     parser.add_argument(
-        "--start", default="k-means++", help="k-means++, random, or the folder of a codebook to go on from"
+        "--start",
+        default="k-means++",
+        help="k-means++, random, hierarchical (quick), or the folder of a codebook to go on from",
     )
     parser.add_argument("--no-normalize", action="store_true", help="leave the lengths of features as they are")
     parser.add_argument("--num-components", type=count, default=0, metavar="P", help="of a PCA; 0 for none")

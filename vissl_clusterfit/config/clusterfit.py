@@ -24,6 +24,8 @@ from vissl_clusterfit.storage.paths import artifact_path
 
 #: What a signed 64-bit number can hold, as generators of PyTorch take it.
 LARGEST_SEED = 2**63 - 1
+#: What START may say beside the folder of a codebook.
+DRAWN_STARTS = ("random", "k-means++", "hierarchical")
 #: A cluster that may be so much larger than the mean is bounded by nothing.
 _LARGEST_RATIO = 1_000_000
 
@@ -120,7 +122,8 @@ class ClusterFitConfig:
     data_limit_sampling: SamplingSettings = field(default_factory=SamplingSettings)
     #: What searches the nearest centroids: PyTorch, exactly and with the matrix units, or faiss.
     cluster_backend: str = setting("torch", choices=("faiss", "torch"))
-    #: The first centroids: "random", "k-means++" (several at a time), or the folder of a codebook to go on from.
+    #: The first centroids: "random", "k-means++" (several at a time), "hierarchical" (by way of coarse clusters, which
+    #: is quick), or the folder of a codebook to go on from.
     start: str = setting("k-means++", alias="INITIALIZATION")
     #: The first iterations see a sample that grows, later ones an eighth each, in turn; if false, every one sees all.
     growing_sample: bool = setting(True, alias="MINIBATCHES")
@@ -223,12 +226,12 @@ class ClusterFitConfig:
                     remedy="About the square root of NUM_CLUSTERS is quickest.",
                 )
             )
-        if self.num_coarse_clusters and self.start not in ("random", "k-means++"):
+        if self.num_coarse_clusters and self.start not in DRAWN_STARTS:
             found.append(
                 problem(
                     "config.CLUSTERFIT.START",
                     found=f"{self.start!r} with NUM_COARSE_CLUSTERS",
-                    allowed="random | k-means++",
+                    allowed=" | ".join(DRAWN_STARTS),
                     remedy="To go on from a codebook, set NUM_COARSE_CLUSTERS=0.",
                 )
             )
@@ -255,11 +258,11 @@ class ClusterFitConfig:
             yield problem(name, found=numbers, allowed=f"different ones, without NUM_CLUSTERS ({self.num_clusters})")
         elif not all(self.top_clusters <= number <= most for number in numbers):
             yield problem(name, found=numbers, allowed=f"at least {self.top_clusters} (TOP_CLUSTERS), {limit}")
-        if numbers and self.start not in ("random", "k-means++"):
+        if numbers and self.start not in DRAWN_STARTS:
             yield problem(
                 "config.CLUSTERFIT.START",
                 found=f"{self.start!r} with ALSO_NUM_CLUSTERS",
-                allowed="random | k-means++",
+                allowed=" | ".join(DRAWN_STARTS),
                 remedy="A codebook has one K: cluster from it with this K alone.",
             )
 

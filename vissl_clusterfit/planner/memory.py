@@ -7,10 +7,11 @@ does anything, and the pages of files that the system keeps as long as no other 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from vissl_clusterfit.clustering.initialization import NUM_ROUNDS
-from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM
+from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS, RANDOM
 from vissl_clusterfit.clustering.sources import chunk_rows
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import FAISS
@@ -101,6 +102,18 @@ def _building(work: Workload, product_bytes: int) -> dict[str, int]:
 
 def _starting(work: Workload, product_bytes: int) -> dict[str, int]:
     centroids = 2 * _float32_centroids(work)
+    if work.start == HIERARCHICAL:
+        seen = int(work.num_vectors * sum(work.shares[:1]))
+        # Of each thread a coarse cluster that is twice as large as the mean: as read, prepared, and a part in float64.
+        rows = int(2 * seen / math.sqrt(work.num_clusters)) + 1
+        raw = 4 * work.input_dim * (1 + work.normalize) + 4 * work.dim * (1 + bool(work.num_components) + work.cosine)
+        sums = max(1, work.num_sums) * work.num_clusters * (4 * work.dim + 8)
+        return {
+            "centroids": centroids,
+            "sums": sums,
+            "which coarse cluster": 40 * seen,
+            "coarse clusters": work.threads * rows * (raw + 12 * work.dim) + _PER_PROCESS,
+        }
     if work.start != KMEANS_PLUSPLUS:
         listed = work.start == RANDOM and _is_drawn_from_a_list(work.num_clusters, work.num_vectors)
         drawn = 8 * work.num_vectors if listed else 0
@@ -131,7 +144,7 @@ def _is_drawn_from_a_list(count: int, of: int) -> bool:
 
 
 def _is_given(work: Workload) -> bool:
-    return work.start not in (RANDOM, KMEANS_PLUSPLUS)
+    return work.start not in (RANDOM, KMEANS_PLUSPLUS, HIERARCHICAL)
 
 
 def _float32_centroids(work: Workload) -> int:

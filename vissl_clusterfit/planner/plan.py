@@ -6,12 +6,14 @@ Nothing here is measured and nothing is read: bytes and passes follow from the w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from vissl_clusterfit.clustering.hierarchical_start import HIERARCHICAL_PASSES
 from vissl_clusterfit.clustering.initialization import NUM_ROUNDS
-from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM
+from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS, RANDOM
 from vissl_clusterfit.clustering.minibatches import NUM_PARTS
 from vissl_clusterfit.planner.memory import Footprint, card_footprint, footprint
 from vissl_clusterfit.planner.workload import Workload
@@ -151,6 +153,11 @@ def _passes(work: Workload) -> tuple[dict[str, float], dict[str, float]]:
         reads["first centroids"] = rounds * work.start_share
         assignments["first centroids"] = rounds * work.start_share / NUM_ROUNDS
     reads["iterations"] = assignments["iterations"] = sum(work.shares)
+    if work.start == HIERARCHICAL and fresh_start and work.shares:
+        # Coarse clusters of a sample, then of all, whose vectors are each read once more and worked on in memory.
+        reads["first centroids"] = 3.0 * work.shares[0]
+        assignments["first centroids"] = work.shares[0] * HIERARCHICAL_PASSES / math.sqrt(work.num_clusters)
+        reads["iterations"] = assignments["iterations"] = sum(work.shares[1:])  # of which it is the first
     reads["labels"] = assignments["labels"] = work.num_samples / work.num_vectors
     return reads, assignments
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS
+from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS
 from vissl_clusterfit.clustering.minibatches import PARTS, MinibatchPlan, has_settled, start_share, steps, width
 from vissl_clusterfit.clustering.reproducible_sums import SumGrid, ValueRange
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
@@ -31,7 +31,7 @@ class Workload:
         data_limit: the features that are clustered; -1 for all.
         normalize: whether features are scaled to unit norm first.
         cosine: whether vectors and centroids are scaled to unit norm.
-        start: "random", "k-means++", or where the first centroids are given.
+        start: "random", "k-means++", "hierarchical", or where the first centroids are given.
         growing: whether the first iterations see a sample.
         tolerance: what may end it before all iterations.
         dtype: of the features on disk.
@@ -166,7 +166,10 @@ class Workload:
     @property
     def steps(self) -> list[MinibatchPlan]:
         """What each iteration sees."""
-        return steps(self.num_iter, self.num_vectors, self.num_clusters, growing=self.growing)
+        hierarchical = self.start == HIERARCHICAL
+        return steps(
+            self.num_iter, self.num_vectors, self.num_clusters, growing=self.growing, hierarchical=hierarchical
+        )
 
     @property
     def fewest_iterations(self) -> int:
