@@ -129,7 +129,8 @@ def test_a_training_has_its_curves_and_says_where_its_images_lie(report, tmp_pat
     )
     (tmp_path / "pictures").mkdir()
     rows = [{"iter": number, "loss": 3.0 - number / 10, "ep": 0} for number in range(5)]
-    (tmp_path / "run/stdout.json").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"iter": 5, "lo')
+    half_a_line = '{"iter": 5, "loss": Infinity}\n{"iter": 6, "lo'
+    (tmp_path / "run/stdout.json").write_text("".join(json.dumps(row) + "\n" for row in rows) + half_a_line)
     meters = [{"top_1": {"clusters": 10.0 + phase}} for phase in range(3)]
     (tmp_path / "run/metrics.json").write_text(
         "".join(
@@ -163,6 +164,15 @@ def test_data_that_drift_are_warned_of(report):
     assert "Warning: Drift." in page
     assert re.search(r"warning: Drift\. \d+% of the samples of other are farther", out)
     assert "run/labels_of/other" in page
+
+
+def test_labels_with_a_limit_say_how_many_are_beyond_it(report):
+    features = import_features(ROWS, "run/features")
+    make_labels(features, make_codebook(features, "run/codebook", 5), "run/labels", max_distance=0.2)
+    page, _ = report()
+    too_far = int((np.load("run/labels/labels.npy") < 0).sum())
+    assert too_far > 12
+    assert f"{too_far} of 120 samples are beyond the limit" in page
 
 
 def test_true_classes_show_the_clusters_that_mix_them(report):

@@ -193,10 +193,10 @@ def test_the_map_zooms_and_its_points_are_clusters(opened, planted):
     drawing.send_keys("-")
     assert drawing.get_dom_attribute("viewBox") == whole
     points = opened.all("#map [data-cluster]")
-    assert [int(point.get_attribute("data-cluster")) for point in points] == list(range(len(planted.clusters)))
-    opened.driver.execute_script(
-        "arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))", points[planted.clusters["red"]]
-    )
+    of_clusters = {int(point.get_attribute("data-cluster")): point for point in points}
+    assert sorted(of_clusters) == list(range(len(planted.clusters)))
+    click = "arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))"
+    opened.driver.execute_script(click, of_clusters[planted.clusters["red"]])
     assert opened.texts("#detail h3") == [f"Cluster {planted.clusters['red']}"]
 
 

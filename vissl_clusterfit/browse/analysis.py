@@ -17,7 +17,7 @@ from vissl_clusterfit.browse.findings import Finding
 from vissl_clusterfit.browse.flow import Flow, flow
 from vissl_clusterfit.browse.folders import Sources, source_folders, sources_of
 from vissl_clusterfit.browse.run import Run
-from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.labels.comparison import TOLERANCE, require_same_samples
 from vissl_clusterfit.labels.drift import known_distances
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
@@ -66,9 +66,9 @@ class Analysis:
 
         Raises:
             ConfigError: a cluster that is not there.
-            ArtifactError: the other labels are of other samples.
+            ArtifactError: the other labels are of other samples, or labels are no clusters.
         """
-        num_clusters = self.num_clusters
+        num_clusters = 0 if self.labels is None and self.run.codebook is None else self.num_clusters
         if wrong := [cluster for cluster in self.named if not 0 <= cluster < num_clusters]:
             allowed = f"0 to {num_clusters - 1}" if num_clusters else "none, as there are no clusters yet"
             raise ConfigError(problem("--clusters", found=wrong[0], allowed=allowed))
@@ -86,8 +86,18 @@ class Analysis:
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """int64 (N,), the first column of several."""
-        return None if self.run.labels is None else _column(self.run.labels.labels)
+        """int64 (N,), the first column of several.
+
+        Raises:
+            ArtifactError: one is no cluster.
+        """
+        if self.run.labels is None:
+            return None
+        labels = _column(self.run.labels.labels)
+        if len(labels) and not -1 <= labels.min() <= labels.max() < self.num_clusters:
+            found, allowed = f"labels {labels.min()} to {labels.max()}", f"-1 to {self.num_clusters - 1}"
+            raise ArtifactError(problem(str(self.run.labels.folder), found=found, allowed=allowed))
+        return labels
 
     @cached_property
     def clusters(self) -> Clusters | None:
@@ -198,6 +208,8 @@ class Analysis:
             yield from findings.of_clustering(trace, converged=bool(run.codebook.manifest.get("converged")))
         if self.stability is not None:
             yield from findings.of_stability(self.stability)
+        if run.labels is not None:
+            yield from findings.of_too_far(run.labels.manifest.get("num_too_far", 0), run.num_samples)
         for drift in self.drifts:
             yield from findings.of_drift(drift.folder.name, drift.farther or 0.0)
 

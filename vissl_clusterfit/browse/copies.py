@@ -62,17 +62,33 @@ def near_copies(features: FeatureStore, clusters: Clusters, seed: int = 0) -> Co
     scale = _mean_square(projected, clusters)
     limit = NEAR * scale
     earlier = np.full(features.num_samples, -1, dtype=np.int64)
+    for later, first in _pairs_together(projected, clusters, _SLACK * limit):
+        near = _squared_distances(features, later, first) <= limit
+        later, first = later[near][::-1], first[near][::-1]  # of several, the first one is kept, written last
+        new = earlier[later] < 0
+        earlier[later[new]] = first[new]
+    return _grouped(limit, earlier)
+
+
+def _pairs_together(projected: np.ndarray, clusters: Clusters, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The pairs of all clusters that may be near-copies, some thousands at a time."""
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
     for cluster in np.flatnonzero(clusters.sizes > 1).tolist():
         members = clusters.members(cluster)
-        found = _near_pairs(projected[members], _SLACK * limit)
-        for start in range(0, len(found[0]), _TAKEN_AT_ONCE):
-            part = slice(start, start + _TAKEN_AT_ONCE)
-            later, first = members[found[0][part]], members[found[1][part]]
-            near = _squared_distances(features, later, first) <= limit
-            later, first = later[near][::-1], first[near][::-1]  # of several, the first one is kept, written last
-            new = earlier[later] < 0
-            earlier[later[new]] = first[new]
-    return _grouped(limit, earlier)
+        later, first = _near_pairs(projected[members], limit)
+        if len(later):
+            waiting.append((members[later], members[first]))
+        if sum(len(pairs[0]) for pairs in waiting) >= _TAKEN_AT_ONCE:
+            yield from _in_parts(waiting)
+            waiting = []
+    yield from _in_parts(waiting)
+
+
+def _in_parts(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if pairs:
+        later, first = (np.concatenate(column) for column in zip(*pairs, strict=True))
+        for start in range(0, len(later), _TAKEN_AT_ONCE):
+            yield later[start : start + _TAKEN_AT_ONCE], first[start : start + _TAKEN_AT_ONCE]
 
 
 def _projected(features: FeatureStore, seed: int) -> np.ndarray:
@@ -118,8 +134,9 @@ def _near_in_whole(rows: np.ndarray, limit: float) -> Iterator[tuple[np.ndarray,
     squares = (rows**2).sum(axis=1)
     distances = squares[:, None] + squares - 2 * (rows @ rows.T)
     # Rounding makes two rows that are the same a little apart.
-    near = np.tril(distances <= limit + 1e-6 * squares.max(initial=0), -1)
-    later, first = np.nonzero(near)
+    later, first = np.nonzero(distances <= limit + 1e-6 * squares.max(initial=0))
+    is_later = first < later
+    later, first = later[is_later], first[is_later]
     # A hundred thousand copies of one picture are not ten billion pairs: of each, its first few.
     rank = np.arange(len(later)) - np.searchsorted(later, later)
     yield later[rank < _NEXT], first[rank < _NEXT]

@@ -161,5 +161,15 @@ def of_drift(name: str, farther: float) -> Iterator[Finding]:
         )
 
 
+def of_too_far(num_too_far: int, num_samples: int) -> Iterator[Finding]:
+    """Many samples beyond the limit that was set, which have no label."""
+    if num_too_far > _FARTHER * num_samples:
+        yield Finding(
+            "Drift",
+            f"{num_too_far} of {num_samples} samples are beyond the limit of the distance, and have no label.",
+            ("config.CLUSTERFIT.ASSIGN.MAX_DISTANCE (--max-distance)", "cluster data that hold such samples, too"),
+        )
+
+
 def _some(clusters: np.ndarray) -> list[int]:
     return [int(cluster) for cluster in clusters[:_SHOWN]]

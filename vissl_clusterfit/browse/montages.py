@@ -55,13 +55,17 @@ class Montages:
         """Samples by their numbers."""
         return [self._sample(int(index)) for index in indices]
 
+    def name_of(self, index: int) -> str:
+        """The name of a sample, or its number where names are not kept."""
+        return shown(self.names[index]) if self.names is not None and index < len(self.names) else f"sample {index}"
+
     def _sample(self, index: int) -> Shown:
         if index not in self._known:
             self._known[index] = self._read(index)
         return self._known[index]
 
     def _read(self, index: int) -> Shown:
-        name = shown(self.names[index]) if self.names is not None else f"sample {index}"
+        name = self.name_of(index)
         if self.pictures is None:
             return Shown(index, name)
         try:

@@ -31,6 +31,7 @@ MARK = "vissl-clusterfit report"
 _FACTS = (
     *("num_samples", "num_points", "dim", "num_clusters", "dtype", "metric", "seed", "num_iter_run", "converged"),
     *("cluster_backend", "content_hash", "features_hash", "codebook_hash", "num_unlabelled", "imbalance", "bounded"),
+    *("num_too_far", "drift"),
 )
 _PER_KIND = 6
 _GROUPS_OF_COPIES, _OF_A_GROUP = 12, 6
@@ -92,6 +93,7 @@ def page(analysis: Analysis, montages: Montages, note: str = "") -> str:
 
     loader = PackageLoader("vissl_clusterfit.browse", "assets")
     templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     style, script = (loader.get_source(templates, name)[0] for name in ("page.css", "page.js"))
     context = {
         "mark": MARK,
@@ -122,7 +124,7 @@ def _computed(analysis: Analysis, montages: Montages) -> dict[str, Any]:
         "shown_clusters": _shown_clusters(analysis, montages),
         "copies": [],
         "unreadable": [
-            (index, shown(analysis.names[index]) if analysis.names else f"sample {index}", shown(reason))
+            (index, montages.name_of(index), shown(reason))
             for index, reason in list(run.unreadable.items())[:_MOST_UNREADABLE]
         ],
         "stability_rows": _rows(analysis.stability, "stability", str),

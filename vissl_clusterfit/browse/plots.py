@@ -21,7 +21,7 @@ _STYLES = (("#3b78c2", "-"), ("#c76b12", "--"), ("#2d8f5a", ":"), ("#a14fb0", "-
 _BINS = 60
 #: More points than these are one picture in the figure.
 _MOST_POINTS = 20_000
-_NAMED = 12
+_NAMED, _LEVELS = 12, 6
 
 
 def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, prefix: str) -> str:
@@ -85,29 +85,30 @@ def histogram(values: Mapping[str, np.ndarray], xlabel: str, prefix: str) -> str
 def cluster_map(points: np.ndarray, sizes: np.ndarray, how: str) -> str:
     """The centroids in a plane, larger where a cluster has more samples; each point says which cluster it is."""
     figure, panel = _panel(_WIDE)
-    area = 4 + 60 * np.sqrt(sizes / max(1, sizes.max()))
-    rasterized = len(points) > _MOST_POINTS
-    panel.scatter(
-        points[:, 0],
-        points[:, 1],
-        s=np.round(area * 4) / 4,
-        color=_STYLES[0][0],
-        alpha=0.55,
-        linewidths=0,
-        rasterized=rasterized,
-    ).set_gid("clusters")
+    # Marks of one size are one shape that is drawn often.
+    level = np.ceil(_LEVELS * np.sqrt(sizes / max(1, sizes.max()))).astype(np.int64)
+    of_levels = {f"clusters{each}": np.flatnonzero(level == each) for each in np.unique(level)}
+    for name, clusters in of_levels.items():
+        size = 4 + 10 * float(level[clusters[0]])
+        marks = panel.scatter(points[clusters, 0], points[clusters, 1], s=size, color=_STYLES[0][0], linewidths=0)
+        marks.set(alpha=0.55, rasterized=len(points) > _MOST_POINTS, gid=name)
     for cluster in np.argsort(-sizes, kind="stable")[:_NAMED]:
         panel.annotate(str(cluster), points[cluster], fontsize=8)
     panel.set_axis_off()
 
     def name_points(root: ElementTree.Element) -> None:
-        group = root.find(".//g[@id='map-clusters']")
-        # Many are uses of a path that is defined once; few are paths.
-        marks = [] if group is None else list(group.iter("use")) or group.findall("path")
-        for cluster, mark in enumerate(marks if len(marks) == len(points) else []):
-            mark.set("data-cluster", str(cluster))
-            for name in {"x", "y"} & mark.attrib.keys():
-                mark.set(name, f"{float(mark.attrib[name]):.1f}")
+        for name, clusters in of_levels.items():
+            group = root.find(f".//g[@id='map-{name}']")
+            # Many are uses of a shape that is defined once; one alone is a path.
+            marks = [] if group is None else list(group.iter("use")) or group.findall("path")
+            for cluster, mark in zip(clusters.tolist(), marks, strict=False):
+                for common in {"fill", "fill-opacity", "clip-path", "stroke"} & mark.attrib.keys():
+                    if group is not None and common != "clip-path":
+                        group.set(common, mark.attrib[common])
+                    del mark.attrib[common]
+                for place in {"x", "y"} & mark.attrib.keys():
+                    mark.set(place, f"{float(mark.attrib[place]):.1f}")
+                mark.set("data-cluster", str(cluster))
 
     text = f"Map of {len(points)} centroids, {how}. The largest {_NAMED} are named; all are in the table of clusters"
     return inline_svg(figure, "map", text, name_points)

@@ -13,8 +13,9 @@ from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.untrusted import UnsafeFileError, json_in, require_regular
 
-METRICS_NAME, LOG_NAME, CONFIG_NAME, RECORD_NAME = "metrics.json", "stdout.json", "train_config.yaml", "training.json"
+METRICS_NAME, LOG_NAME, CONFIG_NAME = "metrics.json", "stdout.json", "train_config.yaml"
 _MOST_BYTES = 1 << 26
+_LARGEST = 1e300
 _FINAL = "model_final_checkpoint_phase"
 
 Curve = tuple[list[float], list[float]]
@@ -70,7 +71,8 @@ def _scores(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    """Whether a value of a file is a number that can be drawn."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _lines(path: Path) -> Iterator[Mapping[str, Any]]:

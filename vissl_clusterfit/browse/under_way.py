@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vissl_clusterfit.clustering.codebook import KIND as CODEBOOK
+from vissl_clusterfit.clustering.codebook import require_codebook_values
 from vissl_clusterfit.clustering.fit import IN_PROGRESS
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import KIND as FEATURES
@@ -76,10 +77,11 @@ def _clustering(folder: Path) -> UnderWay | None:
     for name in sorted((name for name in names_in(folder) if name.startswith("iteration-")), reverse=True):
         try:
             manifest = artifacts.read_manifest(folder / name, CODEBOOK)
+            require_codebook_values(folder / name, manifest)
         except ArtifactError:
             continue
-        objective = tuple(value for value in manifest.get("objective", ()) if isinstance(value, float))
-        most = manifest["inputs"].get("settings", {}).get("num_iter", "?")
+        objective = tuple(map(float, manifest.get("objective", ())))
+        most = manifest.get("num_iter", "?")
         text = f"{folder.parent}: clustering, {len(objective)} iterations of at most {most}"
         return UnderWay(text, manifest["inputs"], objective)
     return UnderWay(f"{folder.parent}: clustering, in its first iteration")

@@ -54,6 +54,11 @@ def run(options: argparse.Namespace) -> int:
     if options.open:
         import webbrowser
 
+        from vissl_clusterfit.storage.remote import as_remote
+
+        if as_remote(page):
+            allowed = "a page on this machine: --html FILE"
+            raise ConfigError(problem("--open", found=page, allowed=allowed))
         webbrowser.open(page.resolve().as_uri())
     return 0
 
