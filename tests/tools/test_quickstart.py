@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import WHY_NOT, started
 from repository import ROOT
 
 QUICKSTART = ROOT / "tools/quickstart.py"
@@ -42,9 +43,24 @@ def test_it_ends_with_a_table_and_its_rows(first):
         assert [f"{linear:.1f}", f"{knn:.1f}"] == next(
             line for line in table.splitlines() if line.startswith(f"{model}  ")
         ).split()[-2:]
-    page = folder / "clusterfit/report.html"
-    assert f"the clusters, to look at: {page.relative_to(folder.parent)}" in done.stdout
-    assert "<title>" in page.read_text("utf-8")
+    assert "the clusters, to look at: quickstart/report.html" in done.stdout
+    assert "<title>" in (folder / "report.html").read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+def test_its_page_shows_clusters_and_student_in_a_browser(first):
+    folder, _ = first
+    with started() as browser:
+        browser.open(folder / "report.html")
+        browser.load_pictures()
+        assert (browser.errors, browser.requests) == ([], [(folder / "report.html").as_uri()])
+        assert {"Made from", "Figures", "Clusters", "Student"} <= {*browser.texts("h2")}
+        assert len(browser.all(".strip img")) > 50
+        student = "section[aria-labelledby=student]"
+        drawn = [plot.get_attribute("aria-label").partition(":")[0] for plot in browser.all(f"{student} svg")]
+        assert drawn == ["loss over iteration", "% over epoch"]
+        assert browser.texts(f"{student} tbody td:first-child") == MODELS
 
 
 @pytest.mark.slow

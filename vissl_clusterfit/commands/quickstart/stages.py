@@ -73,7 +73,7 @@ def run_stages(
     append_results(folder, rows)
     print(f"\n{format_table(rows)}\n\nDone in {duration(time.monotonic() - started)}.")
     print(f"  scores, with their protocols: {folder / 'results.json'}")
-    _show_clusters(folder / "clusterfit", open_page=open_page)
+    _show_clusters(folder, open_page=open_page)
     print("  the same with your own images: vissl-clusterfit embed --help, and docs/tutorial.md")
     return 0
 
