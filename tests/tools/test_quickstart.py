@@ -1,6 +1,5 @@
 """The quickstart as a user runs it, in its small size: the scores mean nothing, the way to them is the real one."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from browser import WHY_NOT, started
 from repository import ROOT
+from results_file import rows_in
 
 QUICKSTART = ROOT / "tools/quickstart.py"
 MODELS = ["raw pixels", "untrained network", "teacher", "teacher, twice as long", "student"]
@@ -34,7 +34,7 @@ def first(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
 def test_it_ends_with_a_table_and_its_rows(first):
     folder, done = first
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = json.loads((folder / "results.json").read_text())
+    rows = rows_in(folder)
     assert [(row["model"], row["benchmark"]) for row in rows] == [(m, b) for m in MODELS for b in ("linear", "knn")]
     assert all(0 <= row["value"] <= 1 and len(row["protocol"]) > 100 for row in rows)
     table = done.stdout.split("top-1 accuracy, in %")[1]

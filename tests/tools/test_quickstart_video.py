@@ -1,12 +1,12 @@
 """The video quickstart as a user runs it, in its small size: its scores say nothing, its way is the real one."""
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
 from repository import ROOT
+from results_file import rows_in
 
 QUICKSTART = ROOT / "tools/quickstart_video.py"
 MODELS = ["single frames", "untrained network", "teacher", "student"]
@@ -23,7 +23,7 @@ def test_it_ends_with_a_table_and_its_rows(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "quickstart"
-    rows = json.loads((folder / "results.json").read_text())
+    rows = rows_in(folder)
     assert [(row["model"], row["benchmark"]) for row in rows] == [(m, b) for m in MODELS for b in ("linear", "knn")]
     assert all(0 <= row["value"] <= 1 and len(row["protocol"]) > 100 for row in rows)
     table = done.stdout.split("top-1 accuracy, in %")[1]

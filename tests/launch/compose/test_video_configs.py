@@ -1,7 +1,6 @@
 """The configs of video, from the publishers' lists to a trained network, each run on clips of two cores' size."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from checkpoint_parts import network_of
 from PIL import Image
 from repository import ROOT
+from results_file import rows_in
 from vissl.config import AttrDict
 from vissl.models import build_model
 
@@ -172,7 +172,7 @@ def test_a_target_of_the_paper(target, how, write, clips, network, train, run_co
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = json.loads((tmp_path / "run/results.json").read_text())
+    rows = rows_in(tmp_path / "run")
     assert [row["metric"] for row in rows] == [f"{of} top-{k} accuracy" for k in (1, 5) for of in ("clip", "video")]
     assert all(0 <= row["value"] <= 1 for row in rows)
     scores = np.concatenate([np.load(file) for file in sorted((tmp_path / "run/scores").rglob("rows-*.npy"))])

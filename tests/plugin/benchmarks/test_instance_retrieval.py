@@ -10,6 +10,7 @@ import torch
 from benchmark_data import write_copydays, write_revisited
 from pickled_calls import Reduced
 from PIL import Image, ImageFile
+from results_file import rows_in
 from torchvision.transforms import ToTensor
 from vissl.utils.instance_retrieval_utils import data_util
 
@@ -49,7 +50,7 @@ def retrieval(run_command, data, teacher, tmp_path):
 
 
 def scores(folder) -> dict[str, float]:
-    return {row["metric"]: row["value"] for row in json.loads((folder / "run/results.json").read_text())}
+    return {row["metric"]: row["value"] for row in rows_in(folder / "run")}
 
 
 @pytest.mark.parametrize("config", ["eval_resnet_1gpu_roxford", "eval_resnet_1gpu_rparis"])

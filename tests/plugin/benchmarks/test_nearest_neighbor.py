@@ -1,6 +1,5 @@
 """``benchmark/nearest_neighbor/…`` on a student's checkpoint, through the real command."""
 
-import json
 import shutil
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 from benchmark_data import ON_THIS_MACHINE, SMALL_IMAGES, write_classes
 from checkpoint_parts import trunk_of
+from results_file import rows_in
 
 from vissl_clusterfit.features.store import FeatureStore
 
@@ -45,10 +45,6 @@ def knn(run_command, data, teacher, tmp_path):
     return run
 
 
-def rows(folder) -> list[dict]:
-    return json.loads((folder / "run/results.json").read_text())
-
-
 def by_hand(folder, num_neighbors: int, temperature: float) -> dict[str, float]:
     """Top-1 and top-5 of the features on disk, by the formula; images lie in the order of their classes."""
     stores = [FeatureStore.open(folder / "run/features" / split) for split in ("train", "test")]
@@ -72,7 +68,7 @@ def test_the_students_trunk_is_evaluated(knn, tmp_path):
     assert "engine_name: 'train' becomes 'clusterfit_nearest_neighbor'" in said
     assert "config.DISTRIBUTED.BACKEND: 'nccl' becomes 'gloo'" in said
     assert "has no projection head, only the classifier of pseudo-labels" in said
-    found = rows(tmp_path)
+    found = rows_in(tmp_path / "run")
     assert {row["metric"]: row["value"] for row in found} == pytest.approx(by_hand(tmp_path, 7, 0.1))
     for row in found:
         assert (row["model"], row["dataset"], row["split"], row["seed"]) == ("student", "imagenet1k_folder", "test", 0)
@@ -87,11 +83,11 @@ def test_the_students_trunk_is_evaluated(knn, tmp_path):
 @pytest.mark.slow
 def test_two_processes_give_the_same_rows(knn, tmp_path):
     assert knn().returncode == 0
-    found = rows(tmp_path)
+    found = rows_in(tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
     result = knn("config.DISTRIBUTED.NUM_PROC_PER_NODE=2")
     assert result.returncode == 0, result.stderr
-    assert rows(tmp_path) == found
+    assert rows_in(tmp_path / "run") == found
 
 
 def test_a_head_that_was_trained_is_what_vissl_evaluates(knn, tmp_path, model_config, data):
@@ -111,7 +107,7 @@ def test_a_head_that_was_trained_is_what_vissl_evaluates(knn, tmp_path, model_co
     torch.save(state, tmp_path / "simclr.torch")
     result = knn(weights=tmp_path / "simclr.torch")
     assert result.returncode == 0, result.stderr
-    assert rows(tmp_path)[0]["benchmark"] == "nearest neighbours, heads"
+    assert rows_in(tmp_path / "run")[0]["benchmark"] == "nearest neighbours, heads"
 
     model.MODEL.WEIGHTS_INIT.PARAMS_FILE = "simclr.torch"
     vissls = build_model(model.MODEL, AttrDict({}))
@@ -129,7 +125,7 @@ def test_unscaled_features_and_few_classes(knn, tmp_path):
     result = knn("config.NEAREST_NEIGHBOR.L2_NORM_FEATS=false", train=folders[0], test=folders[1])
     assert result.returncode == 0, result.stderr
     assert "no top-5 accuracy" in result.stdout + result.stderr
-    [row] = rows(tmp_path)
+    [row] = rows_in(tmp_path / "run")
     assert row["metric"] == "top-1 accuracy"
     assert "features as they are; the 7 samples of the training split with the greatest dot product" in row["protocol"]
 
@@ -172,7 +168,7 @@ def test_a_row_says_of_how_many_samples_it_is(knn, data, tmp_path):
     result = knn(test=test)
     assert result.returncode == 0, result.stderr
     said = "output of the trunk; 39 of 40 test samples and 60 of 60 training samples, the others could not be read; "
-    assert all(row["protocol"].startswith(said) for row in rows(tmp_path))
+    assert all(row["protocol"].startswith(said) for row in rows_in(tmp_path / "run"))
 
 
 def test_one_of_several_networks_is_chosen_by_its_prefix(knn, teacher, tmp_path):

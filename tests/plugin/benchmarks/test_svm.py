@@ -1,11 +1,10 @@
 """VISSL's SVM benchmarks on a student's checkpoint, through the real command, in VISSL's layout of VOC07."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from benchmark_data import ON_THIS_MACHINE, SMALL_IMAGES, voc_overrides, write_voc
+from results_file import rows_in
 
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.verification.verify import verify_artifacts
@@ -52,10 +51,6 @@ def benchmark(run_command, voc, teacher, tmp_path):
     return run
 
 
-def rows(folder) -> list[dict]:
-    return json.loads((folder / "run/results.json").read_text())
-
-
 def layers_of(folder) -> dict[str, list[np.ndarray]]:
     """The features of both splits, layer by layer: res4 has 1024 channels in one place (2 x 2 pooled), res5 2048."""
     stores = [FeatureStore.open(folder / "run/features" / split) for split in ("train", "test")]
@@ -73,7 +68,7 @@ def test_the_figures_are_vissls(benchmark, voc, tmp_path):
     result = benchmark(*SVM)
     assert result.returncode == 0, result.stderr
     assert "engine_name: 'train' becomes 'clusterfit_svm'" in result.stdout
-    found = {row["benchmark"]: row for row in rows(tmp_path)}
+    found = {row["benchmark"]: row for row in rows_in(tmp_path / "run")}
     assert list(found) == ["SVM, res4", "SVM, res5"]
     settings = compose([*SVM, f"config.CHECKPOINT.DIR={tmp_path}"])[2].SVM
     targets = [np.load(lists[1]) for lists in voc]
@@ -92,7 +87,7 @@ def test_the_figures_are_vissls(benchmark, voc, tmp_path):
 @pytest.mark.slow
 def test_a_second_run_takes_what_is_done_and_two_processes_agree(benchmark, tmp_path):
     assert benchmark(*SVM).returncode == 0
-    found = rows(tmp_path)
+    found = rows_in(tmp_path / "run")
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "run/svm").rglob("*.json")}
     assert len(kept) == 8  # each class of both layers, and their means
     lost = [tmp_path / f"run/svm/res5/{name}.json" for name in ("class_1", "svm")]
@@ -101,7 +96,7 @@ def test_a_second_run_takes_what_is_done_and_two_processes_agree(benchmark, tmp_
     (tmp_path / "run/results.json").unlink()
     again = benchmark(*SVM, "config.DISTRIBUTED.NUM_PROC_PER_NODE=2")
     assert again.returncode == 0, again.stderr
-    assert rows(tmp_path) == found
+    assert rows_in(tmp_path / "run") == found
     changed = {file for file, time in kept.items() if file.stat().st_mtime_ns != time}
     assert changed == {*lost}
 
@@ -138,7 +133,7 @@ def test_low_shot_gives_mean_and_range(benchmark, voc, tmp_path):
     result = benchmark(*LOW_SHOT)
     assert result.returncode == 0, result.stderr
     assert "'clusterfit_low_shot_svm'" in result.stdout
-    found = {(row["benchmark"], row["metric"]): row["value"] for row in rows(tmp_path)}
+    found = {(row["benchmark"], row["metric"]): row["value"] for row in rows_in(tmp_path / "run")}
     assert len(found) == 2 * 2 * 5  # layers, k, metrics
     settings = compose([*LOW_SHOT, f"config.CHECKPOINT.DIR={tmp_path}"])[2].SVM
     train, test = layers_of(tmp_path)["res5"]
@@ -168,8 +163,8 @@ def test_low_shot_of_one_class_each_looks_at_the_drawn_images_only(benchmark, vo
     overrides = [f"config.DATA.{split.upper()}.LABEL_PATHS=[{tmp_path}/{split}.npy]" for split in ("train", "test")]
     result = benchmark(*LOW_SHOT, *overrides, "config.SVM.low_shot.dataset_name=places205")
     assert result.returncode == 0, result.stderr
-    assert len(rows(tmp_path)) == 2 * 2 * 5
-    assert "k samples of each class" in rows(tmp_path)[0]["protocol"]
+    assert len(rows_in(tmp_path / "run")) == 2 * 2 * 5
+    assert "k samples of each class" in rows_in(tmp_path / "run")[0]["protocol"]
     store = FeatureStore.open(tmp_path / "run/features/train_drawn")
     assert 4 <= store.num_samples <= 2 * 3 * (1 + 2)
     checked = dict(verify_artifacts([tmp_path / "run"]))
@@ -192,7 +187,7 @@ def test_vissls_config_as_it_is(run_command, voc, teacher, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert list((tmp_path / "copies").iterdir()) == []
-    found = rows(tmp_path)
+    found = rows_in(tmp_path / "run")
     assert [row["benchmark"] for row in found] == [f"SVM, {name}" for name in ("conv1", "res2", "res3", "res4", "res5")]
     assert all(0.2 < row["value"] < 1 for row in found)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from benchmark_data import ON_THIS_MACHINE, write_classes
 from checkpoint_parts import trunk_of
+from results_file import rows_in
 
 # With a rate of zero.
 ONE_EPOCH = (
@@ -77,7 +78,7 @@ def test_a_test_scores_what_can_be_read_and_says_of_how_many_samples_it_is(train
     whole = (f"config.DATA.TEST.DATA_PATHS=[{test}]", "config.DATA.TEST.DATA_LIMIT=-1")
     result = training(FULL_TUNING, *SMALL, *whole, "+config.BENCHMARK.MODEL_NAME=student")
     assert result.returncode == 0, result.stderr
-    rows = json.loads((tmp_path / "run/results.json").read_text())
+    rows = rows_in(tmp_path / "run")
     assert rows
     assert all("; 7 of 8 test samples, the others could not be read; " in row["protocol"] for row in rows)
     assert all(7 * row["value"] == pytest.approx(round(7 * row["value"])) for row in rows)

@@ -1,6 +1,5 @@
 """Runs on the data source ``images``: the labels and scores of a folder, resumed, and refused with one message."""
 
-import json
 import os
 import tarfile
 import time
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from collections_on_disk import WRITERS, as_tars, files_below, sources
 from pictures import turned
+from results_file import rows_in
 from tiny_store import contents
 
 from vissl_clusterfit.features.sample_names import names_of
@@ -103,7 +103,7 @@ def test_transfer_scores_a_folder_and_its_tars_alike(run_command, folder, tmp_pa
             cwd=tmp_path,
         )
         assert done.returncode == 0, done.stderr
-        rows[name] = json.loads((tmp_path / name / "results.json").read_text())
+        rows[name] = rows_in(tmp_path / name)
     assert rows["folder"] == rows["tars"]
 
 

@@ -1,7 +1,6 @@
 """The engine ``clusterfit_transfer``: frozen features of any network on labelled images, through real runs."""
 
 import datetime
-import json
 import shutil
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from checkpoint_parts import trunk_of
 from command import CommandServer
 from PIL import Image
+from results_file import rows_in
 from sklearn.metrics import average_precision_score
 
 from vissl_clusterfit.compat import TRUST_VARIABLE
@@ -81,7 +81,7 @@ def rows_of(transfer, tmp_path):
     def run(*overrides: str) -> list[dict]:
         result = transfer(*overrides)
         assert result.returncode == 0, result.stderr
-        return json.loads((tmp_path / "run/results.json").read_text())
+        return rows_in(tmp_path / "run")
 
     return run
 

@@ -1,11 +1,11 @@
 """Every row of the transfer tables: its config composes, and runs on a stand-in that the real tool prepared."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 from publishers import WRITERS
+from results_file import rows_in
 
 from vissl_clusterfit.config.search_path import config_dir
 from vissl_clusterfit.datasets.catalogue import RECIPES
@@ -140,7 +140,7 @@ def test_lists_of_ones_own_need_no_preparation(tmp_path):
 
 @pytest.mark.parametrize("row", ["cifar100_knn", "imagenet1k_knn"])
 def test_nearest_neighbours(row, run_row):
-    (found,) = json.loads((run_row(row, *FROZEN) / "results.json").read_text())
+    (found,) = rows_in(run_row(row, *FROZEN))
     title = RECIPES[row.partition("_")[0]].title
     assert (found["benchmark"], found["dataset"], found["metric"]) == ("knn", title, "top-1 accuracy")
     assert found["value"] > 0.6  # the classes have colours
@@ -148,13 +148,13 @@ def test_nearest_neighbours(row, run_row):
 
 @pytest.mark.parametrize("row", ["cifar100_retrieval", "imagenet1k_retrieval"])
 def test_retrieval(row, run_row):
-    (found,) = json.loads((run_row(row, *FROZEN) / "results.json").read_text())
+    (found,) = rows_in(run_row(row, *FROZEN))
     assert (found["benchmark"], found["metric"]) == ("retrieval", "mAP")
     assert found["value"] > 0.4
 
 
 def test_levels_of_a_taxonomy(run_row):
-    rows = json.loads((run_row("inat2018_knn", *FROZEN) / "results.json").read_text())
+    rows = rows_in(run_row("inat2018_knn", *FROZEN))
     values = {row["benchmark"].removeprefix("knn, "): row["value"] for row in rows}
     assert list(values) == ["kingdom", "phylum", "class", "order", "family", "genus", "species"]
     assert values["kingdom"] >= values["species"] > 0.6
@@ -163,7 +163,7 @@ def test_levels_of_a_taxonomy(run_row):
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ["cars_finetune", "inat2019_finetune"])
 def test_fine_tuning(row, run_row):
-    (found,) = json.loads((run_row(row, *TRAINED) / "results.json").read_text())
+    (found,) = rows_in(run_row(row, *TRAINED))
     title = RECIPES[row.partition("_")[0]].title
     assert (found["benchmark"], found["dataset"], found["metric"]) == ("fine-tuning", title, "top-1 accuracy")
     assert "nothing was chosen" in found["protocol"]
@@ -175,12 +175,12 @@ def test_fine_tuning(row, run_row):
 def test_linear_classifiers(row, run_row):
     schedule = "config.OPTIMIZER.param_schedulers.lr.milestones=[1,2,3]"
     meters = "config.METERS.accuracy_list_meter.num_meters=2"
-    rows = json.loads((run_row(row, *TRAINED, schedule, POOLED, HEADS, meters) / "results.json").read_text())
+    rows = rows_in(run_row(row, *TRAINED, schedule, POOLED, HEADS, meters))
     assert [found["benchmark"] for found in rows] == ["linear, res4", "linear, res5"]
     assert max(found["value"] for found in rows) > 0.5  # the classes have colours
 
 
 def test_voc07(run_row):
-    rows = json.loads((run_row("voc07_linear", POOLED) / "results.json").read_text())
+    rows = rows_in(run_row("voc07_linear", POOLED))
     assert [(row["dataset"], row["metric"]) for row in rows] == [("PASCAL VOC 2007", "mAP")] * 2
     assert all(0 <= row["value"] <= 1 for row in rows)

@@ -1,10 +1,9 @@
 """Clip and video accuracy of trained networks, through real runs."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from results_file import rows_in
 from videos import write_video
 from vissl.config import AttrDict
 from vissl.models import build_model
@@ -85,7 +84,7 @@ def test_accuracy_is_that_of_the_averaged_probabilities(how, videos, tmp_path, r
     assert np.ptp(expected, axis=0).max() > 0.01
 
     labels = np.arange(NUM_VIDEOS) // 2
-    found = {row["metric"]: row for row in json.loads((tmp_path / "run/results.json").read_text())}
+    found = {row["metric"]: row for row in rows_in(tmp_path / "run")}
     assert sorted(found) == ["clip top-1 accuracy", "video top-1 accuracy"]  # there are fewer than five classes
     clip = np.mean(expected.argmax(1) == labels.repeat(NUM_CLIPS))
     video = np.mean(expected.reshape(NUM_VIDEOS, NUM_CLIPS, 3).mean(1).argmax(1) == labels)

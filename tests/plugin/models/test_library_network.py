@@ -1,7 +1,5 @@
 """Networks of other libraries by name under VISSL: as teachers, as students, and what comes after."""
 
-import json
-
 import numpy as np
 import pytest
 import safetensors.torch
@@ -9,6 +7,7 @@ import timm
 import torch
 from checkpoint_parts import trunk_of
 from library_networks import of_timm, of_torchvision, of_transformers, pictures
+from results_file import rows_in
 from vissl.config import AttrDict
 
 from vissl_clusterfit.errors import ClusterFitError, ConfigError
@@ -187,7 +186,7 @@ def test_a_student_by_name_is_trained_scored_and_labels_other_data(run_command, 
         cwd=tmp_path,
     )
     assert scored.returncode == 0, scored.stderr
-    assert json.loads((tmp_path / "transfer/results.json").read_text())[0]["value"] == 1.0
+    assert rows_in(tmp_path / "transfer")[0]["value"] == 1.0
 
     assigned = [
         "config=clusterfit/assign",
