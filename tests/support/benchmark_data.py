@@ -19,6 +19,17 @@ ON_THIS_MACHINE = (
 SMALL_IMAGES = tuple(
     f"config.DATA.{split}.TRANSFORMS=[{{name:Resize,size:[32,32]}},{{name:ToTensor}}]" for split in ("TRAIN", "TEST")
 )
+#: Two layers of small images and their widths, each pooled to one value for each channel.
+LAYERS = (("res4", 1024), ("res5", 2048))
+POOLED_LAYERS = "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP=[{}]".format(
+    ",".join(f'["{name}",["AdaptiveAvgPool2d",[[1,1]]]]' for name, _ in LAYERS)
+)
+
+
+def linear_heads(num_classes: int) -> str:
+    """A linear head on each of these layers."""
+    heads = (f'["eval_mlp",{{in_channels:{width},dims:[{width},{num_classes}]}}]' for _, width in LAYERS)
+    return f"config.MODEL.HEAD.PARAMS=[{','.join(heads)}]"
 
 
 def write_classes(folder: Path, num_images: int, num_classes: int, seed: int) -> Path:

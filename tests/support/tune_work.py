@@ -1,9 +1,8 @@
 """Tunings as tests run them: VISSL's linear evaluation and a fine-tuning, of few and small images."""
 
-from benchmark_data import ON_THIS_MACHINE, SMALL_IMAGES
+from benchmark_data import ON_THIS_MACHINE, POOLED_LAYERS, SMALL_IMAGES, linear_heads
 
 _VISSLS_LINEAR = "benchmark/linear_image_classification/imagenet1k/eval_resnet_8gpu_transfer_in1k_linear"
-LAYERS = (("res4", 1024), ("res5", 2048))
 NUM_TRAIN, NUM_TEST, NUM_CLASSES = 24, 12, 3
 _SMALL = (
     *ON_THIS_MACHINE,
@@ -21,12 +20,8 @@ LINEAR = (
     "config.OPTIMIZER.param_schedulers.lr.milestones=[1,2,3]",
     "config.OPTIMIZER.param_schedulers.lr.auto_lr_scaling.base_lr_batch_size=6",
     "config.METERS.accuracy_list_meter.topk_values=[1]",
-    "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP=[{}]".format(
-        ",".join(f'["{name}",["AdaptiveAvgPool2d",[[1,1]]]]' for name, _ in LAYERS)
-    ),
-    "config.MODEL.HEAD.PARAMS=[{}]".format(
-        ",".join(f'["eval_mlp",{{in_channels:{width},dims:[{width},{NUM_CLASSES}]}}]' for _, width in LAYERS)
-    ),
+    POOLED_LAYERS,
+    linear_heads(NUM_CLASSES),
     "+config.TUNE.MODEL_NAME=mine",
     "+config.TUNE.DATASET_NAME=colours",
     "+config.TUNE.BENCHMARK=linear",

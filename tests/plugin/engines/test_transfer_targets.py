@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from benchmark_data import ON_THIS_MACHINE, POOLED_LAYERS, SMALL_IMAGES, linear_heads
 from publishers import WRITERS
 from results_file import rows_in
 
@@ -22,32 +23,22 @@ ROWS = {
     *("imagenet1k_linear", "imagenet9k_linear", "inat2018_linear", "places205_linear", "places365_linear"),
     "voc07_linear",
 }
-SMALL_IMAGES = "[{name:Resize,size:[32,32]},{name:ToTensor}]"
 TINY = (
-    "config.MACHINE.DEVICE=cpu",
-    "config.DISTRIBUTED.NUM_PROC_PER_NODE=1",
+    *ON_THIS_MACHINE,
+    *SMALL_IMAGES,
     "config.MULTI_PROCESSING_METHOD=fork",
-    "config.DATA.NUM_DATALOADER_WORKERS=0",
-    "config.MODEL.TRUNK.RESNETS.WIDTH_PER_GROUP=4",
-    f"config.DATA.TRAIN.TRANSFORMS={SMALL_IMAGES}",
-    f"config.DATA.TEST.TRANSFORMS={SMALL_IMAGES}",
     "config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=6",
     "config.DATA.TEST.BATCHSIZE_PER_REPLICA=6",
 )
-FROZEN = (f"config.TRANSFER.FEATURES.TRANSFORMS={SMALL_IMAGES}", "config.TRANSFER.KNN.NUM_NEIGHBORS=3")
+FROZEN = (
+    "config.TRANSFER.FEATURES.TRANSFORMS=[{name:Resize,size:[32,32]},{name:ToTensor}]",
+    "config.TRANSFER.KNN.NUM_NEIGHBORS=3",
+)
 TRAINED = (
     "config.OPTIMIZER.num_epochs=4",
     "target.num_classes=3",
     "config.TUNE.LEARNING_RATES=[]",  # tests of launch/runs/tune choose
     "config.TUNE.WEIGHT_DECAYS=[]",
-)
-# Layers of 32-pixel images, pooled to one value for each channel.
-LAYERS = [(name, width) for name, width in (("res4", 1024), ("res5", 2048))]
-POOLED = "config.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP=[{}]".format(
-    ",".join(f'["{name}",["AdaptiveAvgPool2d",[[1,1]]]]' for name, _ in LAYERS)
-)
-HEADS = "config.MODEL.HEAD.PARAMS=[{}]".format(
-    ",".join(f'["eval_mlp",{{in_channels:{width},dims:[{width},3]}}]' for _, width in LAYERS)
 )
 
 
@@ -175,12 +166,12 @@ def test_fine_tuning(row, run_row):
 def test_linear_classifiers(row, run_row):
     schedule = "config.OPTIMIZER.param_schedulers.lr.milestones=[1,2,3]"
     meters = "config.METERS.accuracy_list_meter.num_meters=2"
-    rows = rows_in(run_row(row, *TRAINED, schedule, POOLED, HEADS, meters))
+    rows = rows_in(run_row(row, *TRAINED, schedule, POOLED_LAYERS, linear_heads(3), meters))
     assert [found["benchmark"] for found in rows] == ["linear, res4", "linear, res5"]
     assert max(found["value"] for found in rows) > 0.5  # the classes have colours
 
 
 def test_voc07(run_row):
-    rows = rows_in(run_row("voc07_linear", POOLED))
+    rows = rows_in(run_row("voc07_linear", POOLED_LAYERS))
     assert [(row["dataset"], row["metric"]) for row in rows] == [("PASCAL VOC 2007", "mAP")] * 2
     assert all(0 <= row["value"] <= 1 for row in rows)

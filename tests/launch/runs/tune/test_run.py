@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 import watched_files
+from benchmark_data import LAYERS
 from checkpoint_parts import network_of
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
-from tune_work import LAYERS, LINEAR, NUM_TEST
+from tune_work import LINEAR, NUM_TEST
 from vissl.config import AttrDict
 from vissl.models import build_model
 
