@@ -26,6 +26,9 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 #: How long a stage may take to end after Ctrl-C.
 _GRACE_S = 30
+#: What makes a training of a small quickstart.
+SMALL_TRAINING = ("config.OPTIMIZER.num_epochs=1",)
+_CONTROL = "teacher_twice_as_long"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,25 @@ class Stage:
     title: str
     config: str
     overrides: Sequence[str] = ()
+
+
+def control_stage(training: Sequence[str]) -> Stage:
+    """The training of a teacher for as long as teacher and student together."""
+    return Stage("For comparison: a teacher trained twice as long", _CONTROL, training)
+
+
+def weights_of(folder: Path, config: str) -> list[str]:
+    """What makes the network of a stage the one that is evaluated."""
+    return [f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={folder}/{config}/checkpoint.torch"]
+
+
+def teacher_and_student(folder: Path, *, control: bool) -> dict[str, Sequence[str]]:
+    """The last models of the table: teacher, control where there is one, and student."""
+    return {
+        "teacher": weights_of(folder, "teacher"),
+        **({"teacher, twice as long": weights_of(folder, _CONTROL)} if control else {}),
+        "student": weights_of(folder, "clusterfit"),
+    }
 
 
 def run_stages(

@@ -5,23 +5,28 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from vissl_clusterfit.commands.quickstart.stages import Stage, run_stages
+from vissl_clusterfit.commands.quickstart.stages import (
+    SMALL_TRAINING,
+    Stage,
+    control_stage,
+    run_stages,
+    teacher_and_student,
+    weights_of,
+)
 from vissl_clusterfit.datasets.synthetic.digits import DigitsSpec
 from vissl_clusterfit.datasets.synthetic.moving_digits import write_moving_digits
 
 DIGITS = DigitsSpec(train_drawings=2, test_drawings=2)
 SMALL_DIGITS = DigitsSpec(num_scans=160, num_test_scans=40, train_drawings=1, test_drawings=1)
-SMALL_TRAINING = ["config.OPTIMIZER.num_epochs=1"]
-SMALL_CLUSTERING = ["config.CLUSTERFIT.NUM_CLUSTERS=10", "config.CLUSTERFIT.NUM_ITER=3"]
-CONTROL, CONTROL_NAME = "teacher_twice_as_long", "teacher, twice as long"
+SMALL_CLUSTERING = ("config.CLUSTERFIT.NUM_CLUSTERS=10", "config.CLUSTERFIT.NUM_ITER=3")
 ONE_FRAME = [f"config.DATA.{split}.CLIPS.NUM_FRAMES=1" for split in ("TRAIN", "TEST")]
 
 
 def quickstart(folder: Path, *, small: bool, control: bool, open_page: bool) -> int:
     """Runs every stage that is missing, prints the table and returns the exit code."""
     started = time.monotonic()
-    training = SMALL_TRAINING if small else []
-    clustering = SMALL_CLUSTERING if small else []
+    training = SMALL_TRAINING if small else ()
+    clustering = SMALL_CLUSTERING if small else ()
     print("Writing clips of scikit-learn's handwritten digits, moving, as video files", flush=True)
     write_moving_digits(folder / "clips", SMALL_DIGITS if small else DIGITS)
     stages = [
@@ -30,13 +35,10 @@ def quickstart(folder: Path, *, small: bool, control: bool, open_page: bool) -> 
         Stage("For comparison: a network that learns the motions from single frames", "one_frame", training),
     ]
     if control:
-        stages.append(Stage("For comparison: a teacher trained twice as long", CONTROL, training))
-    weights = "config.MODEL.WEIGHTS_INIT.PARAMS_FILE"
+        stages.append(control_stage(training))
     models = {
-        "single frames": [f"{weights}={folder}/one_frame/checkpoint.torch", *ONE_FRAME],
+        "single frames": [*weights_of(folder, "one_frame"), *ONE_FRAME],
         "untrained network": [],
-        "teacher": [f"{weights}={folder}/teacher/checkpoint.torch"],
-        **({CONTROL_NAME: [f"{weights}={folder}/{CONTROL}/checkpoint.torch"]} if control else {}),
-        "student": [f"{weights}={folder}/clusterfit/checkpoint.torch"],
+        **teacher_and_student(folder, control=control),
     }
     return run_stages(folder, "clusterfit/video/quickstart", stages, models, started=started, open_page=open_page)
