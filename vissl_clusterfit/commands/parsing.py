@@ -27,10 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 def count(text: str) -> int:
     """A whole number, also as 1e9."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not (math.isfinite(number) and number == int(number) and abs(number) <= 2**53):
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number, such as 1000000 or 1e6.")
     return int(number)
@@ -38,13 +35,17 @@ def count(text: str) -> int:
 
 def share(text: str) -> float:
     """A number of 0 or more."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a number, 0 or more")
     return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 @contextmanager
