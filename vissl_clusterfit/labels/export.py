@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,10 +15,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vissl_clusterfit.dependencies import require
-from vissl_clusterfit.errors import ArtifactError, DataError, cannot_write, problem
+from vissl_clusterfit.errors import ArtifactError, DataError, problem
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.storage import artifacts
-from vissl_clusterfit.storage.atomic import temporary_path, write_file
+from vissl_clusterfit.storage.atomic import whole_folder, write_file
 from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
@@ -245,18 +244,11 @@ def _write_parquet(table: _Table, goal: Path) -> None:
 def _write_folders(table: _Table, goal: Path) -> None:
     paths = table.image_paths()
     digits = len(str(table.source.num_clusters[0] - 1))
-    temporary = temporary_path(goal)
     names: Sequence[str] = table.names or ()
-    try:
+    with whole_folder(goal) as folder:
         for name, path, label in zip(names, paths, table.source.labels.tolist(), strict=True):
             if label < 0:
                 continue
-            link = temporary / f"{label:0{digits}d}" / name
+            link = folder / f"{label:0{digits}d}" / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(os.path.abspath(path))
-        temporary.mkdir(parents=True, exist_ok=True)
-        os.rename(temporary, goal)
-    except OSError as error:
-        raise cannot_write(goal, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Files that appear in their place whole or not at all, whenever the process that writes them is killed.
+"""Files and folders that appear in their place whole or not at all, whenever the process that writes them is killed.
 
 A file is written beside its place, under a name that says who writes it, and moved there with ``os.replace``. On
 another file system (``storage/remote.py``) nothing can be moved; there a file is written in one go, and is there when
@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,6 +61,31 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], *, new: bool = F
     finally:
         with contextlib.suppress(OSError):  # a file system that is read-only refuses this, too
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder of this machine to fill, which gets its name when it is full and leaves nothing otherwise.
+
+    Beside it, what killed processes left half-made is removed.
+
+    Args:
+        path: of the folder, where nothing is, or an empty one; those above it are made.
+
+    Raises:
+        ArtifactError: the file system refuses.
+    """
+    temporary = temporary_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        temporary.mkdir()
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_remote_file(path: RemotePath, write: Callable[[BinaryIO], object], new: bool) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from vissl_clusterfit.storage.artifacts import (
     require_same_inputs,
     write_manifest,
 )
-from vissl_clusterfit.storage.atomic import remove_leftovers, temporary_path
+from vissl_clusterfit.storage.atomic import whole_folder
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +42,9 @@ def write_drawn_set(
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise ArtifactError(f"{folder} is not empty and holds no {what}. Name another folder, or delete this one.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder.parent)
-    temporary = temporary_path(folder)
-    temporary.mkdir()
-    try:
+    with whole_folder(folder) as temporary:
         facts = dict(draw(temporary))
         write_manifest(temporary, what, dict(inputs), {**facts, "sha256": _digest(temporary)})
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     logger.info("Wrote %s to %s: %s.", what, folder, facts)
 
 

@@ -7,13 +7,10 @@ from __future__ import annotations
 from vissl_clusterfit.plugin import bootstrap  # noqa: F401
 # isort: on
 
-import contextlib
 import copy
 import importlib.metadata
 import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,6 @@ from vissl_clusterfit.errors import (
     ConfigError,
     MissingDependencyError,
     TeacherError,
-    cannot_write,
     naming_settings,
     problem,
 )
@@ -41,7 +37,7 @@ from vissl_clusterfit.plugin.export.trained import TrainedNetwork, open_trained
 from vissl_clusterfit.plugin.models.head import trunk_width
 from vissl_clusterfit.plugin.training.record import CARD_NAME
 from vissl_clusterfit.storage import artifacts
-from vissl_clusterfit.storage.atomic import remove_leftovers, temporary_path, write_file
+from vissl_clusterfit.storage.atomic import whole_folder, write_file
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.remote import as_remote
 
@@ -128,7 +124,7 @@ def export_model(
 def write_export(trained: TrainedNetwork, goal: Path, form: str, head: bool, onnx: bool) -> None:
     """Writes a network that is open; arguments and errors are those of :func:`export_model`."""
     written = _form(trained, form, head)
-    with naming_settings(_NO_SETTINGS), _whole_folder(goal) as folder:
+    with naming_settings(_NO_SETTINGS), whole_folder(goal) as folder:
         _write(folder, trained, written, head, onnx)
     logger.info("%s is in %s, for %s.", trained.checkpoint, goal, written.library)
 
@@ -136,22 +132,6 @@ def write_export(trained: TrainedNetwork, goal: Path, form: str, head: bool, onn
 def _require_free(goal: Path) -> None:
     if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
         raise ArtifactError(f"{goal} is there already: name another folder for the export, or move it away.")
-
-
-@contextlib.contextmanager
-def _whole_folder(goal: Path) -> Iterator[Path]:
-    """A folder to fill that gets its place when it is full, and leaves nothing otherwise."""
-    temporary = temporary_path(goal)
-    try:
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(goal.parent)
-        temporary.mkdir()
-        yield temporary
-        os.replace(temporary, goal)
-    except OSError as error:
-        raise cannot_write(goal, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _form(trained: TrainedNetwork, form: str, head: bool) -> _Form:
