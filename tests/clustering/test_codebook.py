@@ -254,7 +254,7 @@ def test_a_clustering_starts_from_the_centroids_of_a_codebook(make_store, blobs,
     vectors = first.preprocessing.apply(blobs).astype(np.float64)
     distances = ((vectors[:, None] - first.centroids[None]) ** 2).sum(axis=2)
     assert rest.manifest["objective"] == pytest.approx([distances.min(axis=1).mean()], rel=1e-9)
-    assert rest.manifest["inputs"]["settings"]["start"] == str(tmp_path / "first")
+    assert rest.manifest["inputs"]["settings"]["start"] == first.content_hash
 
 
 def test_a_clustering_that_resumes_does_not_need_the_codebook_that_it_started_from(make_store, blobs, tmp_path):
@@ -283,7 +283,7 @@ def test_a_start_from_a_codebook_that_does_not_fit_is_refused(make_store, blobs,
 
 
 def test_a_start_that_is_neither_a_way_nor_a_codebook_is_refused(make_store, blobs, tmp_path):
-    allowed = r"random \| k-means\+\+ \| the folder of a codebook"
+    allowed = r"random \| k-means\+\+ \| hierarchical \| the folder of a codebook"
     with pytest.raises(ConfigError, match=rf"CLUSTERFIT\.START: found 'kmeans\+\+'; allowed: {allowed}"):
         fit(make_store(blobs), tmp_path / "codebook", start="kmeans++")
     assert not (tmp_path / "codebook").exists()

@@ -14,7 +14,7 @@ from tiny_run import make_run
 
 from vissl_clusterfit.clustering import fit
 from vissl_clusterfit.clustering.checkpoints import last_checkpoint, state_of
-from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
+from vissl_clusterfit.clustering.codebook import IN_PROGRESS, Codebook, codebook_inputs
 from vissl_clusterfit.clustering.two_level_files import FineFiles
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.features.sample_list import hash_samples
@@ -124,7 +124,7 @@ def _iterations(file: str) -> Callable[[Path], Path]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fit, "remove_folder", lambda _: None)  # what a clustering leaves that was killed
             fit.fit_codebook(open_store(), SETTINGS, "cpu", folder)
-        (last,) = (folder / fit.IN_PROGRESS).iterdir()
+        (last,) = (folder / IN_PROGRESS).iterdir()
         return last / file
 
     return make

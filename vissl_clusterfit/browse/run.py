@@ -8,8 +8,7 @@ from pathlib import Path
 
 from vissl_clusterfit.browse.training import DataPlace, Training, data_place, folder_of_training, read_training
 from vissl_clusterfit.browse.under_way import UnderWay
-from vissl_clusterfit.clustering.codebook import Codebook
-from vissl_clusterfit.clustering.fit import IN_PROGRESS
+from vissl_clusterfit.clustering.codebook import IN_PROGRESS, Codebook
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.report.results import ResultRow

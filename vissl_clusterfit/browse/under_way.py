@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vissl_clusterfit.clustering.codebook import IN_PROGRESS, require_codebook_values
 from vissl_clusterfit.clustering.codebook import KIND as CODEBOOK
-from vissl_clusterfit.clustering.codebook import require_codebook_values
-from vissl_clusterfit.clustering.fit import IN_PROGRESS
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import KIND as FEATURES
 from vissl_clusterfit.features.store import num_shards, require_store_values

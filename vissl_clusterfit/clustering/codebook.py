@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.clustering.preprocessing import EXACT, IN_FLOAT32, Preprocessing
-from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.clusterfit import DRAWN_STARTS, ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.search.backends import search_factory
 from vissl_clusterfit.search.protocol import Search
 from vissl_clusterfit.search.two_level import TwoLevelSearch
 from vissl_clusterfit.storage import artifacts
+from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.manifest_values import (
     HASHES,
     NUMBER,
@@ -28,9 +29,12 @@ from vissl_clusterfit.storage.manifest_values import (
     require_values,
     whole,
 )
+from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.unchanged import require_unchanged
 
 KIND = "codebook"
+#: The folder below that of a codebook in the making, with its last iterations.
+IN_PROGRESS = "in_progress"
 CENTROIDS_FILE, COUNTS_FILE = "centroids.npy", "counts.npy"
 COARSE_FILE, FINE_COUNTS_FILE = "coarse_centroids.npy", "fine_counts.npy"
 _MEAN, _COMPONENTS = "pca_mean.npy", "pca_components.npy"
@@ -199,7 +203,7 @@ def codebook_inputs(feature_inputs: Mapping[str, Any], settings: ClusterFitConfi
         "metric": settings.metric,
         "seed": settings.seed,
         "cluster_backend": settings.cluster_backend,
-        "start": settings.start,
+        "start": _start_input(settings),
         "growing_sample": settings.growing_sample,
         "data_limit": settings.data_limit,
         "normalize": features.normalize,
@@ -213,6 +217,32 @@ def codebook_inputs(feature_inputs: Mapping[str, Any], settings: ClusterFitConfi
     if settings.tolerance:
         chosen["tolerance"] = settings.tolerance
     return {"features": dict(feature_inputs), "settings": chosen}
+
+
+def _start_input(settings: ClusterFitConfig) -> str:
+    """How the first centroids are drawn, or the content hash of the codebook that they are those of.
+
+    Older versions knew a codebook by the name of its folder: what they made, or began, keeps that.
+    """
+    if settings.start in DRAWN_STARTS:
+        return settings.start
+    own = settings.paths.codebook
+    kept = sorted((name for name in names_in(own / IN_PROGRESS) if name.startswith("iteration-")), reverse=True)
+    said = [_said_start(place) for place in (own, *(own / IN_PROGRESS / name for name in kept))]
+    if settings.start in said:
+        return settings.start
+    try:
+        return codebook_hash(artifacts.read_manifest(artifact_path(settings.start), KIND))
+    except (ArtifactError, KeyError):  # it is not there any more, which what is made does not need, or never was
+        return next((start for start in said if start), settings.start)
+
+
+def _said_start(folder: Path) -> str:
+    """What the codebook in a folder says that it started from; "" if there is none."""
+    try:
+        return str(artifacts.read_manifest(folder, KIND)["inputs"]["settings"]["start"])
+    except (ArtifactError, KeyError, TypeError):
+        return ""
 
 
 def codebook_hash(manifest: Mapping[str, Any]) -> str:
@@ -265,6 +295,7 @@ _MORE_VALUES: dict[str, Value] = {
     "empty_clusters_repaired": list_of(whole()),
     "converged": YES_OR_NO,
     "settled": YES_OR_NO,
+    "since_start": OBJECT,
     "whiten": YES_OR_NO,
     "features_hash": TEXT,
     "metric": TEXT,

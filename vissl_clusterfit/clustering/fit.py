@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering.changes import changes_since
 from vissl_clusterfit.clustering.checkpoints import last_checkpoint, save_checkpoint, state_of
-from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
+from vissl_clusterfit.clustering.codebook import IN_PROGRESS, Codebook, codebook_inputs
 from vissl_clusterfit.clustering.kmeans import (
     KMeansResult,
     Sums,
@@ -28,14 +29,13 @@ from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.progress.step import Progress
 from vissl_clusterfit.search.backends import search_factory
+from vissl_clusterfit.search.protocol import SearchFactory
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import remove_leftovers
 from vissl_clusterfit.storage.folders import remove_folder
 from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
-
-IN_PROGRESS = "in_progress"
 
 
 def fit_codebooks(store: FeatureStore, of_each: Sequence[ClusterFitConfig], device: str) -> list[Codebook]:
@@ -169,7 +169,7 @@ def fit_codebook(
             levels = (result.centroids, fine_counts)
             Codebook.save(folder, inputs, fine.centroids, fine.counts, preprocessing, facts, levels)
         else:
-            save(result, folder, {})
+            save(result, folder, _since_start(settings, result, factory))
         remove_folder(folder / IN_PROGRESS)
         remove_leftovers(folder)
 
@@ -210,6 +210,22 @@ def _given_start(settings: ClusterFitConfig, dim: int) -> np.ndarray | None:
     if found:
         raise ConfigError(problem("config.CLUSTERFIT.START", found=f"a codebook of {found}", allowed=allowed))
     return centroids
+
+
+def _since_start(settings: ClusterFitConfig, result: KMeansResult, factory: SearchFactory) -> dict[str, Any]:
+    """What the manifest says of the clusters that START's codebook had; nothing where there is none any more."""
+    if settings.start in DRAWN_STARTS:
+        return {}
+    try:
+        before = Codebook.open(artifact_path(settings.start))
+    except ArtifactError as error:
+        logger.warning("What became of the clusters of START is not said: %s", error)
+        return {}
+    if before.centroids.shape != result.centroids.shape:
+        return {}
+    changes = changes_since(before, result.centroids, result.counts, factory)
+    logger.info("%s", changes)
+    return {"since_start": changes.facts(before)}
 
 
 def drawn_samples(store: FeatureStore, settings: ClusterFitConfig) -> np.ndarray | None:

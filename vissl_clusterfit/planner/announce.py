@@ -12,8 +12,8 @@ import torch
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.checkpoints import last_checkpoint
-from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
-from vissl_clusterfit.clustering.fit import IN_PROGRESS, drawn_samples
+from vissl_clusterfit.clustering.codebook import IN_PROGRESS, Codebook, codebook_inputs
+from vissl_clusterfit.clustering.fit import drawn_samples
 from vissl_clusterfit.clustering.kmeans import require_enough_points
 from vissl_clusterfit.clustering.protocol import VectorSource
 from vissl_clusterfit.clustering.sources import StoreSource

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vissl_clusterfit.clustering import codebook
-from vissl_clusterfit.clustering.fit import IN_PROGRESS
+from vissl_clusterfit.clustering.codebook import IN_PROGRESS
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features import store
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
