@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vissl_clusterfit.labels.export import export_labels
     from vissl_clusterfit.labels.imports import import_labels
     from vissl_clusterfit.labels.in_memory import label_rows
+    from vissl_clusterfit.labels.sample import draw_balanced
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "KMeans",
     "check_artifacts",
     "compare_labels",
+    "draw_balanced",
     "embed",
     "export_labels",
     "import_features",
@@ -58,6 +60,7 @@ _MODULES = {
     "KMeans": "clustering.estimator",
     "check_artifacts": "api",
     "compare_labels": "api",
+    "draw_balanced": "labels.sample",
     "embed": "api.embedding",
     "export_labels": "labels.export",
     "import_features": "features.imports",

@@ -34,6 +34,7 @@ COMMANDS = {
     "embed": ("embed", "images into features, by a network of torchvision, timm, transformers or your own"),
     "cluster": ("cluster", "features into a codebook"),
     "label": ("label", "features and a codebook into labels"),
+    "sample": ("sample", "a list of samples that is balanced over clusters"),
     "report": ("report", "what the folder of a run holds, and how it came out"),
     "export": ("export", "labels, or a trained network, for other programs"),
     "quickstart": ("quickstart.command", "ClusterFit on two cores, from drawn digits to a table of figures"),

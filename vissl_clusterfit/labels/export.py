@@ -79,7 +79,7 @@ def export_labels(
         found = f"labels of {len(own.num_clusters)} codebooks in {own.folder}"
         raise DataError(problem("labels", found=found, allowed="those of one codebook"))
     table = _Table(own, own.names if names is None else names, None if images is None else Path(images))
-    _require_free(goal)
+    require_free(goal)
     if goal.suffix:
         writers[goal.suffix](table, goal)
     else:
@@ -137,7 +137,12 @@ class _Table:
         return paths
 
 
-def _require_free(goal: Path) -> None:
+def require_free(goal: Path) -> None:
+    """Refuses to write over anything.
+
+    Raises:
+        ArtifactError: there is something at ``goal``.
+    """
     if os.path.lexists(goal):
         raise ArtifactError(f"{goal} is there already: it was left as it is. Name another path, or remove it.")
 
@@ -150,7 +155,7 @@ def _write_npy(table: _Table, goal: Path) -> None:
             logger.warning("%d samples have no label: -1 in %s. With images=, they are left out.", num_without, goal)
     else:
         beside, kept = goal.with_name(f"{goal.stem}-images.npy"), labels >= 0
-        _require_free(beside)
+        require_free(beside)
         paths = np.array([str(path) for path in table.image_paths()])
         artifacts.write_array(beside, paths[kept])
         labels = labels[kept]
@@ -164,7 +169,7 @@ def _write_csv(table: _Table, goal: Path) -> None:
         header += [f"{name}_{rank}" for rank in numbered] if name.startswith("nearest") else [name]
 
     def write(file: BinaryIO) -> None:
-        with _as_text(file) as text:
+        with as_text(file) as text:
             rows = csv.writer(text, lineterminator="\n")
             rows.writerow(header)
             for block in table.blocks():
@@ -181,7 +186,7 @@ def _write_csv(table: _Table, goal: Path) -> None:
 
 def _write_json_lines(table: _Table, goal: Path) -> None:
     def write(file: BinaryIO) -> None:
-        with _as_text(file) as text:
+        with as_text(file) as text:
             for block in table.blocks():
                 columns = [
                     _shortest(column).tolist() if isinstance(column, np.ndarray) else column
@@ -204,7 +209,9 @@ def _shortest(values: np.ndarray) -> np.ndarray:
     return np.array([float(str(value)) for value in values.ravel()]).reshape(values.shape)
 
 
-def _as_text(file: BinaryIO) -> io.TextIOWrapper:
+def as_text(file: BinaryIO) -> io.TextIOWrapper:
+    """The file for text, which leaves it open when it is closed."""
+
     class Kept(io.TextIOWrapper):
         """Leaves the file open, which is synced afterwards."""
 
