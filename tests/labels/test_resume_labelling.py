@@ -106,28 +106,29 @@ def test_labels_that_are_written_over_are_no_artefact_meanwhile(tmp_path, groupe
     assert contents(folder) == labels
 
 
-def test_of_two_that_label_into_one_folder_the_first_stops(tmp_path, grouped_store, codebook, labels):
-    folder, said, begun, may_continue = tmp_path / "labels", tmp_path / "said", context.Event(), context.Event()
+def overtake(tmp_path, store, codebook, **second):
+    """Lets a labelling begin, and another one write into its folder: the folder, and how the second ended."""
+    folder, begun, may_continue = tmp_path / "labels", context.Event(), context.Event()
     options = {"max_distance": MAX_DISTANCE}
-    first_work = (stage_work.told, stage_work.label, said, grouped_store, codebook, folder)
+    first_work = (stage_work.told, stage_work.label, tmp_path / "said", store, codebook, folder)
     with running(*first_work, begun=begun, may_continue=may_continue, **options) as first:
         assert begun.wait(60)
-        assert outcome(stage_work.label, grouped_store, codebook, folder, **options) == 0
+        code = outcome(stage_work.label, store, codebook, folder, **options, **second)
         may_continue.set()
         assert exit_code(first) == REFUSED
-    assert said.read_text() == f"{folder} is written by another run now; this one stops."
+    return folder, code
+
+
+def test_of_two_that_label_into_one_folder_the_first_stops(tmp_path, grouped_store, codebook, labels):
+    folder, code = overtake(tmp_path, grouped_store, codebook)
+    assert code == 0
+    assert (tmp_path / "said").read_text() == f"{folder} is written by another run now; this one stops."
     assert contents(folder) == labels
 
 
 def test_two_that_label_into_one_folder_and_are_killed_harm_nothing(tmp_path, grouped_store, codebook, labels):
     """The first one is overtaken by one that is killed before it has written as much, and is then killed, too."""
-    folder, said, begun, may_continue = tmp_path / "labels", tmp_path / "said", context.Event(), context.Event()
-    options = {"max_distance": MAX_DISTANCE}
-    first_work = (stage_work.told, stage_work.label, said, grouped_store, codebook, folder)
-    with running(*first_work, begun=begun, may_continue=may_continue, **options) as first:
-        assert begun.wait(60)
-        assert outcome(stage_work.label, grouped_store, codebook, folder, dies_at=(0, False), **options) < 0
-        may_continue.set()
-        assert exit_code(first) == REFUSED
-    assert outcome(stage_work.label, grouped_store, codebook, folder, **options) == 0
+    folder, code = overtake(tmp_path, grouped_store, codebook, dies_at=(0, False))
+    assert code < 0
+    assert outcome(stage_work.label, grouped_store, codebook, folder, max_distance=MAX_DISTANCE) == 0
     assert contents(folder) == labels
