@@ -14,15 +14,14 @@ JSON object; a ratio is a peer's seconds over ours.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 
 import faiss
 import numpy as np
 import torch
-from inputs import geometric_mean, labelled_features, machine
-from pairs import in_pairs
+from inputs import labelled_features
+from pairs import in_pairs, print_report
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
@@ -84,17 +83,9 @@ def main() -> int:
     with threadpool_limits(threads):
         sizes = [compare(size, arguments.pairs) for size in arguments.sizes]
     agree = all(size["differing"][side] <= share for size in sizes for side, share in MAY_DIFFER.items())
-    report = {
-        "benchmark": "knn",
-        "ratios": {side: geometric_mean([size["ratios"][side] for size in sizes]) for side in MAY_DIFFER},
-        "min_ratio": min(ratio for size in sizes for ratio in size["ratios"].values()),
-        "predictions_agree": agree,
-        "temperature": TEMPERATURE,
-        "pairs": arguments.pairs,
-        "sizes": sizes,
-        "machine": machine(),
-    }
-    print(json.dumps(report))
+    print_report(
+        "knn", sizes, list(MAY_DIFFER), predictions_agree=agree, temperature=TEMPERATURE, pairs=arguments.pairs
+    )
     return 0 if agree else 1
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from inputs import geometric_mean, machine
 
 
 def in_pairs(
@@ -38,3 +41,23 @@ def in_pairs(
         if side != "ours"
     }
     return found, {"seconds": {side: statistics.median(each) for side, each in seconds.items()}, "ratios": ratios}
+
+
+def print_report(benchmark: str, sizes: Sequence[Mapping[str, Any]], peers: Sequence[str], **facts: object) -> None:
+    """Prints one JSON object: the ratios of all sizes, as :func:`in_pairs` gives them of each, and what else there is.
+
+    Args:
+        benchmark: its name.
+        sizes: of each its facts, "ratios" among them.
+        peers: their names.
+        facts: of the benchmark.
+    """
+    report = {
+        "benchmark": benchmark,
+        "ratios": {peer: geometric_mean([size["ratios"][peer] for size in sizes]) for peer in peers},
+        "min_ratio": min(ratio for size in sizes for ratio in size["ratios"].values()),
+        **facts,
+        "sizes": sizes,
+        "machine": machine(),
+    }
+    print(json.dumps(report))

@@ -13,7 +13,6 @@ JSON object; a ratio is a peer's seconds over ours.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 import faiss
 import numpy as np
 import torch
-from inputs import geometric_mean, labelled_features, machine
-from pairs import in_pairs
+from inputs import labelled_features
+from pairs import in_pairs, print_report
 from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 
@@ -91,16 +90,7 @@ def main() -> int:
     with threadpool_limits(threads):
         sizes = [compare(size, arguments.pairs) for size in arguments.sizes]
     agree = all(apart <= TOLERANCE for size in sizes for apart in size["apart"].values())
-    report = {
-        "benchmark": "retrieval",
-        "ratios": {side: geometric_mean([size["ratios"][side] for size in sizes]) for side in PEERS},
-        "min_ratio": min(ratio for size in sizes for ratio in size["ratios"].values()),
-        "figures_agree": agree,
-        "pairs": arguments.pairs,
-        "sizes": sizes,
-        "machine": machine(),
-    }
-    print(json.dumps(report))
+    print_report("retrieval", sizes, PEERS, figures_agree=agree, pairs=arguments.pairs)
     return 0 if agree else 1
 
 
