@@ -8,7 +8,8 @@ before there was a choice: its data set and the forward pass of its trunk in flo
 stage as a run has it, with ``COMPUTE`` at its defaults (auto, which is measured before the clock runs). The bare
 network is the same function of images that ours computes with, on batches that are in memory; bare decoding is reading
 all images with as many processes as ours, and throwing them away. Sides take turns in being first. Ratios are medians
-of pairs; ``of_bare`` is against the slower of the two bounds. The last line is one JSON object.
+of pairs; ``of_bare`` is against the slower of the two bounds. ``processor`` has the same in seconds of processors, of
+this process and those that it starts, which other work on the machine takes less of. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import resource
 import shutil
 import statistics
 import sys
@@ -127,23 +129,45 @@ class Sides:
         return time.perf_counter() - begun
 
 
+def _processor_seconds() -> float:
+    """Of this process, and of those that it has started and that have ended."""
+    return sum(
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
 def measured(sides: Sides, num_pairs: int) -> dict[str, Any]:
     """Medians of seconds and of ratios of pairs."""
     names = ["vissl", "ours", "network", "decoding"]
     sides.fast(torch.rand(sides.features.batch_size, 3, 224, 224))  # what is done at the first batch only
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    processor: dict[str, list[float]] = {name: [] for name in names}
     for number in range(num_pairs):
         for name in names[:: 1 if number % 2 else -1]:
-            seconds[name].append(getattr(sides, name)())
-        print({name: round(each[-1], 1) for name, each in seconds.items()}, flush=True)
+            begun = _processor_seconds()
+            wall[name].append(getattr(sides, name)())
+            processor[name].append(_processor_seconds() - begun)
+        print({name: (round(wall[name][-1], 1), round(processor[name][-1], 1)) for name in names}, flush=True)
+    return {
+        **_summary(wall, len(sides.images)),
+        "processor": _summary(processor, len(sides.images)),
+        "compute": dataclasses.asdict(sides.compute),
+    }
+
+
+def _summary(seconds: dict[str, list[float]], num_images: int) -> dict[str, Any]:
     median = {name: statistics.median(each) for name, each in seconds.items()}
     bound = max(("network", "decoding"), key=lambda name: median[name])
+
+    def ratio(side: str) -> float:
+        return statistics.median(theirs / our for theirs, our in zip(seconds[side], seconds["ours"], strict=True))
+
     return {
-        "ratio": statistics.median(a / b for a, b in zip(seconds["vissl"], seconds["ours"], strict=True)),
-        "of_bare": statistics.median(a / b for a, b in zip(seconds[bound], seconds["ours"], strict=True)),
+        "ratio": ratio("vissl"),
+        "of_bare": ratio(bound),
         "bound": bound,
-        "images_per_second": {name: len(sides.images) / value for name, value in median.items()},
-        "compute": dataclasses.asdict(sides.compute),
+        "images_per_second": {name: num_images / value for name, value in median.items()},
     }
 
 
