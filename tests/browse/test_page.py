@@ -72,6 +72,24 @@ def test_a_clustering_under_way_has_its_objective_and_its_clusters_so_far(report
     assert (sizes["key"], sum(sizes["values"])) == ("size", len(ROWS))
 
 
+def test_a_labelling_under_way_says_how_far_it_is(report, tmp_path):
+    labelled()
+    (tmp_path / "run/labels/manifest.json").unlink()
+    (tmp_path / "run/labels/progress.json").write_text('{"num_done": 70, "run": "any"}')
+    page, out = report()
+    assert "run/labels: labelling, 70 samples so far" in page
+    assert "cannot be used" not in out
+
+
+def test_damaged_features_are_warned_of_and_all_else_is_shown(report, tmp_path):
+    labelled()
+    (shard,) = (tmp_path / "run/features").glob("rows-*.npy")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    page, _ = report()
+    assert "Warning: Damaged features." in page
+    assert [column["key"] for column in data_of(page)["columns"]][:2] == ["size", "distance"]
+
+
 def test_features_alone_are_names_and_figures(report):
     import_features(ROWS, "run/features")
     page, _ = report()
@@ -186,6 +204,7 @@ def test_true_classes_show_the_clusters_that_mix_them(report):
     section = page[page.index("True classes</h2>") :]
     rows = re.findall(r'<tr><td class="number"><button[^>]*>(\d+)</button>', section)
     assert rows[0] == "2"
+    assert re.search(r"adjusted Rand index 0\.\d{3}, purity 0\.\d{3}", section)
     purity = {column["key"]: column["values"] for column in data_of(page)["columns"]}["purity"]
     assert purity[2] == pytest.approx(100 * np.ceil(len(worst) / 2) / len(worst), rel=1e-3)
     assert [value for cluster, value in enumerate(purity) if cluster != 2] == [100.0] * 4

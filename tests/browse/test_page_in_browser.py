@@ -99,6 +99,11 @@ def test_broken_files_are_named_with_their_reason(opened):
         assert reason in row
 
 
+def test_shown_clusters_say_from_which_folders_they_are(opened, planted):
+    (text,) = [text for text in opened.texts(f"#cluster-{planted.clusters['violet']} p") if text.startswith("Folders")]
+    assert text == "Folders: violet 60 %, grey 40 %"
+
+
 def test_copies_are_shown_beside_each_other(opened):
     names = [element.get_attribute("alt") for element in opened.all("section[aria-labelledby=copies] img")]
     assert {name.partition(" ")[0].rstrip("0123456789.jpg") for name in names} == {"green/copy", "green/"}

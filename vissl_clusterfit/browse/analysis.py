@@ -21,6 +21,7 @@ from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
 from vissl_clusterfit.labels.comparison import TOLERANCE, require_same_samples
 from vissl_clusterfit.labels.drift import known_distances
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
+from vissl_clusterfit.labels.quality import Agreement, agreement
 
 _NEIGHBOURS = 5
 _OF_EACH_KIND = 6
@@ -127,12 +128,20 @@ class Analysis:
         """The centroids in a plane, and how they came there."""
         return None if self.run.codebook is None else plane_of(self.run.codebook.centroids, self.map_method)
 
-    @cached_property
+    @property
     def copies(self) -> Copies | None:
-        """Near-copies; None without features or labels."""
+        """Near-copies; None without features or labels, or where features are damaged."""
+        return self._copies[0]
+
+    @cached_property
+    def _copies(self) -> tuple[Copies | None, str]:
+        """They, and what is wrong with the features."""
         if self.run.features is None or self.clusters is None:
-            return None
-        return near_copies(self.run.features, self.clusters)
+            return None, ""
+        try:
+            return near_copies(self.run.features, self.clusters), ""
+        except ArtifactError as error:
+            return None, str(error)
 
     @cached_property
     def names(self) -> list[str] | None:
@@ -159,6 +168,14 @@ class Analysis:
         if self.true is None or self.labels is None:
             return None
         return flow(self.labels, self.true, self.num_clusters, int(self.true.max(initial=-1)) + 1)
+
+    @cached_property
+    def agreements(self) -> dict[str, Agreement]:
+        """How far the labels agree with those of the other run, and with the true classes."""
+        others = {"other": None if self.other is None else _column(self.other.labels), "true": self.true}
+        if self.labels is None:
+            return {}
+        return {name: agreement(self.labels, given) for name, given in others.items() if given is not None}
 
     @cached_property
     def drifts(self) -> list[Drift]:
@@ -200,6 +217,8 @@ class Analysis:
         if self.clusters is not None:
             yield from findings.of_sizes(self.clusters)
             yield from findings.of_undecided(self.clusters, TOLERANCE)
+        if self._copies[1]:
+            yield findings.Finding("Damaged features", self._copies[1], ("vissl-clusterfit check, and what it says",))
         if self.copies is not None:
             yield from findings.of_copies(self.copies, run.num_samples)
         if self.sources is not None:

@@ -11,6 +11,8 @@ from vissl_clusterfit.search.torch_search import TorchSearch
 
 PCA, UMAP = "pca", "umap"
 _ROWS_AT_ONCE = 2048
+# More centroids take minutes.
+_QUICK_FOR_UMAP = 5000
 
 
 def neighbours(centroids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -45,14 +47,14 @@ def plane_of(centroids: np.ndarray, method: str = "") -> tuple[np.ndarray, str]:
     Args:
         centroids: (K, D) float32.
         method: "pca": the two components of largest variance; "umap" (McInnes, Healy and Melville, 2018), which needs
-            ``umap-learn``; "" for UMAP where it is installed, else PCA.
+            ``umap-learn``; "" for UMAP of at most 5,000 centroids where it is installed, else PCA.
 
     Raises:
         MissingDependencyError: UMAP is not installed.
     """
     if method == UMAP:
         require(UMAP)
-    if method == UMAP or (not method and find_spec(UMAP)):
+    if method == UMAP or (not method and len(centroids) <= _QUICK_FOR_UMAP and find_spec(UMAP)):
         from umap import UMAP as Umap
 
         neighbours_each = min(15, max(2, len(centroids) - 1))

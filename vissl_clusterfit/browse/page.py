@@ -14,6 +14,7 @@ import numpy as np
 from vissl_clusterfit.browse import plots
 from vissl_clusterfit.browse.analysis import Analysis
 from vissl_clusterfit.browse.flow import Flow
+from vissl_clusterfit.browse.folders import Sources
 from vissl_clusterfit.browse.montages import Montages
 from vissl_clusterfit.browse.pictures import Pictures
 from vissl_clusterfit.browse.table import cluster_table
@@ -211,9 +212,18 @@ def _shown_clusters(analysis: Analysis, montages: Montages) -> list[dict[str, An
             strips = [(title, montages.of(samples)) for title, samples in kinds.items() if len(samples)]
             others = [] if analysis.neighbours is None else analysis.neighbours[0][number].tolist()
             found.append({"number": number, "kind": kind, "strips": strips, "neighbours": others})
+            found[-1]["folders"] = _folders(analysis.sources, number)
             found[-1]["size"] = int(clusters.sizes[number])
             found[-1]["distance"] = float(clusters.mean_distances[number])
     return found
+
+
+def _folders(sources: Sources | None, cluster: int) -> list[tuple[str, float]]:
+    """The most frequent folders of a cluster, and their shares."""
+    if sources is None:
+        return []
+    size = sources.flow.cluster_sizes[cluster]
+    return [(_name_of(sources.names, group), count / size) for group, count in sources.flow.of(cluster, _PARTS)]
 
 
 def _rows(
