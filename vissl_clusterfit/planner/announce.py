@@ -24,11 +24,12 @@ from vissl_clusterfit.planner.calibration import calibrate, product_bytes, this_
 from vissl_clusterfit.planner.plan import Plan, in_bytes, in_time, make_plan, warnings
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import require_backend
+from vissl_clusterfit.search.threads import give_back_memory
 
 logger = logging.getLogger(__name__)
 
 # Less work than this, products of a number of a vector and one of a centroid, is not measured: a fifth of it took 42 s
-# on two cores with bfloat16 units. To measure takes a second, and some 15 to 20 MiB that are not given back.
+# on two cores with bfloat16 units. To measure takes a second, and some 5 MiB that are not given back.
 _WORTH_MEASURING = 1e13
 _SECONDS = 0.5
 
@@ -79,6 +80,7 @@ def announce(work: Workload, source: VectorSource, folder: Path) -> Plan:
     if products >= _WORTH_MEASURING:
         with distributed.errors_shared():
             rates = calibrate(work, take=lambda count: source.take(np.arange(count)), seconds=_SECONDS)
+        give_back_memory()
     plan = make_plan(work, product_bytes(work), rates)
     logger.info(
         "k-means of %d features of dimension %d into %d clusters takes %s of memory in each of %d processes, %.3g "

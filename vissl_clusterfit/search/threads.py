@@ -122,6 +122,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_ARENA_MAX, max(1, torch.get_num_threads() // _THREADS_PER_ARENA))
 
 
+def give_back_memory() -> None:
+    """Has glibc give back what it keeps of freed memory: after work of another kind, of which the next needs none."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 @functools.lru_cache(maxsize=1)
 def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
     """The threads of this process; one that was forked from another has none of its."""
