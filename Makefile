@@ -72,9 +72,15 @@ lint: $(STAMP)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-# What takes seconds: everything below VISSL, without what starts processes.
-UNITS := $(addprefix tests/,api clustering config datasets features images labels models planner report search storage transfer \
-	verification video)
+# What takes seconds: everything below VISSL, but for the modules that start processes, kill them or compute for long.
+LONG := browse/test_page browse/test_page_in_browser clustering/test_fit_several clustering/test_fit_together \
+	clustering/test_kmeans_in_parts clustering/test_resume_clustering clustering/test_two_level datasets/test_preparation \
+	datasets/test_video_lists features/test_extract features/test_resume_extraction images/test_lmdb_files images/test_source \
+	images/test_tar labels/test_balanced labels/test_quality labels/test_resume_labelling planner/test_plan report/test_results \
+	storage/test_full_disk storage/test_remote storage/test_remote_damage transfer/test_knn transfer/test_neighbors \
+	verification/test_corruptions verification/test_version_0_1
+UNITS := $(addprefix tests/,browse clustering config datasets features images labels models planner report search storage transfer \
+	verification video) $(LONG:%=--ignore=tests/%.py)
 
 check: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not slow" $(UNITS)

@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 from repository import ROOT
 
@@ -139,3 +141,22 @@ def test_a_command_is_one_that_there_is(page, line):
 @pytest.mark.parametrize("beginning", NOT_RUN)
 def test_what_is_not_run_is_still_written(beginning):
     assert any(line.startswith(beginning) for _, line in ALL)
+
+
+def test_the_commands_of_the_readme_are_those_of_the_tutorial_which_run():
+    readme = {line.replace(" --open", "") for page, line in ALL if page == "README.md" and line.startswith(PROG)}
+    tutorial = {line for page, line in ALL if page == "docs/tutorial.md"}
+    assert readme <= tutorial
+    assert len(readme) > 7
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_the_lines_of_python_run(page, tmp_path, monkeypatch):
+    text = (ROOT / page).read_text("utf-8")
+    code = re.search(r"^( *)import vissl_clusterfit as cf\n(?:(?: .*|cf\..*|\w+ = .*)?\n)+", text, re.M)[0]
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).standard_normal((1200, 4)).astype(np.float32)
+    np.save("features.npy", rows)
+    (tmp_path / "names.txt").write_text("".join(f"{number}.jpg\n" for number in range(len(rows))))
+    exec(textwrap.dedent(code), {})
+    assert len((tmp_path / "labels.csv").read_text().splitlines()) == 1201

@@ -61,7 +61,8 @@ def test_every_command_of_the_tutorial_runs(run_command, tmp_path, monkeypatch, 
     assert left_out == [NOT_RUN]
     assert said.count("student") >= 1  # the table, which comes last
     assert said.count("teacher") >= 1
-    models = {row["model"] for row in json.loads((tmp_path / "run/transfer/results.json").read_text())}
-    assert models == {"student", "teacher"}
+    for model, folder in (("student", "run/transfer"), ("teacher", "run/transfer-teacher")):
+        rows = json.loads((tmp_path / folder / "results.json").read_text())
+        assert {row["model"] for row in rows} == {model}
     assert {"labels.csv", "run", "seed1"} <= {*os.listdir(tmp_path)}
     assert (tmp_path / "run/student/export/card.json").exists()
