@@ -19,6 +19,7 @@ from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.planner import announce
 from vissl_clusterfit.planner.calibration import calibrate, product_bytes, this_machine
 from vissl_clusterfit.planner.memory import footprint
+from vissl_clusterfit.planner.networks import partial_head_bytes
 from vissl_clusterfit.planner.plan import Machine, Rates, in_bytes, in_time, make_plan, warnings
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.storage import artifacts
@@ -154,6 +155,14 @@ def test_the_number_of_clusters_that_is_advised_fits_and_one_more_does_not():
     advised = int(text.split("NUM_CLUSTERS to at most ")[1].split(",")[0])
     sizes = [footprint(dataclasses.replace(WORK, num_clusters=advised + more)).total for more in (0, 1)]
     assert sizes[0] <= available < sizes[1]
+
+
+def test_a_partial_head_takes_its_share_of_the_rows_and_what_it_draws():
+    fixed, of_image = partial_head_bytes(1_000_000, 2048, 0.1, 2)
+    assert fixed == 4 * 2048 * (500_000 + 2 * 50_000)
+    assert of_image == 16 * 50_000 * 2
+    everything, _ = partial_head_bytes(1000, 64, 1.0, 1)
+    assert everything == 3 * 4 * 1000 * 64  # rows, a copy, and its gradient: as a full head without momentum
 
 
 def test_figures_for_people():

@@ -124,6 +124,19 @@ def test_a_config_is_planned_from_its_images_to_its_last_epoch(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
+def test_a_head_that_is_spread_is_counted_beside_the_network(tmp_path):
+    images = write_images(tmp_path / "images", 30)
+    here = (*STUDENT, f"config.DATA.TRAIN.DATA_PATHS=[{images}]", f"config.CHECKPOINT.DIR={tmp_path / 'run'}")
+    memory = []
+    for clusters in (30, 4):
+        partial = (f"config.CLUSTERFIT.NUM_CLUSTERS={clusters}", "config.CLUSTERFIT.HEAD.KIND=partial")
+        done = plan(*here, *partial, "config.CLUSTERFIT.HEAD.RATE=0.5", "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        memory.append(json.loads(done.stdout)["training"]["memory"])
+    # Of 26 clusters more the rows, half of them twice more, and four numbers of these for each of eight images.
+    assert memory[0] - memory[1] == 4 * 2048 * (26 + 2 * 13) + 8 * 16 * 13
+
+
 def student_weights():
     """Of a ResNet-50 with WIDTH_PER_GROUP=4, as VISSL has it from torchvision, and a linear layer of four clusters."""
     return ResNet(Bottleneck, [3, 4, 6, 3], num_classes=4, width_per_group=4).parameters()

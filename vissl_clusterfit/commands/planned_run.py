@@ -7,14 +7,14 @@ import functools
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
-from vissl_clusterfit.planner.networks import StagePlan, forward_cost, training_cost
+from vissl_clusterfit.planner.networks import StagePlan, forward_cost, partial_head_bytes, training_cost
 from vissl_clusterfit.planner.plan import Machine, Plan, in_bytes, in_time
 from vissl_clusterfit.planner.workload import Workload
 
@@ -88,7 +88,7 @@ def stages_of(run: Run, num_samples: int, *, features_are_there: bool) -> dict[s
         num_samples: N.
         features_are_there: whether they are on disk already.
     """
-    from vissl_clusterfit.plugin.planned import checkpoint_bytes, training_images, training_parts
+    from vissl_clusterfit.plugin.planned import checkpoint_bytes, partial_heads, training_images, training_parts
 
     cfg, stages = run.config, {}
     common: dict[str, Any] = {
@@ -104,6 +104,9 @@ def stages_of(run: Run, num_samples: int, *, features_are_there: bool) -> dict[s
         if run.engine == "train" and not cfg.TEST_ONLY:
             network, optimizer, state = training_parts(cfg, run.torch_device)
             cost = training_cost(training_images(cfg), network, optimizer, state, timed=run.is_timed)
+            for head in partial_heads(cfg):
+                fixed, of_image = partial_head_bytes(*head, run.processes)
+                cost = replace(cost, fixed_bytes=cost.fixed_bytes + fixed, image_bytes=cost.image_bytes + of_image)
             limit = cfg.DATA.TRAIN.DATA_LIMIT
             seen = min(num_samples, limit) if limit >= 0 else num_samples
             stages["training"] = StagePlan(

@@ -15,6 +15,7 @@ from typing import Any
 from vissl_clusterfit.config.assign import AssignSettings
 from vissl_clusterfit.config.benchmarks import SuiteSettings
 from vissl_clusterfit.config.compute import ComputeSettings
+from vissl_clusterfit.config.head import HeadSettings
 from vissl_clusterfit.config.schema import read_settings, setting
 from vissl_clusterfit.config.slurm import ChainSettings
 from vissl_clusterfit.config.targets import TargetSettings
@@ -145,6 +146,7 @@ class ClusterFitConfig:
     features: FeatureSettings = field(default_factory=FeatureSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
     targets: TargetSettings = field(default_factory=TargetSettings)
+    head: HeadSettings = field(default_factory=HeadSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)
     slurm: ChainSettings = field(default_factory=ChainSettings)
     benchmarks: SuiteSettings = field(default_factory=SuiteSettings)
@@ -245,7 +247,7 @@ class ClusterFitConfig:
                 )
             )
         numbers = [self.num_clusters, *self.also_num_clusters]
-        found += self.targets.problems(numbers, self.top_clusters, self.max_cluster_size)
+        found += [*self.targets.problems(numbers, self.top_clusters, self.max_cluster_size), *self.head.problems()]
         return [*found, *self._unreachable(), *self.slurm.problems(), *self.benchmarks.problems()]
 
     def _wrong_further_clusters(self) -> Iterator[str]:

@@ -5,6 +5,7 @@ Memory is counted, not measured: what a backward pass keeps, and what is alive a
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -147,6 +148,23 @@ def training_cost(
     fixed += sum(weight.numel() * weight.element_size() * (1 + state_per_weight) for weight in weights)
     compute = _seconds(step) / num_samples if timed else None
     return Cost(read, compute, fixed, -(-sum(kept.values()) // num_samples))
+
+
+def partial_head_bytes(num_clusters: int, dim: int, rate: float, processes: int) -> tuple[int, int]:
+    """What a partial head takes in each process: with any batch, and for each image of one.
+
+    Its share of the rows; of those that are drawn a copy and its gradient; for the images of all processes the logits
+    of these, without and with the correction, their exponentials, and a gradient. All are float32.
+
+    Args:
+        num_clusters: K.
+        dim: D.
+        rate: the share that is drawn.
+        processes: of the run.
+    """
+    rows = -(-num_clusters // processes)
+    drawn = math.ceil(rate * rows)
+    return 4 * dim * (rows + 2 * drawn), 4 * 4 * drawn * processes
 
 
 def _batch(images: Images) -> tuple[int, torch.Tensor, float]:

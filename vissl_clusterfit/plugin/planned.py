@@ -63,8 +63,20 @@ def training_parts(cfg: AttrDict, device: torch.device) -> tuple[nn.Module, torc
     return network, kind(weights, lr=1e-6, **({} if state == 2 else {"momentum": 0.9})), state
 
 
+def partial_heads(cfg: AttrDict) -> list[tuple[int, int, float]]:
+    """Of each codebook whose rows are spread over the processes: K, D and the share that a step draws."""
+    found = []
+    for name, parameters in cfg.MODEL.HEAD.PARAMS:
+        if name == "clusterfit_partial_head":
+            widths = parameters["num_clusters"]
+            widths = [widths] if isinstance(widths, int) else widths
+            found += [(width, parameters["in_features"], parameters["rate"]) for width in widths]
+    return found
+
+
 def checkpoint_bytes(cfg: AttrDict, network: nn.Module, state_per_weight: int) -> int:
     """Of all checkpoints that a training leaves: every CHECKPOINT_FREQUENCY epochs, and the last."""
     weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     number = math.ceil(cfg.OPTIMIZER.num_epochs / cfg.CHECKPOINT.CHECKPOINT_FREQUENCY) + 1
-    return number * weights * (1 + state_per_weight)
+    rows = sum(4 * num_clusters * dim for num_clusters, dim, _ in partial_heads(cfg))
+    return number * weights * (1 + state_per_weight) + (number - 1) * rows

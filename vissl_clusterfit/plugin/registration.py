@@ -12,7 +12,7 @@ def register() -> None:
     | registry | name |
     |---|---|
     | losses | ``clusterfit_loss``, ``clusterfit_distillation_loss`` |
-    | heads | ``clusterfit_head`` |
+    | heads | ``clusterfit_head``, ``clusterfit_partial_head`` |
     | meters | ``clusterfit_accuracy_meter``, in the place of VISSL's wherever the loss is ``clusterfit_loss`` |
     | trunks | ``raw_pixels``, the baseline of transfer benchmarks |
     | trunks | ``library_network``: a network of torchvision, timm, transformers or one's own, by name |
@@ -113,6 +113,7 @@ def register() -> None:
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
     register_loss(distillation.LOSS)(distillation.DistillationLoss)
     register_model_head("clusterfit_head")(head.ClusterFitHead)
+    register_model_head("clusterfit_partial_head")(head.PartialHead)
     register_meter(meter.METER)(meter.ClusterAccuracyMeter)
     register_model_trunk(raw_pixels.TRUNK_NAME)(raw_pixels.RawPixels)
     register_model_trunk(TRUNK_NAME)(library_network.LibraryNetwork)

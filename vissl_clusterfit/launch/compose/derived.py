@@ -54,6 +54,8 @@ def fill_derived(config: dict[str, Any]) -> list[str]:
         _pair_with_labels(config, settings, changes)
         settings = _keep_nearest(config, settings, changes)
         widths = _add_heads(config, settings, changes)
+        if settings.head.kind == "partial":
+            _spread_head(config, settings, widths, changes)
         _count_labelled_samples_only(config["METERS"], min(widths), changes)
         _require_lab_images(config)
     if config["LOSS"]["name"] == DISTILLATION:
@@ -192,6 +194,36 @@ def _add_heads(config: dict[str, Any], settings: ClusterFitConfig, changes: list
     return widths
 
 
+def _spread_head(config: dict[str, Any], settings: ClusterFitConfig, widths: list[int], changes: list[str]) -> None:
+    """The loss has the rows of a partial head; what needs logits of all clusters, or another optimizer, is refused."""
+    loss, optimizer, heads = config["LOSS"]["clusterfit_loss"], config["OPTIMIZER"], config["MODEL"]["HEAD"]["PARAMS"]
+    names, collator = [name for name, _ in heads], config["DATA"]["TRAIN"]["COLLATE_FUNCTION"]
+    smoothing, at_steps = loss["label_smoothing"], config["CHECKPOINT"]["CHECKPOINT_ITER_FREQUENCY"]
+    for setting, found, fits, allowed in (
+        ("MODEL.HEAD.PARAMS", " + ".join(names), names.count("clusterfit_head") == 1, "one clusterfit_head"),
+        ("OPTIMIZER.name", optimizer["name"], optimizer["name"] == "sgd", "sgd"),
+        ("OPTIMIZER.use_larc", True, not optimizer.get("use_larc"), "false"),
+        ("LOSS.clusterfit_loss.label_smoothing", smoothing, not smoothing, "0.0"),
+        ("DATA.TRAIN.COLLATE_FUNCTION", collator, collator != COLLATOR, "one that does not mix images"),
+        ("CHECKPOINT.CHECKPOINT_ITER_FREQUENCY", at_steps, at_steps <= 0, "-1: rows are saved at the end of an epoch"),
+    ):
+        if not fits:
+            found = f"{found} with CLUSTERFIT.HEAD.KIND=partial"
+            raise ConfigError(problem(f"config.{setting}", found=found, allowed=allowed))
+    rules = settings.head
+    given: dict[str, Any] = {"num_clusters": widths if len(widths) > 1 else widths[0], "rate": rules.rate}
+    given |= {"correction": rules.correction, "cosine": rules.cosine}
+    given |= {"scale": rules.scale, "margin": rules.margin} if rules.cosine else {}
+    heads = [
+        ["clusterfit_partial_head", {**parameters, **given}] if head == "clusterfit_head" else [head, parameters]
+        for head, parameters in heads
+    ]
+    reason = "as the rows of the clusters are spread over the processes"
+    _set(config["MODEL"]["HEAD"], "PARAMS", heads, "config.MODEL.HEAD.PARAMS", reason, changes)
+    _set(config["METERS"], "names", [], "config.METERS.names", "as there are no logits of all clusters", changes)
+    _set(config["METERS"], "name", "", "config.METERS.name", "as there are no logits of all clusters", changes)
+
+
 def _pair_with_predictions(config: dict[str, Any], changes: list[str]) -> None:
     data, reason = config["DATA"]["TRAIN"], "as a sample's target is the teacher's prediction for it"
     if data["DATA_LIMIT"] >= 0:
@@ -224,11 +256,12 @@ def _require_lab_images(config: dict[str, Any]) -> None:
 
 def _fit_heads_to_trunk(model: dict[str, Any], seed: int, changes: list[str]) -> None:
     for number, head in enumerate(model["HEAD"]["PARAMS"]):
-        if head[0] == "clusterfit_head" and number and not model["MULTI_INPUT_HEAD_MAPPING"]:
+        ours = head[0] in ("clusterfit_head", "clusterfit_partial_head")
+        if ours and number and not model["MULTI_INPUT_HEAD_MAPPING"]:
             allowed = "clusterfit_head as the first: it takes what the trunk gives"
-            found = f"clusterfit_head behind {model['HEAD']['PARAMS'][0][0]}"
+            found = f"{head[0]} behind {model['HEAD']['PARAMS'][0][0]}"
             raise ConfigError(problem(f"config.MODEL.HEAD.PARAMS[{number}]", found=found, allowed=allowed))
-        if head[0] == "clusterfit_head":
+        if ours:
             given = head[1].get("in_features")
             try:  # VISSL adds the seed later, and some of its trunks want it
                 width = trunk_width(AttrDict({**copy.deepcopy(model), "_MODEL_INIT_SEED": seed}))

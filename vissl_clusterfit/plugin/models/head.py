@@ -1,4 +1,7 @@
-"""``clusterfit_head``: one linear layer per codebook, as wide as the trunk's output needs and as K says."""
+"""``clusterfit_head``: one linear layer per codebook, as wide as the trunk's output needs and as K says.
+
+``clusterfit_partial_head`` stands for layers whose rows are spread over the processes: the loss has them.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,29 @@ class ClusterFitHead(nn.Module):
         """Logits (B, K) for features (B, D), or maps (B, C, …), all of them; a list with several codebooks."""
         logits = [classifier(features.flatten(1)) for classifier in self.classifiers]
         return logits[0] if len(logits) == 1 else logits
+
+
+class PartialHead(nn.Module):
+    """Passes on the trunk's output; the rows of the clusters are in the loss (``plugin/training/cluster_rows.py``).
+
+    Args:
+        model_config: VISSL's MODEL block.
+        num_clusters: K, or a list with one K per codebook.
+        in_features: width of the trunk's output; found by a dry run of the trunk when it is 0.
+        **settings: those of ``CLUSTERFIT.HEAD`` that change the result, for the record of the training.
+    """
+
+    def __init__(
+        self, model_config: AttrDict, num_clusters: int | Sequence[int], in_features: int = 0, **settings: object
+    ) -> None:
+        super().__init__()
+        self.widths = [num_clusters] if isinstance(num_clusters, int) else list(num_clusters)
+        self.in_features = in_features or trunk_width(model_config)
+        self.settings = settings
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (B, D), or maps (B, C, …), as vectors."""
+        return features.flatten(1)
 
 
 def trunk_width(model_config: AttrDict) -> int:

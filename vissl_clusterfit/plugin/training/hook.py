@@ -18,12 +18,13 @@ from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.labels.targets import Targets
-from vissl_clusterfit.plugin.models.head import ClusterFitHead
+from vissl_clusterfit.plugin.models.head import ClusterFitHead, PartialHead
 from vissl_clusterfit.plugin.stages import Stages
 from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
 from vissl_clusterfit.plugin.training.distillation import DistillationLoss
 from vissl_clusterfit.plugin.training.ema import EmaHook
 from vissl_clusterfit.plugin.training.loss import ClusterFitLoss
+from vissl_clusterfit.plugin.training.partial_head import partial_head_hooks
 from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def with_clusterfit_hook(add_loss_hooks: Callable[..., list]) -> Callable[..., l
     def add(hooks: list, loss_cfg: AttrDict, cfg: AttrDict) -> list:
         hooks = add_loss_hooks(hooks, loss_cfg, cfg)
         if cfg.LOSS.name in ("clusterfit_loss", DISTILLATION):
-            hooks = [*hooks, ExtractThenClusterHook(cfg)]
+            hooks = [*hooks, ExtractThenClusterHook(cfg), *partial_head_hooks(cfg)]
         decay = cfg.MODEL.get("EMA_DECAY", 0)
         return [*hooks, EmaHook(decay, artifact_path(cfg.CHECKPOINT.DIR))] if decay else hooks
 
@@ -130,6 +131,8 @@ def require_head_width(heads: nn.ModuleList, *num_clusters: int) -> None:
         ConfigError: one is not as wide as its labels have clusters.
     """
     for head in heads:
+        if isinstance(head, PartialHead):
+            continue  # which was made of the same numbers
         parts = head.classifiers if isinstance(head, ClusterFitHead) else [head]
         linear = [[layer for layer in part.modules() if isinstance(layer, nn.Linear)][-1:] for part in parts]
         widths = [layer.out_features for layers in linear for layer in layers]

@@ -12,6 +12,7 @@ from classy_vision.losses import ClassyLoss
 
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.labels.targets import Targets
+from vissl_clusterfit.plugin.training.partial_softmax import PartialSoftmax
 
 IGNORED = -1
 _WEIGHTINGS = ("none", "inverse", "inverse_sqrt")
@@ -44,6 +45,9 @@ class ClusterFitLoss(ClassyLoss):
         # Of each split, for each head. They are made again at each start, and are no part of a checkpoint.
         self._targets: dict[str, Sequence[Targets]] = {}
         self._split = ""
+        #: Of each codebook, where the rows of the head are not in the network; and the number of the step.
+        self.heads: Sequence[PartialSoftmax] = ()
+        self.step = 0
 
     @classmethod
     def from_config(cls, loss_config: Mapping[str, Any]) -> ClusterFitLoss:
@@ -95,7 +99,7 @@ class ClusterFitLoss(ClassyLoss):
         """The loss of one batch.
 
         Args:
-            output: logits (B, K), or a list of them, one per head.
+            output: logits (B, K), or a list of them, one per head; features (B, D) where the loss has the rows.
             target: int64 labels (B,), or (B, L) with one column per head, and the index of the sample after them where
                 there are targets; or float shares of the clusters (B, K) for mixed images, with rows of 0 for samples
                 without a label.
@@ -108,6 +112,8 @@ class ClusterFitLoss(ClassyLoss):
         samples = None
         if self._targets:
             columns, samples = columns[:, :-1], columns[:, -1].cpu().numpy()
+        if self.heads:
+            return self._of_features(output, columns, samples)
         if columns.shape[1] == 1 and not target.is_floating_point():
             columns = columns.expand(-1, len(logits))
         if [head.shape[1] for head in logits] != list(self.num_clusters) or columns.shape[1] != len(logits):
@@ -153,3 +159,19 @@ class ClusterFitLoss(ClassyLoss):
         if self.cluster_weighting != "none":
             weights = weights * (shares * self.get_buffer(f"cluster_weights_{number}")[clusters]).sum(dim=1)
         return (per_sample * weights).sum() / (weights > 0).sum().clamp(min=1)
+
+    def _of_features(self, features: torch.Tensor, columns: torch.Tensor, samples: np.ndarray | None) -> torch.Tensor:
+        """The loss of heads whose rows are not in the network."""
+        losses = []
+        for number, head in enumerate(self.heads):
+            if samples is None:
+                labels = columns[:, number : number + 1] if columns.shape[1] > 1 else columns
+                clusters, shares = labels.clamp(min=0), torch.ones(labels.shape, device=features.device)
+                weights = (labels[:, 0] != IGNORED).float()
+            else:
+                found = self._targets[self._split][number].of(samples)
+                clusters, shares, weights = (torch.from_numpy(array).to(features.device) for array in found)
+            if self.cluster_weighting != "none":
+                weights = weights * (shares * self.get_buffer(f"cluster_weights_{number}")[clusters]).sum(dim=1)
+            losses.append(head.loss(features, clusters, shares, weights, self.step))
+        return torch.stack(losses).mean()

@@ -7,6 +7,7 @@ another network resumes from it, and a finished one lends its scores to any name
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ RECORD_NAME = "training.json"
 #: The folder beside the checkpoints with the trunk for other libraries.
 EXPORT_NAME = "export"
 CARD_NAME = "card.json"
+#: The rows of a partial head beside the checkpoint of an epoch: ``head_phase<number>``.
+HEAD_FOLDER = "head_phase"
 _FORMAT = 1
 _WEIGHTS = "MODEL.WEIGHTS_INIT.PARAMS_FILE"
 #: Of a training the batch of a step has the images of all processes, so their number decides; of no other stage.
@@ -158,6 +161,7 @@ def set_aside(folder: Path) -> Path:
     aside.mkdir()
     for name in sorted(names_in(folder)):
         is_export = name == EXPORT_NAME and (folder / name / CARD_NAME).is_file()
-        if is_checkpoint(name) or is_export or name in (METRICS_NAME, "stdout.json", RECORD_NAME, EMA_NAME):
+        is_head = re.fullmatch(rf"{HEAD_FOLDER}\d+", name) is not None
+        if is_checkpoint(name) or is_export or is_head or name in (METRICS_NAME, "stdout.json", RECORD_NAME, EMA_NAME):
             (folder / name).rename(aside / name)
     return aside
