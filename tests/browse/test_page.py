@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from tiny_store import save_store
 from videos import write_video
 
@@ -129,6 +130,19 @@ def test_names_that_lead_out_of_the_folder_are_not_opened(report, tmp_path):
     assert "<img src=" not in page.replace('<img src="data:," alt="">', "")
 
 
+def test_of_several_data_sources_the_first_one_is_shown(report, tmp_path):
+    """As VISSL's ``disk_folder`` names them: with sizes, and a zero byte between."""
+    (tmp_path / "images").mkdir()
+    for number in range(len(ROWS)):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"images/{number}.png")
+    names = [f"{number}.png 70\0{number}.mask.png 80" for number in range(len(ROWS))]
+    features = import_features(ROWS, "run/features", names=names)
+    make_labels(features, make_codebook(features, "run/codebook", 5), "run/labels")
+    page, _ = report("--images", "images")
+    assert "no picture" not in page
+    assert page.count('<img src="data:image/jpeg') > 30
+
+
 def test_pictures_of_an_array_are_shown_by_their_number(report):
     import_features(ROWS, "run/features")
     make_labels("run/features", make_codebook("run/features", "run/codebook", 5), "run/labels")
@@ -176,9 +190,10 @@ def test_the_transfer_table_is_in_the_page_and_names_in_it_are_text(report, tmp_
 
 def test_data_that_drift_are_warned_of(report):
     labelled()
-    far = save_store(Path("other"), ROWS * np.float32(-1) + 3)
+    far = save_store(Path("other"), ROWS[:90] * np.float32(-1) + 3)
     make_labels(far, "run/codebook", "run/labels_of/other")
-    page, out = report()
+    np.save("true.npy", np.zeros(len(ROWS), dtype=np.int64))
+    page, out = report("--true", "true.npy")  # which are not of the other data
     assert "Warning: Drift." in page
     assert re.search(r"warning: Drift\. \d+% of the samples of other are farther", out)
     assert "run/labels_of/other" in page

@@ -24,6 +24,8 @@ from vissl_clusterfit.video.read import open_video
 
 _FRAMES = 4
 _CLIP = re.compile(r"^(?P<name>.*?)(?: -?\d+)? clip (?P<clip>\d+)$", re.DOTALL)
+# Behind the name of a file, where several data sources name a sample.
+_SIZE = re.compile(r" -?\d+$")
 _JPEG_QUALITY, _FULL_QUALITY = 72, 90
 _LONGEST = 1600
 
@@ -63,7 +65,10 @@ class FilePictures:
             name, clip = found["name"], int(found["clip"])
         if not self._anywhere and (os.path.isabs(name) or ".." in Path(name).parts):
             raise DataError(f"the name leads out of {self._folder}")
-        return os.path.join(self._folder, name), clip
+        path = os.path.join(self._folder, name)
+        if "\0" in self._names[index] and not os.path.exists(path):
+            path = _SIZE.sub("", path)
+        return path, clip
 
     def read(self, index: int) -> Image.Image:
         """See :class:`Pictures`."""

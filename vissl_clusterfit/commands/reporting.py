@@ -58,16 +58,19 @@ def report(
         ConfigError, DataError: what was named does not fit the run.
     """
     found = _run_in(folder)
+    other_labels = None if other is None else PseudoLabels.open(labels_in(other))
     parts = ["\n".join(_of_one(artifact, found.artifacts)) for artifact in found.artifacts]
     parts += [*found.run.unusable, *(stage.text for stage in found.run.under_way)]
     for labels in found.artifacts:
         if isinstance(labels, PseudoLabels) and len(labels.num_clusters) == 1:
-            parts.append(format_quality(label_quality(labels.folder, true=true)))
+            is_main = labels is found.run.labels
+            compared = other_labels.folder if other_labels is not None and is_main else None
+            parts.append(format_quality(label_quality(labels.folder, compared, true if is_main else None)))
     if found.run.results:
         parts.append(format_table(found.run.results))
     analysis = Analysis(
         found.run,
-        None if other is None else PseudoLabels.open(labels_in(other)),
+        other_labels,
         None if true is None else read_classes(true, found.run.num_samples),
         named,
         map_method,
