@@ -103,17 +103,17 @@ test-newest: $(STAMP)
 
 define test_units
 	@test -n "$(2)" || { echo "make test-$(1): found no Python for it, on the path or of pyenv" >&2; exit 1; }
-	@$(UV) venv --quiet --clear --seed --python $(2) build/$(1)
+	@$(UV) venv --quiet --clear --python $(2) build/$(1)
 	@$(UV) pip install --quiet --python build/$(1)/bin/python $$(grep -h '^setuptools==' $(3))
 	@$(UV) pip sync --quiet --compile-bytecode --no-build-isolation --python build/$(1)/bin/python $(3)
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) build/$(1)/bin/python -m pytest -q -n 2 -m "not slow" -p no:cacheprovider $(UNITS)
 endef
 
-# The documents as a site in build/site; every warning is an error.
+# The documents as a site in build/site; every warning is an error (with --quiet none would be counted).
 docs: $(STAMP)
 	@$(UV) venv --quiet --clear --python $(PY) build/docs
 	@$(UV) pip sync --quiet --python build/docs/bin/python requirements-docs.lock
-	NO_MKDOCS_2_WARNING=1 build/docs/bin/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/python -m mkdocs build
 	@echo "build/site/index.html"
 
 bench: $(STAMP)

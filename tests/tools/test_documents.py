@@ -68,6 +68,13 @@ def test_every_page_is_on_the_site():
     assert {source for source in placed if not (ROOT / source).exists()} == set()
 
 
+def test_the_site_is_built_so_that_a_warning_ends_it():
+    """``--quiet`` would leave warnings out before they are counted."""
+    assert re.search(r"^strict: true$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M)
+    assert re.search(r"-m mkdocs build$", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    assert "make docs" in (ROOT / ".ci/run").read_text("utf-8")
+
+
 def import_places() -> dict[str, str]:
     """``PLACES`` of the site's hook, which needs MkDocs to be imported."""
     [found] = re.findall(r"^PLACES = \{(.*?)^\}", (ROOT / "tools/docs_site.py").read_text("utf-8"), re.M | re.DOTALL)

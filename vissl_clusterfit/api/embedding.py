@@ -83,8 +83,9 @@ def embed(
             has for these weights. They are logged.
         size: in pixels, to which these resize and crop instead of their own.
         arguments: of the network's constructor.
-        key, prefix, trust: which network of a file is taken, and whether it may run code, as
-            :func:`vissl_clusterfit.models.load` takes them.
+        key: where the network's weights are in a file with several, as :func:`vissl_clusterfit.models.load` takes it.
+        prefix: with which their names begin there, likewise.
+        trust: whether the file may run code, likewise.
         column: of a list with several, that with the paths or images.
         batch_size: images in one pass. It is part of what features are made from, as kernels differ in their last bits.
         dtype: of the features on disk, "float32" or "float16".
