@@ -12,6 +12,7 @@ from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features import extract, pipeline
 from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.progress import display
 
 INPUTS = {"dataset": {"fingerprint": "f"}}
 SETTINGS = EncodingSettings(batch_size=3, shard_size=8, max_unreadable=0.2)
@@ -96,13 +97,14 @@ def test_other_inputs_are_refused_before_anything_is_read(tmp_path):
         extract_features(Numbers(21), no_encoder, tmp_path, {"dataset": {"fingerprint": "g"}}, SETTINGS)
 
 
-def test_progress_is_a_plain_log_line_without_a_terminal(tmp_path, caplog):
+def test_progress_is_a_plain_log_line_without_a_terminal(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(display, "_FIRST_LINE_S", 0.0)
+    monkeypatch.setattr(display, "_LINE_S", 0.0)
     with caplog.at_level(logging.INFO):
         extract_features(Numbers(21), encoder, tmp_path, INPUTS, SETTINGS)
     lines = [record.message for record in caplog.records if record.message.startswith("Extracting:")]
-    assert lines
-    assert "21/21" in lines[-1]
-    assert "samples/s" in lines[-1]
+    assert lines[0] == "Extracting: 0 %, 0 of 21 samples"
+    assert lines[-1].startswith("Extracting: 90 %, 19 of 21 samples, ")
 
 
 def test_what_another_process_holds_is_waited_for(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ class SlowNumbers(Numbers):
 
 
 def slow_encode(images):
-    time.sleep(0.05)
+    time.sleep(0.3)
     return encode(images)
 
 
@@ -48,8 +48,8 @@ def slow_encode(images):
     ("images", "network", "bound"),
     [
         (SlowNumbers(12), slow_encode, "the network"),
-        (SlowNumbers(12, waits_s=0.03), encode, "reading files"),
-        (SlowNumbers(12, works_s=0.03), encode, "decoding"),
+        (SlowNumbers(12, waits_s=0.1), encode, "reading files"),
+        (SlowNumbers(12, works_s=0.1), encode, "decoding"),
     ],
     ids=["network", "reading", "decoding"],
 )
