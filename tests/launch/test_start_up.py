@@ -10,7 +10,7 @@ import pytest
 #: PyTorch and what comes with it, and VISSL's own modules beside its package of defaults.
 SECONDS = {"torch", "torchvision", "classy_vision", "fvcore", "vissl.engines", "vissl.utils.misc", "scipy", "sklearn"}
 #: What only some engines, targets or sources need.
-UNUSED = {"sklearn", "av", "matplotlib", "submitit", "faiss", "pandas"}
+UNUSED = {"sklearn", "av", "matplotlib", "submitit", "faiss", "pandas", "torch._dynamo", "triton"}
 _RUN = """
 import json, sys
 from vissl_clusterfit.launch.main import main

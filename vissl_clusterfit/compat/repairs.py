@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from vissl_clusterfit.compat.compiler import import_compiler_on_demand
 from vissl_clusterfit.compat.import_hooks import around_import
 from vissl_clusterfit.compat.torch_load import TRUST_VARIABLE, checkpoint_types, trusted_checkpoints
 
@@ -35,11 +36,13 @@ REPAIRS: dict[str, Repair] = {}
 def apply() -> tuple[str, ...]:
     """Applies all repairs: at once where that is possible, else when the module in question is imported.
 
-    Calling it again changes nothing, and returns what has been repaired since.
+    Besides, PyTorch's compiler is imported only where something is compiled (``compiler.py``). Calling it again changes
+    nothing, and returns what has been repaired since.
 
     Returns:
         The names of the repairs that were needed and have been made, so far, in this process.
     """
+    import_compiler_on_demand()
     for repair in REPAIRS.values():
         repair.apply()
     return tuple(name for name, repair in REPAIRS.items() if repair.made)

@@ -6,9 +6,10 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vissl_clusterfit.compute.chosen import Compute, has_units, require_possible
 from vissl_clusterfit.config.compute import AUTO, ComputeSettings
@@ -48,9 +49,9 @@ def choose(
     if not others:
         return first
     work = prepare(first)
-    with FlopCounterMode(display=False) as counter:
+    with _Operations() as operations:
         expected = work()
-    if counter.get_total_flops() < FEWEST_FLOPS * num_images:
+    if operations.number < FEWEST_FLOPS * num_images:
         logger.info("The network computes in %s: it is too small to gain from anything else.", first)
         return first
     fastest, best, said = first, LEAST_GAIN, []
@@ -65,6 +66,29 @@ def choose(
             fastest, best = way, gain
     logger.info("The network computes in %s. Measured against %s: %s.", fastest, first, "; ".join(said))
     return fastest
+
+
+class _Operations(TorchDispatchMode):
+    """Counts those of convolutions and matrix products, nearly all of a network's.
+
+    PyTorch's own counter imports the compiler's libraries.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operation, and counts it."""
+        result = func(*args, **(kwargs or {}))
+        match func.overloadpacket.__name__:
+            case "convolution":
+                self.number += 2 * result.numel() * args[1][0].numel()
+            case "convolution_backward":
+                self.number += 4 * args[0].numel() * args[2][0].numel()
+            case "mm" | "bmm" | "addmm" | "baddbmm":
+                self.number += 2 * result.numel() * args[-1].shape[-2]
+        return result
 
 
 def candidates(settings: ComputeSettings, device: str | torch.device) -> list[Compute]:
