@@ -10,6 +10,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from vissl_clusterfit.report.table import format_table
 # Two threads of one process on two busy cores wait for each other; and with one, figures do not depend on the cores.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
+#: Evaluations at the same time: each of them takes little more than one core.
+NUM_EVALUATIONS = 2
 #: How long a stage may take to end after Ctrl-C.
 _GRACE_S = 30
 #: What makes a training of a small quickstart.
@@ -82,14 +85,21 @@ def run_stages(
         The exit code of the stage that failed, or 0.
     """
     folders = {model: folder / "evaluation" / _file_name(model) for model in models}
-    logged = {f"{stage.config}.log": stage for stage in stages}
+    evaluations = []
     for model, overrides in models.items():
         named = [f'config.TRANSFER.MODEL_NAME="{model}"', f"config.CHECKPOINT.DIR={folders[model]}"]
-        evaluation = Stage(f"Evaluating: {model}", "evaluate", [*overrides, *named])
-        logged[f"evaluate_{_file_name(model)}.log"] = evaluation
-    for number, (log, stage) in enumerate(logged.items(), 1):
-        print(f"\n{number} of {len(logged)}: {stage.title}", flush=True)
-        if code := _run(folder / "logs" / log, f"{group}/{stage.config}", folder, stage.overrides):
+        evaluations.append(Stage(f"Evaluating: {model}", "evaluate", [*overrides, *named]))
+    logs = [f"{stage.config}.log" for stage in stages] + [f"evaluate_{_file_name(model)}.log" for model in models]
+
+    def run(number: int, stage: Stage) -> int:
+        title = f"{number} of {len(logs)}: {stage.title}"
+        return _run(folder / "logs" / logs[number - 1], f"{group}/{stage.config}", folder, title, stage.overrides)
+
+    for number, stage in enumerate(stages, 1):
+        if code := run(number, stage):
+            return code
+    with ThreadPoolExecutor(NUM_EVALUATIONS) as pool:
+        if code := next(filter(None, pool.map(run, range(len(stages) + 1, len(logs) + 1), evaluations)), 0):
             return code
     rows = [row for of_model in folders.values() for row in read_results(of_model)]
     append_results(folder, rows)
@@ -115,10 +125,10 @@ def _file_name(title: str) -> str:
     return title.replace(",", "").replace(" ", "_")
 
 
-def _run(log: Path, config: str, folder: Path, overrides: Sequence[str]) -> int:
+def _run(log: Path, config: str, folder: Path, title: str, overrides: Sequence[str]) -> int:
     """Runs one config in a separate process, its output in a log file, and shows how far it is."""
     command = [f"config={config}", f"quickstart.folder={folder}", *overrides]
-    print(f"    vissl-clusterfit {shlex.join(command)}", flush=True)
+    print(f"\n{title}\n    vissl-clusterfit {shlex.join(command)}", flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     started, told = time.monotonic(), log.with_suffix(".progress")
     with open(log, "w", encoding="utf-8") as output:
