@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 #: They say when, how long and where, and a run that was started several times has more of it.
-_LOGS = {"log.txt", "stdout.json", "output.txt"}
+_LOGS = {"log.txt", "stdout.json", "output.txt", "costs.json"}
 #: It names the folder of the run.
 _UNREAD = {*_LOGS, "train_config.yaml", "study.png"}
 #: Of a checkpoint: the run's folder, and how long things took.

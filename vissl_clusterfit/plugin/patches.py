@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from vissl.optimizers.larc_fsdp import LARC_FSDP
 from vissl.trainer import train_task
 from vissl.utils.misc import is_apex_available, set_dataloader_seeds
@@ -209,6 +210,28 @@ def with_batches(build_dataloader: Callable[..., Any]) -> Callable[..., Any]:
         return loader
 
     return build
+
+
+def with_bucket_views(
+    model: torch.nn.Module,
+    broadcast_buffers: bool = False,
+    find_unused_parameters: bool = True,
+    bucket_cap_mb: int = 25,
+) -> DistributedDataParallel:
+    """Classy Vision's ``init_distributed_data_parallel_model``, with gradients that are views of what is sent.
+
+    The sums are the same; what is spared is a copy of every gradient in each step, and the memory of one of them.
+    """
+    device = next(model.parameters()).device
+    places = {} if device.type == "cpu" else {"device_ids": [device.index], "output_device": device.index}
+    return DistributedDataParallel(
+        model,
+        broadcast_buffers=broadcast_buffers,
+        find_unused_parameters=find_unused_parameters,
+        bucket_cap_mb=bucket_cap_mb,
+        gradient_as_bucket_view=True,
+        **places,
+    )
 
 
 def begin_to_read(number: int) -> None:

@@ -22,6 +22,7 @@ def register() -> None:
     | collators | ``multi_label_collator``: several labels of a sample as soft targets |
     | collators | ``clusterfit_mix_collator``: MixUp and CutMix |
     | optimizers | ``OPTIMIZER.layer_decay``: timm's groups of parameters |
+    | precision | of a training: ``CLUSTERFIT.COMPUTE``, wherever a config has that block |
     | hooks | a moving average of the weights, wherever there is ``MODEL.EMA_DECAY`` |
     | labels | a source's own under its name (videos, ``images``); a file has a row for each video, not for each clip |
     | labels | names are numbered as those of TRAIN; other types and another number of them are refused |
@@ -44,7 +45,8 @@ def register() -> None:
     | checkpoints | one that is damaged or runs code is reported in one message |
     | log | of the environment what matters, and no secrets; no shell for what the machine is |
     | networks | what a constructor does not take is reported in one message |
-    | checkpoints | written whole, and linked by a link that stays in the folder |
+    | checkpoints | written whole, beside the training, and linked by a link that stays in the folder |
+    | log | of a training: images per second, the share of time without data, and a time left that means it |
     | weights | a trunk that ``WEIGHTS_INIT`` gives weights to in part is refused |
 
     Our configs are found through the Hydra plugin ``hydra_plugins/vissl_clusterfit_plugin``.
@@ -58,6 +60,7 @@ def register() -> None:
     from classy_vision.losses import register_loss
     from classy_vision.meters import register_meter
     from classy_vision.optim.sgd import SGD
+    from classy_vision.tasks import classification_task
     from vissl.data import disk_dataset, ssl_dataset
     from vissl.data.collators import register_collator
     from vissl.data.ssl_transforms import DEFAULT_TRANSFORM_TYPES
@@ -67,7 +70,7 @@ def register() -> None:
     from vissl.models import base_ssl_model
     from vissl.models.heads import register_model_head
     from vissl.models.trunks import MODEL_TRUNKS_REGISTRY, feature_extractor, register_model_trunk
-    from vissl.trainer import train_task
+    from vissl.trainer import train_task, trainer_main
     from vissl.utils import checkpoint
 
     from vissl_clusterfit.config.network_names import TRUNK_NAME
@@ -95,12 +98,15 @@ def register() -> None:
         skip_unlabelled,
         staying_on_cpu,
         with_batches,
+        with_bucket_views,
         with_larc_of_vissl,
     )
     from vissl_clusterfit.plugin.refusals import with_collator_parameters, with_head_parameters, with_place
     from vissl_clusterfit.plugin.screen import keep_screen_calm
     from vissl_clusterfit.plugin.training import (
+        checkpoint_thread,
         checkpoints,
+        compute,
         distillation,
         divergence,
         hook,
@@ -108,6 +114,7 @@ def register() -> None:
         meter,
         mixing,
         parameter_groups,
+        progress_hook,
     )
 
     register_loss("clusterfit_loss")(loss.ClusterFitLoss)
@@ -187,6 +194,11 @@ def register() -> None:
     # Nor for how checkpoints are written, and the link to the latest.
     checkpoint.save_checkpoint = util.save_checkpoint = checkpoints.saved_whole(util.save_checkpoint)
     checkpoint.create_file_symlink = checkpoints.linked_within_folder(checkpoint.create_file_symlink)
+    writer = checkpoint.CheckpointWriter
+    writer.save_consolidated_checkpoint = checkpoint_thread.saved_beside(writer.save_consolidated_checkpoint)
+    trainer_main.SelfSupervisionTrainer.train = checkpoint_thread.until_written(
+        trainer_main.SelfSupervisionTrainer.train
+    )
     # Nor for how a training ends that diverges.
     state_update_hooks.CheckNanModelOutputHook.on_forward = divergence.end_at_output
     state_update_hooks.CheckNanLossHook.on_loss_and_meter = divergence.end_at_loss
@@ -204,6 +216,14 @@ def register() -> None:
     # Tests score what could be read.
     task = train_task.SelfSupervisionTask
     task._build_meters = readable.over_readable_samples(task._build_meters)
+    # Nor for how processes share gradients.
+    classification_task.init_distributed_data_parallel_model = with_bucket_views
+    # What the line of a training says.
+    vissl.hooks.LogLossLrEtaHook = progress_hook.ProgressHook
+    task.recreate_data_iterator = progress_hook.with_watch(task.recreate_data_iterator)
+    # How networks compute.
+    task._build_model = compute.with_compute(task._build_model)
+    task.get_classy_state = compute.with_scale(task.get_classy_state)
     # Apex is not needed for LARC, nor a GPU for DeepClusterV2.
     SGD.prepare = with_larc_of_vissl(SGD.prepare)
     task._build_optimizer = built_without_apex

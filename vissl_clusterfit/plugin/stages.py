@@ -32,6 +32,7 @@ from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels, label_inputs
 from vissl_clusterfit.labels.targets import require_targets
 from vissl_clusterfit.planner.announce import announce_clustering
+from vissl_clusterfit.plugin.costs import counted
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.extraction import compute_of_run, extract_split, feature_provenance
@@ -103,15 +104,16 @@ class Stages:
             FeatureStore.open(folder)  # or what is not there would be measured first
             return FeatureStore.open(folder, self.feature_inputs(split))
         self._require_enough_samples()
-        return extract_split(
-            self._cfg,
-            self._images(split),
-            self._teacher_inputs,
-            self._build,
-            self.settings.features,
-            folder,
-            self._compute,
-        )
+        with counted(self._cfg, "extract"):
+            return extract_split(
+                self._cfg,
+                self._images(split),
+                self._teacher_inputs,
+                self._build,
+                self.settings.features,
+                folder,
+                self._compute,
+            )
 
     def _require_enough_samples(self) -> None:
         available = len(self._images(self.settings.features.data_partition))
@@ -153,7 +155,8 @@ class Stages:
                     announce_clustering(store, settings, self._device.type)
                 fit_codebooks(store, wanted, self._device.type)
 
-            make_together(self.settings.paths.codebook, "Clustering", fit, lambda: not missing())
+            with counted(self._cfg, "cluster"):
+                make_together(self.settings.paths.codebook, "Clustering", fit, lambda: not missing())
         return [self._open_codebook(settings) for settings in of_all]
 
     def _open_codebook(self, settings: ClusterFitConfig) -> Codebook:
@@ -183,7 +186,8 @@ class Stages:
                 max_cluster_size=_max_cluster_size(split, settings),
             )
 
-        make_together(folder, "Labelling", label, lambda: artifacts.has_manifest(folder))
+        with counted(self._cfg, "label"):
+            make_together(folder, "Labelling", label, lambda: artifacts.has_manifest(folder))
         return self._valid_labels(split, settings)
 
     def target_inputs(self) -> dict[str, Any]:

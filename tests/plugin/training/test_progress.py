@@ -42,7 +42,8 @@ def undisturbed(tested, run_command, tmp_path_factory):
 
 def test_a_finished_training_says_so_and_where_its_results_are(undisturbed):
     folder, said = undisturbed
-    assert said.splitlines()[-6:] == [
+    *lines, taken = said.splitlines()
+    assert lines[-6:] == [
         f"This training is finished; its checkpoints and scores are in {folder}.",
         f"  checkpoint: {folder}/model_final_checkpoint_phase0.torch",
         f"  scores: {folder}/metrics.json",
@@ -50,6 +51,8 @@ def test_a_finished_training_says_so_and_where_its_results_are(undisturbed):
         f"  labels of TRAIN: {folder}/clusterfit/labels/train",
         f"  labels of TEST: {folder}/clusterfit/labels/test",
     ]
+    assert taken.startswith("Taken so far: extract ")
+    assert taken.endswith(f" core hours ({folder}/costs.json).")
 
 
 @pytest.mark.slow

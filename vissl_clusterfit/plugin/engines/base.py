@@ -18,6 +18,7 @@ from vissl.utils.misc import set_seeds, setup_multiprocessing_method
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import naming_settings
+from vissl_clusterfit.plugin.costs import counted
 
 # How shared code names the folders of artefacts, and the block of the features.
 OUTPUT_FOLDERS = r"(?:config\.)?CLUSTERFIT\.OUTPUT_DIR, (?:config\.)?CLUSTERFIT\.FEATURES\.PATH"
@@ -57,10 +58,15 @@ class StageEngine(Engine):
         )
         try:
             with naming_settings(self.settings_names):
-                self.run_stage(cfg, checkpoint_folder)
+                self.run_counted(cfg, checkpoint_folder)
         finally:
             dist.destroy_process_group()
         vissls_logger.shutdown_logging()
+
+    def run_counted(self, cfg: AttrDict, checkpoint_folder: str) -> None:
+        """The work of this engine, and what it takes as one stage."""
+        with counted(cfg, "benchmark"):
+            self.run_stage(cfg, checkpoint_folder)
 
     @abstractmethod
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
@@ -73,6 +79,10 @@ class StageEngine(Engine):
 
 class PipelineEngine(StageEngine):
     """The engines that make artefacts of the pipeline, whose settings are read in one place."""
+
+    def run_counted(self, cfg: AttrDict, checkpoint_folder: str) -> None:
+        """Each stage counts for itself."""
+        self.run_stage(cfg, checkpoint_folder)
 
     def run_stage(self, cfg: AttrDict, checkpoint_folder: str) -> None:
         """Makes what is missing."""

@@ -15,6 +15,8 @@ from typing import Any
 from vissl.config import AttrDict
 from vissl.data import DATASET_SOURCE_MAP
 
+from vissl_clusterfit.compute.chosen import KEY, Compute
+from vissl_clusterfit.config.compute import AUTO, ComputeSettings
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.plugin.data.source_names import base_source, tolerant_source_name
 from vissl_clusterfit.plugin.data.split_images import SplitImages
@@ -23,6 +25,7 @@ from vissl_clusterfit.plugin.training.checkpoints import has_checkpoints, is_che
 from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
 from vissl_clusterfit.plugin.training.ema import EMA_NAME
 from vissl_clusterfit.plugin.training.progress import METRICS_NAME
+from vissl_clusterfit.report.costs import COSTS_NAME
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.paths import artifact_path
@@ -36,6 +39,7 @@ HEAD_FOLDER = "head_phase"
 _FORMAT = 1
 _WEIGHTS = "MODEL.WEIGHTS_INIT.PARAMS_FILE"
 #: Of a training the batch of a step has the images of all processes, so their number decides; of no other stage.
+_COMPUTE = "CLUSTERFIT.COMPUTE"
 _PROCESSES = "DISTRIBUTED.NUM_NODES * NUM_PROC_PER_NODE"
 
 #: Blocks of ``config`` that change what comes out; of others, as CHECKPOINT, HOOKS and MACHINE, nothing does.
@@ -99,10 +103,18 @@ def _data(config: AttrDict, split: str) -> dict[str, Any]:
     return {**found, "LABEL_PATHS": [_of_file(path) for path in files]} if files else found
 
 
-def check_record(config: AttrDict, folder: str, inputs: Mapping[str, Any]) -> bool:
+def check_record(
+    config: AttrDict, folder: str, inputs: Mapping[str, Any], settings: ComputeSettings | None = None
+) -> bool:
     """Refuses a folder whose training was made from something else; whether there is a record.
 
     A folder in which nothing was made yet, as the first command had a mistake, belongs to no training.
+
+    Args:
+        config: VISSL's ``config``.
+        folder: ``CHECKPOINT.DIR``.
+        inputs: as :func:`training_inputs` gives them.
+        settings: ``config.CLUSTERFIT.COMPUTE``; what is ``auto`` in it is what the training began with.
 
     Raises:
         ArtifactError: naming each setting that differs, with both values, and the remedy.
@@ -120,6 +132,8 @@ def check_record(config: AttrDict, folder: str, inputs: Mapping[str, Any]) -> bo
     if any(isinstance(of, dict) and "path" in of for of in (found.get(_WEIGHTS), expected[_WEIGHTS])):
         # The file is gone; its weights are in use.
         found[_WEIGHTS], expected[_WEIGHTS] = record["weights"], weights
+    found[_COMPUTE] = _asked_for(settings, Compute.of_inputs(record))
+    expected[_COMPUTE] = found[_COMPUTE] and _asked_for(settings, None)
     if lines := artifacts.differences(found, expected):
         raise ArtifactError(
             f"{place} has a training that was made from other data or settings:\n{lines}\n"
@@ -129,12 +143,45 @@ def check_record(config: AttrDict, folder: str, inputs: Mapping[str, Any]) -> bo
     return True
 
 
-def write_record(config: AttrDict, folder: str, inputs: Mapping[str, Any]) -> None:
-    """Writes what the training in a folder is made from, before it makes anything."""
+def _asked_for(settings: ComputeSettings | None, compute: Compute | None) -> dict[str, Any]:
+    """What of a way to compute the settings decide: their own values, or those of ``compute``."""
+    if settings is None:
+        return {}
+    asked: dict[str, Any] = {"COMPILE": settings.compile if compute is None else compute.compiled}
+    if settings.precision != AUTO:
+        asked["PRECISION"] = settings.precision if compute is None else compute.precision
+    if settings.channels_last != AUTO:
+        asked["CHANNELS_LAST"] = settings.channels_last if compute is None else compute.channels_last
+    return asked
+
+
+def write_record(config: AttrDict, folder: str, inputs: Mapping[str, Any], *, resumes: bool = False) -> None:
+    """Writes what the training in a folder is made from, before it makes anything.
+
+    How its network computes is added once it is chosen (:func:`record_compute`), and stays while the training
+    ``resumes``.
+    """
     place, weights = artifact_path(folder, "config.CHECKPOINT.DIR"), config.MODEL.WEIGHTS_INIT.PARAMS_FILE
     record = {"format": _FORMAT, "engine": "train", "weights": weights, "inputs": inputs}
-    if not (place / RECORD_NAME).is_file() or artifacts.read_json(place / RECORD_NAME) != record:
+    known = artifacts.read_json(place / RECORD_NAME) if (place / RECORD_NAME).is_file() else {}
+    if resumes and KEY in known:
+        record[KEY] = known[KEY]
+    if known != record:
         artifacts.write_json(place / RECORD_NAME, record)
+
+
+def recorded_compute(folder: str) -> Compute | None:
+    """How the network of the training in a folder computes; None if the record does not say."""
+    place = artifact_path(folder) / RECORD_NAME
+    record = artifacts.read_json(place) if place.is_file() else {}
+    return Compute.of_inputs(record) if KEY in record else None
+
+
+def record_compute(folder: str, compute: Compute) -> None:
+    """Adds to the record of a training how its network computes."""
+    place = artifact_path(folder) / RECORD_NAME
+    if place.is_file():
+        artifacts.write_json(place, {**artifacts.read_json(place), KEY: compute.inputs().get(KEY, {})})
 
 
 def training_beside(weights: str) -> dict[str, Any] | None:
@@ -162,6 +209,7 @@ def set_aside(folder: Path) -> Path:
     for name in sorted(names_in(folder)):
         is_export = name == EXPORT_NAME and (folder / name / CARD_NAME).is_file()
         is_head = re.fullmatch(rf"{HEAD_FOLDER}\d+", name) is not None
-        if is_checkpoint(name) or is_export or is_head or name in (METRICS_NAME, "stdout.json", RECORD_NAME, EMA_NAME):
+        is_file = is_checkpoint(name) or name in (METRICS_NAME, "stdout.json", RECORD_NAME, COSTS_NAME, EMA_NAME)
+        if is_file or is_export or is_head:
             (folder / name).rename(aside / name)
     return aside

@@ -6,9 +6,11 @@ import contextlib
 import time
 from typing import Any
 
+from vissl_clusterfit.config.compute import ComputeSettings
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.plugin.stages import Stages
 from vissl_clusterfit.plugin.training.checkpoints import checkpoint_to_resume, phase_of
+from vissl_clusterfit.plugin.training.compute import compute_settings
 from vissl_clusterfit.plugin.training.progress import finished_checkpoint, forget_phases_after
 from vissl_clusterfit.plugin.training.record import (
     RECORD_NAME,
@@ -39,11 +41,11 @@ def begin_training(config: Any, folder: str, hold: contextlib.ExitStack) -> tupl
         ClusterFitError: the folder has a training of other data or settings, or what the training needs is missing.
     """
     place = artifact_path(folder, "config.CHECKPOINT.DIR")
-    inputs = training_inputs(config)
+    inputs, compute = training_inputs(config), compute_settings(config)
     lease = Lease(place / LEASE_NAME)
     waits = False
     while True:
-        if _is_finished(config, folder, inputs):
+        if _is_finished(config, folder, inputs, compute):
             return True, None
         if lease.acquire():
             break
@@ -56,7 +58,7 @@ def begin_training(config: Any, folder: str, hold: contextlib.ExitStack) -> tupl
             waits = True
         time.sleep(_LOOK_AGAIN_S)
     hold.callback(lease.release)
-    if _is_finished(config, folder, inputs):  # meanwhile
+    if _is_finished(config, folder, inputs, compute):  # meanwhile
         return True, None
     final, _ = finished_checkpoint(config, folder)
     if not as_remote(place):
@@ -64,7 +66,7 @@ def begin_training(config: Any, folder: str, hold: contextlib.ExitStack) -> tupl
     checkpoint = final or checkpoint_to_resume(config, folder, _say)
     starts_over = config.CHECKPOINT.OVERWRITE_EXISTING and checkpoint is None  # nothing of what is there is used
     try:
-        is_known = check_record(config, folder, inputs)
+        is_known = check_record(config, folder, inputs, compute)
     except ArtifactError:
         if not starts_over:
             raise
@@ -74,7 +76,7 @@ def begin_training(config: Any, folder: str, hold: contextlib.ExitStack) -> tupl
             _say(f"{place} has no {RECORD_NAME}, which says what its training was made from: this run resumes it.")
         elif not as_remote(place):
             _say(f"What an earlier training left in {place} was moved to {set_aside(place).name}.")
-    write_record(config, folder, inputs)
+    write_record(config, folder, inputs, resumes=is_known)
     phase = phase_of(checkpoint) if checkpoint else -1
     if phase is not None and not as_remote(place) and not config.TEST_ONLY:
         forget_phases_after(folder, phase)
@@ -90,18 +92,18 @@ def is_done(config: Any, folder: str) -> bool:
     final, lacks_test = finished_checkpoint(config, folder)
     if final is None or lacks_test:
         return False
-    check_record(config, folder, training_inputs(config))
+    check_record(config, folder, training_inputs(config), compute_settings(config))
     return True
 
 
-def _is_finished(config: Any, folder: str, inputs: dict[str, Any]) -> bool:
+def _is_finished(config: Any, folder: str, inputs: dict[str, Any], compute: ComputeSettings | None) -> bool:
     """Whether all of this very training is done; a training of other settings is refused."""
     final, lacks_test = finished_checkpoint(config, folder)
     if final is None:
         if not config.CHECKPOINT.OVERWRITE_EXISTING:
-            check_record(config, folder, inputs)
+            check_record(config, folder, inputs, compute)
         return False
-    is_known = check_record(config, folder, inputs)
+    is_known = check_record(config, folder, inputs, compute)
     if lacks_test:
         return False
     if config.LOSS.name == "clusterfit_loss":
@@ -109,7 +111,7 @@ def _is_finished(config: Any, folder: str, inputs: dict[str, Any]) -> bool:
     if not is_known:
         _say(f"{folder} has no {RECORD_NAME}, which says what its training was made from: taken for that of this run.")
         with contextlib.suppress(ArtifactError):  # a folder that is only read
-            write_record(config, folder, inputs)
+            write_record(config, folder, inputs, resumes=True)
     return True
 
 
