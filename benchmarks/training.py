@@ -7,7 +7,8 @@ JPEG files of 500 x 375 pixels, 224 pixels of each, batches of 64, cross-entropy
 the command ``run`` with ``CLUSTERFIT.COMPUTE`` at auto. VISSL's way is VISSL 0.1.6 with nothing but its repairs, in
 float32. The bare loop has one batch in memory, in the precision that ours chose, and does forward pass, loss, backward
 pass and SGD. Each is a process that does some steps when it is its turn, and is stopped while it is not. The last line
-is one JSON object: "ratio" is VISSL's seconds over ours, "of_bare" ours in images per second over the bare loop's.
+is one JSON object: "ratio" is VISSL's seconds over ours, "of_bare" ours in images per second over the bare loop's, and
+"ratio_of_cores" and "of_bare_by_cores" the same of processor time, which other work disturbs less.
 """
 
 from __future__ import annotations
@@ -88,18 +89,22 @@ class Turns:
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)  # what VISSL logs goes elsewhere
-        self._left, self._begun = WARM_UP, time.perf_counter()
+        self._begin(WARM_UP)
+
+    def _begin(self, number: int) -> None:
+        self._left, self._begun, self._cores = number, time.perf_counter(), time.process_time()
 
     def on_step(self, _task: Any = None) -> None:
         """Called after each step."""
         self._left -= 1
         if self._left:
             return
-        print(time.perf_counter() - self._begun, file=self._answers, flush=True)
+        taken = time.perf_counter() - self._begun, time.process_time() - self._cores
+        print(*taken, file=self._answers, flush=True)
         line = sys.stdin.readline()
         if not line.strip():
             os._exit(0)
-        self._left, self._begun = int(line), time.perf_counter()
+        self._begin(int(line))
 
 
 def hooks_with(turns: Turns, generate: Callable[[Any], list]) -> Callable[[Any], list]:
@@ -185,19 +190,21 @@ class Side:
             start_new_session=True,
         )
 
-    def seconds(self) -> float:
-        """Waits for the steps that were asked for, and stops the process."""
+    def seconds(self) -> tuple[float, float]:
+        """Waits for the steps that were asked for, and stops the process; also of processors, without the reader's."""
         line = self._process.stdout.readline()
         if not line:
             raise SystemExit(Path(self._log.name).read_text()[-4000:])
         os.killpg(self._process.pid, signal.SIGSTOP)
-        return float(line)
+        seconds, of_cores = map(float, line.split())
+        return seconds, of_cores
 
-    def step(self, number: int) -> float:
-        """Seconds of one step, of so many."""
+    def step(self, number: int) -> tuple[float, float]:
+        """Seconds of one step, of so many, and of processors."""
         os.killpg(self._process.pid, signal.SIGCONT)
         print(number, file=self._process.stdin, flush=True)
-        return self.seconds() / number
+        seconds, of_cores = self.seconds()
+        return seconds / number, of_cores / number
 
     def end(self) -> None:
         os.killpg(self._process.pid, signal.SIGKILL)
@@ -229,24 +236,29 @@ def main() -> int:
                 ["bare", options.network, str(options.batch), precision, str(channels_last)], folder / "bare.log"
             )
             sides["bare"].seconds()
-            seconds: dict[str, list[float]] = {side: [] for side in sides}
+            taken: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
             for number in range(options.pairs):
                 for side in list(STEPS)[:: 1 if number % 2 else -1]:
-                    seconds[side].append(sides[side].step(STEPS[side]))
-                print("training", {side: round(each[-1], 3) for side, each in seconds.items()}, flush=True)
+                    taken[side].append(sides[side].step(STEPS[side]))
+                print("training", {side: each[-1] for side, each in taken.items()}, flush=True)
         finally:
             for side in sides.values():
                 side.end()
 
-    def ratio(side: str) -> float:
-        return statistics.median(other / our for other, our in zip(seconds[side], seconds["ours"], strict=True))
+    def ratio(side: str, clock: int = 0) -> float:
+        pairs = zip(taken[side], taken["ours"], strict=True)
+        return statistics.median(other[clock] / our[clock] for other, our in pairs)
 
     report = {
         "benchmark": "training",
         "network": options.network,
         "ratio": ratio("vissl"),
         "of_bare": ratio("bare"),
-        "images_per_second": {side: options.batch / statistics.median(each) for side, each in seconds.items()},
+        "ratio_of_cores": ratio("vissl", 1),
+        "of_bare_by_cores": ratio("bare", 1),
+        "images_per_second": {
+            side: options.batch / statistics.median(seconds for seconds, _ in each) for side, each in taken.items()
+        },
         "precision": precision,
         "channels_last": channels_last,
         "batch": options.batch,
