@@ -61,16 +61,17 @@ def raise_failed() -> None:
 def saved_beside(save: Callable[[Any, dict[str, Any]], None]) -> Callable[[Any, dict[str, Any]], None]:
     """Wraps ``save_consolidated_checkpoint`` of VISSL's ``CheckpointWriter``, with the link to the checkpoint.
 
-    Outside a training it is VISSL's.
+    Outside a training it is VISSL's, and so is the final one: no step follows, and a test phase that is killed is done
+    again from it.
     """
 
     @functools.wraps(save)
     def save_beside(writer: Any, content: dict[str, Any]) -> None:
         global _latest
-        if not _is_training:
+        wait_for_checkpoint()
+        if not _is_training or writer.is_final_train_phase:
             save(writer, content)
             return
-        wait_for_checkpoint()
         state = copy.deepcopy(content)  # weights and momentum are changed in place by the next step
         _latest = _Write(lambda: save(writer, state))
 
