@@ -22,6 +22,9 @@ LOCKS := requirements.lock requirements-$(FAISS).lock
 # set there is handed on.
 UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null)}}" \
 	$(PY) -m uv --system-certs --no-python-downloads
+# Where an index is set in a way that only pip reads, pip installs the same: $(call sync,<python>,<locks>).
+sync = $(UV) pip sync --quiet --compile-bytecode --no-build-isolation --python $(1) $(2) \
+	|| $(PIP) -q --python $(1) install --no-deps --no-build-isolation $(2:%=--requirement %)
 
 # The stamp of a current environment has what it was made from in its name: content, and not time, which a checkout changes.
 MADE_FROM := $(shell { cat setup.py $(LOCKS); echo "$(CURDIR)"; $(PYTHON) -V; } 2>&1 | sha256sum | cut -c1-16)
@@ -42,7 +45,7 @@ $(STAMP):
 	@test "$$($(PY) -V 2>&1)" = "$$($(PYTHON) -V 2>&1)" || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing the locked versions into $(VENV), faiss for the $(FAISS) (an empty one downloads some 3 GB)"
 	@$(PIP) -qq install $$(grep -E '^(pip|setuptools|uv)==' requirements.lock)
-	@$(UV) pip sync --compile-bytecode --no-build-isolation --python $(PY) $(LOCKS)
+	@$(call sync,$(PY),$(LOCKS))
 	@$(PIP) -qq install --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -105,14 +108,14 @@ define test_units
 	@test -n "$(2)" || { echo "make test-$(1): found no Python for it, on the path or of pyenv" >&2; exit 1; }
 	@$(UV) venv --quiet --clear --python $(2) build/$(1)
 	@$(UV) pip install --quiet --python build/$(1)/bin/python $$(grep -h '^setuptools==' $(3))
-	@$(UV) pip sync --quiet --compile-bytecode --no-build-isolation --python build/$(1)/bin/python $(3)
+	@$(call sync,build/$(1)/bin/python,$(3))
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) build/$(1)/bin/python -m pytest -q -n 2 -m "not slow" -p no:cacheprovider $(UNITS)
 endef
 
 # The documents as a site in build/site; every warning is an error (with --quiet none would be counted).
 docs: $(STAMP)
 	@$(UV) venv --quiet --clear --python $(PY) build/docs
-	@$(UV) pip sync --quiet --python build/docs/bin/python requirements-docs.lock
+	@$(call sync,build/docs/bin/python,requirements-docs.lock)
 	NO_MKDOCS_2_WARNING=1 build/docs/bin/python -m mkdocs build
 	@echo "build/site/index.html"
 
