@@ -230,7 +230,7 @@ def test_a_change_of_what_is_needed_installs_again(clone, file):
     with (clone / file).open("a") as content:
         content.write("# changed\n")
     plan = planned(clone, "quickstart")
-    assert re.search(r"uv .* pip sync .* requirements\.lock requirements-cpu\.lock\n", plan)
+    assert re.search(r"uv .* pip sync .* requirements\.lock requirements-cpu\.lock \|\| ", plan)
     assert plan.endswith(".venv/bin/python tools/quickstart.py\n")
 
 
@@ -239,7 +239,7 @@ def test_a_driver_of_nvidia_changes_the_build_of_faiss(clone, tmp_path_factory):
     (gpu / "nvidia-smi").symlink_to(shutil.which("true"))
     plan = planned(clone, "setup", path=str(gpu))
     # `sync` removes what the locks do not have: the other build.
-    assert re.search(r"uv .* pip sync .* requirements\.lock requirements-gpu\.lock\n", plan)
+    assert re.search(r"uv .* pip sync .* requirements\.lock requirements-gpu\.lock \|\| ", plan)
     assert "requirements-cpu.lock" not in plan
 
 
