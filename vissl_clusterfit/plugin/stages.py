@@ -22,7 +22,7 @@ from vissl.config import AttrDict
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.fit import fit_codebooks
-from vissl_clusterfit.compute.chosen import Compute
+from vissl_clusterfit.compute.chosen import PLAIN, Compute
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.batches import Encoder
@@ -73,7 +73,12 @@ class Stages:
     @functools.cache  # noqa: B019
     def feature_inputs(self, split: str) -> dict[str, Any]:
         """What the features of a split are made from: data, teacher, layer, pooling, transforms, dtype, precision."""
-        return feature_provenance(self._images(split), self._teacher_inputs, self.settings.features, self._compute)
+        return self._uncomputed_inputs(split) | self._compute.inputs()
+
+    @functools.cache  # noqa: B019
+    def _uncomputed_inputs(self, split: str) -> dict[str, Any]:
+        """Without the precision, which may have to be measured."""
+        return feature_provenance(self._images(split), self._teacher_inputs, self.settings.features, PLAIN)
 
     @functools.cached_property
     def _compute(self) -> Compute:
@@ -193,11 +198,12 @@ class Stages:
     def target_inputs(self) -> dict[str, Any]:
         """What the targets of a training are made from, labels or a teacher's predictions; makes nothing.
 
-        Of labels that were brought from elsewhere, without their teacher, what their manifests say.
+        Of labels that were brought from elsewhere, without their teacher, what their manifests say. Not how the teacher
+        computes, which may not have been measured yet: labels are held against that when they are opened.
         """
         settings, clustered = self.settings, self.settings.features.data_partition
         if self._cfg.LOSS.name != "clusterfit_loss":
-            return {"features": self.feature_inputs(clustered)}
+            return {"features": self._uncomputed_inputs(clustered)}
         joined = [PseudoLabels.open(artifact_path(folder)).inputs for folder in settings.joined_labels]
         found, *also = map(self._target_inputs, settings.heads)
         targets = settings.targets.inputs()
@@ -211,21 +217,25 @@ class Stages:
         for split in settings.splits:
             folder = settings.paths.labels(split)
             if settings.teacher.weights:
-                found[split] = self._label_inputs(split, settings)
+                found[split] = self._label_inputs(split, settings, self._uncomputed_inputs)
             elif artifacts.has_manifest(folder):
                 found[split] = PseudoLabels.open(folder).inputs
         return found
 
-    def _label_inputs(self, split: str, settings: ClusterFitConfig) -> dict[str, Any]:
+    def _label_inputs(
+        self, split: str, settings: ClusterFitConfig, of_features: Callable[[str], dict[str, Any]]
+    ) -> dict[str, Any]:
         return label_inputs(
-            self.feature_inputs(split),
-            codebook_inputs(self.feature_inputs(settings.features.data_partition), settings),
+            of_features(split),
+            codebook_inputs(of_features(settings.features.data_partition), settings),
             top_clusters=settings.top_clusters,
             max_cluster_size=_max_cluster_size(split, settings),
         )
 
     def _valid_labels(self, split: str, settings: ClusterFitConfig) -> PseudoLabels:
-        return open_labels(split, settings, self._images(split), lambda: self._label_inputs(split, settings))
+        return open_labels(
+            split, settings, self._images(split), lambda: self._label_inputs(split, settings, self.feature_inputs)
+        )
 
     def check_labels(self) -> None:
         """Refuses labels that are there and are not of this run; makes nothing.

@@ -68,7 +68,10 @@ REGISTRIES = {
         ("torch/nn/modules/loss.py",),
     ),
     "head": Registry(
-        "vissl.models.heads:MODEL_HEADS_REGISTRY", ("vissl/models/heads",), "model_head", ("clusterfit_head",)
+        "vissl.models.heads:MODEL_HEADS_REGISTRY",
+        ("vissl/models/heads",),
+        "model_head",
+        ("clusterfit_head", "clusterfit_partial_head"),
     ),
     "trunk": Registry(
         "vissl.models.trunks:MODEL_TRUNKS_REGISTRY",
