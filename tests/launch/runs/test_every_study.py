@@ -33,7 +33,7 @@ SMALL = (
     "config.STUDY.TUNING.POINT=''",
     "config.OPTIMIZER.num_epochs=1",
     "config.CLUSTERFIT.NUM_CLUSTERS=5",
-    *(f"config.STUDY.PICTURES.{split}=80" for split in ("PRETRAIN", "TRAIN", "VALIDATION", "TEST")),
+    *(f"config.STUDY.PICTURES.{split}=320" for split in ("PRETRAIN", "TRAIN", "VALIDATION", "TEST")),
     "config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=8",
     "config.TRANSFER.LINEAR.C_GRID=[1.0]",
 )

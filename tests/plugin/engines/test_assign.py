@@ -92,7 +92,10 @@ def test_another_teacher_is_refused(run_command, codebook, teacher, images, tmp_
     result = assign(run_command, codebook, tmp_path / "other.torch", images, tmp_path / "new")
     assert result.returncode == 2
     assert "teacher.weights_sha256: it was made with" in result.stderr
-    assert "Name the weights of its teacher (config.CLUSTERFIT.TEACHER), or another codebook" in result.stderr
+    assert (
+        "Name the weights of its teacher (config.CLUSTERFIT.TEACHER), leave COMPUTE.PRECISION at auto, or"
+        in result.stderr
+    )
     assert "delete" not in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "new/clusterfit").exists()

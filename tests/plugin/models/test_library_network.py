@@ -154,6 +154,7 @@ def test_features_of_a_run_are_those_of_the_library(kind, run_command, images, t
     """Three settings choose the teacher and what is done with it."""
     saved = TEACHERS[kind](tmp_path)
     overrides = [*on_cpu(images, tmp_path / "run"), *teacher_of(saved), "engine_name=clusterfit_extract"]
+    overrides.append("config.CLUSTERFIT.COMPUTE.PRECISION=float32")
     result = run_command(*overrides, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     store = FeatureStore.open(tmp_path / "run/clusterfit/features/train")
