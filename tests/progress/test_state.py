@@ -15,12 +15,9 @@ from vissl_clusterfit.progress.watch import watch
 @pytest.mark.parametrize(
     "seconds, text",
     [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (60, "1 min 00 s"),
-        (3599, "59 min 59 s"),
-        (3600, "1 h 00 min"),
-        (9e4, "1 d 1 h"),
+        *((0, "0 s"), (0.4, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (61, "1 min 01 s"), (3540, "59 min 00 s")),
+        *((3599, "59 min 59 s"), (3600, "1 h 00 min"), (3700, "1 h 01 min"), (86399, "23 h 59 min")),
+        *((9e4, "1 d 1 h"), (200_000, "2 d 7 h")),
     ],
 )
 def test_a_duration_has_two_units_at_most(seconds, text):

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
 from vissl_clusterfit.study.plan import StudyRun
-from vissl_clusterfit.study.progress import Forecast, in_words
+from vissl_clusterfit.study.progress import Forecast
 
 SHORT, LONG = (StudyRun(Path(name), (), epochs) for name, epochs in (("short", 10), ("long", 20)))
 SCORED, ALSO_SCORED = (StudyRun(Path(name), ()) for name in ("scored", "also scored"))
@@ -40,19 +38,3 @@ def test_a_study_that_is_resumed_knows_it_at_once():
     forecast.done(SCORED)  # of a record without its time
     assert forecast.seconds_left() == 30.0
     assert "2 at a time; 2 of them are done. By the times of these, the rest takes 30 s." in forecast.beginning()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (59.4, "59 s"),
-        (61, "1 min"),
-        (3540, "59 min"),
-        (3700, "1 h 2 min"),
-        (86399, "24 h 0 min"),
-        (200000, "2 d 8 h"),
-    ],
-)
-def test_times_in_words(seconds, words):
-    assert in_words(seconds) == words

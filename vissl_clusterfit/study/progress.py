@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from vissl_clusterfit.progress.state import duration
 from vissl_clusterfit.study.plan import StudyRun
-
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 class Forecast:
@@ -54,13 +53,13 @@ class Forecast:
         left = self.seconds_left()
         known = "How long they take is told when the first training has ended"
         if left is not None:
-            known = f"By the times of these, the rest takes {in_words(left)}"
+            known = f"By the times of these, the rest takes {duration(left)}"
         return f"This study has {what}, {at_a_time}{done}. {known}."
 
     def left(self) -> str:
         """How long what is left will take, in words; empty before that is known."""
         left = self.seconds_left()
-        return "" if left is None else f"{in_words(left)} left"
+        return "" if left is None else f"{duration(left)} left"
 
 
 class _Rate:
@@ -70,12 +69,3 @@ class _Rate:
     def add(self, amount: int, seconds: float | None) -> None:
         if seconds is not None:
             self.amount, self.seconds = self.amount + amount, self.seconds + seconds
-
-
-def in_words(seconds: float) -> str:
-    """A time to two figures of its largest units: ``40 s``, ``12 min``, ``3 h 20 min``, ``2 d 5 h``."""
-    for unit, name, smaller, short in ((_DAY, "d", _HOUR, "h"), (_HOUR, "h", _MINUTE, "min")):
-        if seconds >= unit:
-            large, rest = divmod(round(seconds / smaller) * smaller, unit)
-            return f"{large} {name} {rest // smaller} {short}"
-    return f"{round(seconds / _MINUTE)} min" if seconds >= _MINUTE else f"{round(seconds)} s"
