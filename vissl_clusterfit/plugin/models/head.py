@@ -89,6 +89,10 @@ def trunk_width(model_config: AttrDict) -> int:
         ) from None
 
 
+class _NoDryRun(RuntimeError):
+    """A trunk that the CPU builds, and that cannot be built without memory."""
+
+
 def _built(model_config: AttrDict) -> nn.Module:
     """The trunk on the device of the block; on the CPU, where it cannot be built here, to learn whether it can."""
     name = model_config.TRUNK.NAME
@@ -102,7 +106,7 @@ def _built(model_config: AttrDict) -> nn.Module:
     except Exception as error:
         with torch.device("cpu"):
             network_errors(lambda model: get_model_trunk(name)(model, name))(before)
-        raise NotImplementedError(error) from None
+        raise _NoDryRun(error) from None
 
 
 class _WithValues(TorchFunctionMode):

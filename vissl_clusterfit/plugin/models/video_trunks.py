@@ -6,6 +6,7 @@ After ``_feature_blocks.`` their tensors have the names of their publishers' fil
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class VideoTrunkSettings:
     resnext3d: dict = setting({})
 
 
-class VideoTrunk(nn.Module):
+class VideoTrunk(nn.Module, ABC):
     """What the trunks share: the modules of a network under their own names, and the outputs of layers asked for.
 
     Args:
@@ -65,9 +66,9 @@ class VideoTrunk(nn.Module):
         # VISSL takes foreign weights only under this name (APPEND_PREFIX: trunk._feature_blocks.).
         self._feature_blocks = nn.ModuleDict({k: v for k, v in network.named_children() if k not in left_out})
 
+    @abstractmethod
     def steps(self) -> Iterator[Step]:
         """Each layer in order: its name, and the function from the output of the one before."""
-        raise NotImplementedError
 
     def forward(self, clips: torch.Tensor, out_feat_keys: list[str] | None = None) -> list[torch.Tensor]:
         """The outputs of the layers asked for, of clips (B, 3, T, H, W); without any, the trunk's own, (B, D)."""
