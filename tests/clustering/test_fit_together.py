@@ -21,18 +21,10 @@ DISTINCT = "more clusters than distinct features"
 
 
 @pytest.fixture(scope="module")
-def rows():
-    """(3000, 8) float32: forty groups, in an order that gives each process others."""
-    rng = np.random.default_rng(5)
-    group = np.sort(rng.integers(0, 40, 3000))
-    return (3 * rng.standard_normal((40, 8))[group] + rng.standard_normal((3000, 8))).astype("f4")
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory, rows):
+def stores(tmp_path_factory, rows_by_group):
     folder = tmp_path_factory.mktemp("rows")
-    few = save_store(folder / "few", rows[::100][np.arange(3000) // 7 % 30], UNREADABLE)
-    usual = save_store(folder / "usual", rows, UNREADABLE, shard_size=700).folder
+    few = save_store(folder / "few", rows_by_group[::100][np.arange(3000) // 7 % 30], UNREADABLE)
+    usual = save_store(folder / "usual", rows_by_group, UNREADABLE, shard_size=700).folder
     return {
         kind: few.folder if kind == DISTINCT else usual
         for kind in stage_work.CLUSTERINGS | stage_work.OTHER_CLUSTERINGS
@@ -117,8 +109,8 @@ def test_the_data_need_all_that_is_done_for_them(tmp_path, stores, codebooks):
     assert contents(tmp_path / "codebook") == codebooks(DISTINCT)
 
 
-def test_more_processes_than_chunks(tmp_path, rows):
-    store = save_store(tmp_path / "features", rows[:300]).folder
+def test_more_processes_than_chunks(tmp_path, rows_by_group):
+    store = save_store(tmp_path / "features", rows_by_group[:300]).folder
     stage_work.cluster(store, tmp_path / "alone")
     with together(3, tmp_path / "rendezvous", store, tmp_path / "codebook") as processes:
         assert exit_codes(processes) == [0] * 3
@@ -157,8 +149,8 @@ def test_the_second_level_resumes_with_another_number_of_processes(tmp_path, sto
 
 @pytest.mark.parametrize("kind", ["l2", "raw", "whitened"])
 @pytest.mark.parametrize("bad", [[2900], [100], [100, 1500, 2900]], ids=["last", "first", "all"])
-def test_what_is_wrong_with_one_part_all_processes_say(tmp_path, rows, kind, bad):
-    store = save_store(tmp_path / "features", rows, UNREADABLE, shard_size=700)
+def test_what_is_wrong_with_one_part_all_processes_say(tmp_path, rows_by_group, kind, bad):
+    store = save_store(tmp_path / "features", rows_by_group, UNREADABLE, shard_size=700)
     hashes = dict(store.manifest["sha256"])
     for index in bad:
         path = store.folder / f"rows-{index // 700 * 700:012d}-{min(3000, index // 700 * 700 + 700):012d}.npy"

@@ -23,23 +23,15 @@ RULES = {
 
 
 @pytest.fixture(scope="module")
-def rows():
-    """(3000, 8) float32: forty groups, in an order that gives each process others."""
-    rng = np.random.default_rng(5)
-    group = np.sort(rng.integers(0, 40, 3000))
-    return (3 * rng.standard_normal((40, 8))[group] + rng.standard_normal((3000, 8))).astype("f4")
+def store(tmp_path_factory, rows_by_group):
+    return save_store(tmp_path_factory.mktemp("rows") / "features", rows_by_group, UNREADABLE, shard_size=700).folder
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, rows):
-    return save_store(tmp_path_factory.mktemp("rows") / "features", rows, UNREADABLE, shard_size=700).folder
-
-
-@pytest.fixture(scope="module")
-def codebooks(tmp_path_factory, rows):
+def codebooks(tmp_path_factory, rows_by_group):
     folder = tmp_path_factory.mktemp("codebooks")
     return {
-        backend: save_codebook(folder / backend, rows[::100], cluster_backend=backend).folder
+        backend: save_codebook(folder / backend, rows_by_group[::100], cluster_backend=backend).folder
         for backend in ("torch", "faiss")
     }
 
@@ -74,8 +66,8 @@ def test_the_number_of_processes_changes_no_byte(tmp_path, store, codebooks, rul
     assert contents(tmp_path / "labels") == contents(tmp_path / "alone")
 
 
-def test_more_processes_than_chunks(tmp_path, rows, codebooks):
-    store = save_store(tmp_path / "features", rows[:300]).folder
+def test_more_processes_than_chunks(tmp_path, rows_by_group, codebooks):
+    store = save_store(tmp_path / "features", rows_by_group[:300]).folder
     with running(stage_work.label, store, codebooks["torch"], tmp_path / "alone") as alone:
         assert exit_code(alone) == 0
     with together(3, tmp_path / "meeting", store, codebooks["torch"], tmp_path / "labels") as processes:
@@ -108,9 +100,9 @@ def test_what_was_killed_goes_on_with_another_number_of_processes(tmp_path, stor
     assert contents(folder) == contents(tmp_path / "alone")
 
 
-def test_what_one_process_finds_wrong_all_say(tmp_path, rows, codebooks):
+def test_what_one_process_finds_wrong_all_say(tmp_path, rows_by_group, codebooks):
     """In the last chunk, which is not the primary process's."""
-    store = save_store(tmp_path / "features", rows, shard_size=1000)
+    store = save_store(tmp_path / "features", rows_by_group, shard_size=1000)
     name = "rows-000000002000-000000003000.npy"
     wrong = artifacts.read_array(store.folder / name)
     wrong[990, 3] = np.nan

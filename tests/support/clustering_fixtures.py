@@ -47,6 +47,14 @@ def grouped_rows() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def rows_by_group() -> np.ndarray:
+    """(3000, 8) float32: forty groups one after the other, which gives each process others."""
+    rng = np.random.default_rng(5)
+    group = np.sort(rng.integers(0, 40, 3000))
+    return (3 * rng.standard_normal((40, 8))[group] + rng.standard_normal((3000, 8))).astype("f4")
+
+
+@pytest.fixture(scope="session")
 def grouped_store(tmp_path_factory: pytest.TempPathFactory, grouped_rows: np.ndarray) -> Path:
     """The folder of a store of these rows, of which four are unreadable."""
     folder = tmp_path_factory.mktemp("rows") / "features"

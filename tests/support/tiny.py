@@ -32,6 +32,9 @@ STUDENT = (
     "config.CLUSTERFIT.FEATURES.TRANSFORMS=[{name:Resize,size:[32,32]},{name:ToTensor}]",
 )
 
+#: Its images as they are, so that a resumed training sees the same ones.
+NO_CHANCE = "config.DATA.TRAIN.TRANSFORMS=[{name:Resize,size:[32,32]},{name:ToTensor}]"
+
 
 def write_images(folder: Path, num_images: int, *, seed: int = 0) -> Path:
     """Noise of one of three colours, in one class folder per colour, as PNG files."""

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import NO_CHANCE
 from vissl.config import AttrDict
 
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
@@ -19,7 +20,6 @@ from vissl_clusterfit.errors import ConfigError
 from vissl_clusterfit.plugin.training import compute as training_compute
 from vissl_clusterfit.plugin.training.record import RECORD_NAME, recorded_compute
 
-NO_CHANCE = "config.DATA.TRAIN.TRANSFORMS=[{name:Resize,size:[32,32]},{name:ToTensor}]"
 LOWER = "config.CLUSTERFIT.COMPUTE.PRECISION=bfloat16"
 
 

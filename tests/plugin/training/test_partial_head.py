@@ -5,26 +5,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tiny import write_images
+from tiny import NO_CHANCE
 
 from vissl_clusterfit.plugin.training.cluster_rows import ClusterRows
 
 PARTIAL = ("config.CLUSTERFIT.HEAD.KIND=partial", "config.CLUSTERFIT.HEAD.RATE=0.6")
-NO_CHANCE = "config.DATA.TRAIN.TRANSFORMS=[{name:Resize,size:[32,32]},{name:ToTensor}]"
-
-
-@pytest.fixture
-def train(tmp_path, run_command, student_overrides):
-    """Runs the command in a folder, and gives what it said and its final checkpoint."""
-
-    def run(name, *overrides, code=0):
-        folder = tmp_path / name
-        result = run_command(*student_overrides, *overrides, f"config.CHECKPOINT.DIR={folder}", cwd=tmp_path)
-        assert result.returncode == code, result.stdout + result.stderr
-        found = sorted(folder.glob("model_final_checkpoint_phase*.torch"))
-        return result.stdout + result.stderr, torch.load(found[-1]) if found else None
-
-    return run
 
 
 def trunk_of(checkpoint):
@@ -61,16 +46,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights_and_rows(train, 
     assert "Traceback" not in said
 
 
-def test_two_processes_share_the_rows_and_a_held_out_split_is_scored(train, tmp_path):
-    held_out = (
-        "config.CLUSTERFIT.FEATURES.TEST_PARTITION=TEST",
-        "config.TEST_MODEL=true",
-        "config.DATA.TEST.DATA_SOURCES=[disk_folder]",
-        "config.DATA.TEST.DATASET_NAMES=[tiny]",
-        f"config.DATA.TEST.DATA_PATHS=[{write_images(tmp_path / 'held_out', 12, seed=1)}]",
-        "config.DATA.TEST.BATCHSIZE_PER_REPLICA=6",
-        "config.DATA.TEST.TRANSFORMS=[{name:Resize,size:[32,32]},{name:ToTensor}]",
-    )
+def test_two_processes_share_the_rows_and_a_held_out_split_is_scored(train, tmp_path, held_out):
     soft = ("config.CLUSTERFIT.TARGETS.KIND=soft", "config.CLUSTERFIT.TARGETS.NUM_NEAREST=3")
     options = (*PARTIAL, *soft, *held_out, "config.CLUSTERFIT.TARGETS.PERPLEXITY=2.0")
     _, checkpoint = train("run", *options, "config.DISTRIBUTED.NUM_PROC_PER_NODE=2")

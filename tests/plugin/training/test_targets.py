@@ -3,9 +3,8 @@
 import json
 
 import numpy as np
-import pytest
 import torch
-from tiny import write_images
+from tiny import NO_CHANCE
 
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.labels.targets import fitted_temperature
@@ -15,21 +14,6 @@ SOFT = (
     "config.CLUSTERFIT.TARGETS.NUM_NEAREST=3",
     "config.CLUSTERFIT.TARGETS.PERPLEXITY=2.0",
 )
-NO_CHANCE = "config.DATA.TRAIN.TRANSFORMS=[{name:Resize,size:[32,32]},{name:ToTensor}]"
-
-
-@pytest.fixture
-def train(tmp_path, run_command, student_overrides):
-    """Runs the command in a folder, and gives what it said and its final checkpoint."""
-
-    def run(name, *overrides, code=0):
-        folder = tmp_path / name
-        result = run_command(*student_overrides, *overrides, f"config.CHECKPOINT.DIR={folder}", cwd=tmp_path)
-        assert result.returncode == code, result.stdout + result.stderr
-        found = sorted(folder.glob("model_final_checkpoint_phase*.torch"))
-        return result.stdout + result.stderr, torch.load(found[-1]) if found else None
-
-    return run
 
 
 def model_of(checkpoint):
@@ -43,19 +27,6 @@ def accuracies(folder):
 
 def written(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def held_out(tmp_path):
-    return (
-        "config.CLUSTERFIT.FEATURES.TEST_PARTITION=TEST",
-        "config.TEST_MODEL=true",
-        "config.DATA.TEST.DATA_SOURCES=[disk_folder]",
-        "config.DATA.TEST.DATASET_NAMES=[tiny]",
-        f"config.DATA.TEST.DATA_PATHS=[{write_images(tmp_path / 'held_out', 12, seed=1)}]",
-        "config.DATA.TEST.BATCHSIZE_PER_REPLICA=6",
-        "config.DATA.TEST.TRANSFORMS=[{name:Resize,size:[32,32]},{name:ToTensor}]",
-    )
 
 
 def test_soft_targets_from_one_command_with_validation(train, tmp_path, held_out):
