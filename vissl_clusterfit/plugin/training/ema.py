@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from classy_vision.hooks import ClassyHook
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.dependencies import require
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.plugin.training.base_hook import Hook
 from vissl_clusterfit.storage.atomic import write_file
 
 #: The file of the averaged weights in ``CHECKPOINT.DIR``: a teacher, a transfer and an export take it as any other.
 EMA_NAME = "model_ema.safetensors"
 
 
-class EmaHook(ClassyHook):
+class EmaHook(Hook):
     """Averages the weights after each step; they are in the checkpoints, and in a file of their own after each epoch.
 
     Args:
@@ -28,14 +28,6 @@ class EmaHook(ClassyHook):
         ConfigError: the decay is no number of (0, 1).
         MissingDependencyError: timm is not installed.
     """
-
-    on_phase_start = ClassyHook._noop
-    on_forward = ClassyHook._noop
-    on_loss_and_meter = ClassyHook._noop
-    on_backward = ClassyHook._noop
-    on_step = ClassyHook._noop
-    on_end = ClassyHook._noop
-    on_exception = ClassyHook._noop
 
     def __init__(self, decay: float, folder: Path) -> None:
         super().__init__()

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from classy_vision.hooks import ClassyHook
 from classy_vision.tasks import ClassyTask
 from torch import nn
 from vissl.config import AttrDict
@@ -20,6 +19,7 @@ from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 from vissl_clusterfit.labels.targets import Targets
 from vissl_clusterfit.plugin.models.head import ClusterFitHead, PartialHead
 from vissl_clusterfit.plugin.stages import Stages
+from vissl_clusterfit.plugin.training.base_hook import Hook
 from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
 from vissl_clusterfit.plugin.training.distillation import DistillationLoss
 from vissl_clusterfit.plugin.training.ema import EmaHook
@@ -30,21 +30,12 @@ from vissl_clusterfit.storage.paths import artifact_path
 logger = logging.getLogger(__name__)
 
 
-class ExtractThenClusterHook(ClassyHook):
+class ExtractThenClusterHook(Hook):
     """Runs what is missing of extraction, clustering and labelling when training starts, and checks what is there.
 
     Args:
         cfg: VISSL's ``config``, before the network is built: some of VISSL's trunks take out of it what they read.
     """
-
-    on_forward = ClassyHook._noop
-    on_loss_and_meter = ClassyHook._noop
-    on_backward = ClassyHook._noop
-    on_update = ClassyHook._noop
-    on_step = ClassyHook._noop
-    on_phase_end = ClassyHook._noop
-    on_end = ClassyHook._noop
-    on_exception = ClassyHook._noop
 
     def __init__(self, cfg: AttrDict) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from vissl_clusterfit import distributed
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.plugin.models.head import PartialHead
+from vissl_clusterfit.plugin.training.base_hook import Hook
 from vissl_clusterfit.plugin.training.cluster_rows import ClusterRows
 from vissl_clusterfit.plugin.training.partial_softmax import PartialSoftmax
 from vissl_clusterfit.plugin.training.record import HEAD_FOLDER
@@ -24,18 +25,12 @@ def partial_head_hooks(cfg: AttrDict) -> list[ClassyHook]:
     return [PartialHeadHook(cfg)] if wanted else []
 
 
-class PartialHeadHook(ClassyHook):
+class PartialHeadHook(Hook):
     """Gives the loss the rows of its heads, moves them, and saves them before the checkpoint of an epoch.
 
     Args:
         cfg: VISSL's ``config``.
     """
-
-    on_loss_and_meter = ClassyHook._noop
-    on_phase_start = ClassyHook._noop
-    on_step = ClassyHook._noop
-    on_end = ClassyHook._noop
-    on_exception = ClassyHook._noop
 
     def __init__(self, cfg: AttrDict) -> None:
         super().__init__()
