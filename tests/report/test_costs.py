@@ -6,7 +6,7 @@ import time
 import pytest
 
 from vissl_clusterfit.errors import ArtifactError
-from vissl_clusterfit.report.costs import COSTS_NAME, add_costs, core_seconds, describe_costs, read_costs
+from vissl_clusterfit.report.costs import COSTS_NAME, add_costs, core_seconds, costs_said, describe_costs, read_costs
 
 
 def test_starts_add_up(tmp_path):
@@ -24,10 +24,23 @@ def test_gpus_count_as_long_as_they_are_held(tmp_path):
     assert describe_costs(read_costs(tmp_path)) == "train 16 GPU hours"
 
 
-def test_a_damaged_file_is_said(tmp_path):
-    (tmp_path / COSTS_NAME).write_text("{}")
-    with pytest.raises(ArtifactError, match="it has no stages"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "it has no stages"),
+        ('{"stages": []}', "it does not give the hours of each stage"),
+        ('{"stages": {"train": {"hours": "2"}}}', "it does not give the hours of each stage"),
+        ('{"stages": {"train"', "cannot be read as JSON"),
+    ],
+)
+def test_a_damaged_file_is_said_and_left_as_it_is(tmp_path, content, message):
+    (tmp_path / COSTS_NAME).write_text(content)
+    with pytest.raises(ArtifactError, match=message):
         read_costs(tmp_path)
+    with pytest.raises(ArtifactError, match=message):
+        add_costs(tmp_path, "train", seconds=1, of_cores=1, gpus=0)
+    assert (tmp_path / COSTS_NAME).read_text() == content
+    assert costs_said(tmp_path).startswith(f"What this run took is not known: {tmp_path}/costs.json")
 
 
 def _work(seconds: float) -> None:

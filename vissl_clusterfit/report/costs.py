@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.storage import artifacts
 
 COSTS_NAME = "costs.json"
@@ -53,10 +54,33 @@ def add_costs(folder: Path, stage: str, *, seconds: float, of_cores: float, gpus
 
 
 def read_costs(folder: Path) -> dict[str, dict[str, float]]:
-    """``hours``, ``core_hours`` and ``gpu_hours`` of each stage; empty where nothing was counted."""
+    """``hours``, ``core_hours`` and ``gpu_hours`` of each stage; empty where nothing was counted.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
     path = folder / COSTS_NAME
-    stages: dict[str, dict[str, float]] = artifacts.read_json(path, "stages")["stages"] if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    stages = artifacts.read_json(path, "stages")["stages"]
+    if not isinstance(stages, dict) or not all(map(_are_hours, stages.values())):
+        raise ArtifactError(f"{path} is damaged: it does not give the hours of each stage. Move it away.")
     return stages
+
+
+def _are_hours(taken: object) -> bool:
+    return isinstance(taken, dict) and all(
+        isinstance(hours, (int, float)) and not isinstance(hours, bool) for hours in taken.values()
+    )
+
+
+def costs_said(folder: Path) -> str:
+    """What a run has taken so far, as a sentence for people; why it is not known; "" where nothing was counted."""
+    try:
+        stages = read_costs(folder)
+    except ArtifactError as error:
+        return f"What this run took is not known: {error}"
+    return f"Taken so far: {describe_costs(stages)} ({folder}/{COSTS_NAME})." if stages else ""
 
 
 def describe_costs(stages: Mapping[str, Mapping[str, Any]]) -> str:

@@ -56,6 +56,18 @@ def test_a_finished_training_says_so_and_where_its_results_are(undisturbed):
 
 
 @pytest.mark.slow
+def test_a_training_ends_well_beside_damaged_costs(run_command, student_overrides, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "costs.json").write_text("{")
+    done = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "What this stage took (train) is not counted" in done.stdout
+    assert "What this run took is not known" in done.stdout.splitlines()[-1]
+    assert (folder / "costs.json").read_text() == "{"
+
+
+@pytest.mark.slow
 def test_a_last_test_phase_that_was_killed_is_done_on_the_next_start(
     start_script, run_command, undisturbed, tested, tmp_path
 ):

@@ -17,7 +17,7 @@ from vissl_clusterfit.plugin.export.at_end import export_at_end
 from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint
 from vissl_clusterfit.plugin.training.progress import METRICS_NAME, run_folder
 from vissl_clusterfit.plugin.training.record import CARD_NAME, EXPORT_NAME
-from vissl_clusterfit.report.costs import COSTS_NAME, describe_costs, read_costs
+from vissl_clusterfit.report.costs import costs_said
 from vissl_clusterfit.report.results import RESULTS_NAME
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
@@ -53,9 +53,7 @@ def summarize(engine: str, config: AttrDict) -> str:
         head = f"This run of {engine} is finished; its log is in {folder}."
         made = getattr(get_engine(engine), "results", lambda *_: {})(config, folder)
     places = [f"  {name}: {place}" for name, place in made.items() if _is_there(place)]
-    costs = read_costs(artifact_path(folder))
-    spent = f"Taken so far: {describe_costs(costs)} ({folder}/{COSTS_NAME})." if costs else ""
-    return "\n".join([head, *places, *filter(None, [spent, said])])
+    return "\n".join([head, *places, *filter(None, [costs_said(artifact_path(folder)), said])])
 
 
 def _is_there(place: Path | str | None) -> bool:
