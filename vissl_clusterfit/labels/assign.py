@@ -20,10 +20,7 @@ from vissl_clusterfit.features.sample_names import NAMES_FILE
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels import balanced
 from vissl_clusterfit.labels.balanced_labels import BalancedAssignment, FirstChoices
-from vissl_clusterfit.labels.files import (
-    SIZES_FILE,
-    LabelFiles,
-)
+from vissl_clusterfit.labels.files import SIZES_FILE, LabelFiles
 from vissl_clusterfit.labels.pseudo_labels import KIND, PseudoLabels, label_inputs
 from vissl_clusterfit.labels.rounds import in_rounds
 from vissl_clusterfit.search.protocol import Search
