@@ -1,6 +1,7 @@
 """The layers, read from every import, lazy ones included: each room imports those below it; libraries have places."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -115,6 +116,13 @@ def test_every_module_stands_in_a_room():
     assert {room(name) for name in INSIDE} == set(HEIGHT)
     loose = {name for name, file in INSIDE.items() if file.parent == PACKAGE}
     assert loose <= {f"vissl_clusterfit.{name}" for name in ("errors", "distributed", "dependencies", "api")}
+
+
+def test_the_tree_of_the_documents_has_every_folder_from_the_lowest_to_the_highest():
+    told = re.findall(r"^      (\w+)/ ", (ROOT / "docs/architecture.md").read_text("utf-8"), re.MULTILINE)
+    folders = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
+    assert sorted(told) == sorted(folders - {"api"})  # which stands in the first line, with the loose modules
+    assert [HEIGHT[folder] for folder in told] == sorted(HEIGHT[folder] for folder in told)
 
 
 @pytest.mark.parametrize("name", of_modules(INSIDE))
