@@ -107,3 +107,25 @@ def test_lists_of_maps_are_computed_so_too():
     encode = prepared(lambda images: [network(images), network.first(images)], network, CPU, Compute("bfloat16", True))
     with torch.inference_mode():
         assert [maps.dtype for maps in encode(IMAGES)][1] == torch.bfloat16
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_compiled_network_is_compiled_for_one_batch_size(monkeypatch, several):
+    """The compiler itself takes a minute: what it is given is looked at."""
+    network, sizes = ready(Residual()), []
+
+    def encode(images):
+        maps = network(images)
+        return [maps, maps.mean(dim=(2, 3))] if several else maps
+
+    def seen(function, *, dynamic):
+        assert not dynamic
+        return lambda images: sizes.append(len(images)) or function(images)
+
+    monkeypatch.setattr(torch, "compile", seen)
+    compiled = prepared(encode, network, CPU, Compute(compiled=True))
+    for number in (4, 3, 1, 4):
+        found, expected = compiled(IMAGES[:number]), encode(IMAGES[:number])
+        for part, of_part in zip(*([found, expected] if several else [[found], [expected]]), strict=True):
+            torch.testing.assert_close(part, of_part)
+    assert set(sizes) == {4}

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from repository import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -33,3 +34,25 @@ def test_both_sides_of_a_benchmark_of_transfer_agree(name, size, agreement):
     report = json.loads(ended.stdout.splitlines()[-1])
     assert report[agreement] is True
     assert set(report["ratios"]) == {"scikit-learn", "faiss"}
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_card_runs_through_on_a_processor():
+    command = [sys.executable, BENCHMARKS / "gpu.py", "--device", "cpu", "--tiny"]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout.splitlines()[-1])
+    assert report["checks"] == dict.fromkeys(
+        ["features_in_float32", "features_in_bfloat16", "labels", "centers", "predictions"], True
+    )
+    figures = ["extraction_in_float32", "extraction_in_bfloat16", "assignment", "training", "kmeans", "knn"]
+    assert [*report["figures"]] == figures
+    assert all(figure["share"] > 0 for figure in report["figures"].values())
+    assert report["left_out"] == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_benchmark_of_a_card_says_what_it_needs():
+    ended = subprocess.run([sys.executable, BENCHMARKS / "gpu.py"], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "there is no CUDA device; --device cpu --tiny runs through without one" in ended.stderr

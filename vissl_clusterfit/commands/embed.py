@@ -18,7 +18,7 @@ import json
 import os
 from typing import Any
 
-from vissl_clusterfit.commands.parsing import count, progress_shown, share
+from vissl_clusterfit.commands.parsing import count, count_or_auto, progress_shown, share
 from vissl_clusterfit.errors import ConfigError, problem
 
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", default="", help="with which the names of the network begin in it")
     parser.add_argument("--trust", action="store_true", help="the file of the weights may run code")
     parser.add_argument("--column", default="", help="of a list with several, that of the paths or images")
-    parser.add_argument("--batch-size", type=count, default=64, metavar="B", help="(%(default)s)")
+    parser.add_argument("--batch-size", type=count_or_auto, default=64, metavar="B", help="or auto (%(default)s)")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the features on disk")
     parser.add_argument(
         "--max-unreadable", type=share, default=0.05, metavar="SHARE", help="of the images (%(default)s)"

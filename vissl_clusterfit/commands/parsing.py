@@ -33,6 +33,11 @@ def count(text: str) -> int:
     return int(number)
 
 
+def count_or_auto(text: str) -> int | str:
+    """A whole number, or the word auto."""
+    return text if text == "auto" else count(text)
+
+
 def share(text: str) -> float:
     """A number of 0 or more."""
     number = _number(text)

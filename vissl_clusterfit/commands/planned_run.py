@@ -14,6 +14,7 @@ import torch
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.features.batch_size import FIXED
 from vissl_clusterfit.planner.networks import StagePlan, forward_cost, partial_head_bytes, training_cost
 from vissl_clusterfit.planner.plan import Machine, Plan, in_bytes, in_time
 from vissl_clusterfit.planner.workload import Workload
@@ -100,7 +101,7 @@ def stages_of(run: Run, num_samples: int, *, features_are_there: bool) -> dict[s
     with contextlib.redirect_stdout(sys.stderr):
         if not features_are_there:
             cost = forward_cost(*run.extraction, timed=run.is_timed)
-            stages["extraction"] = StagePlan(num_samples, run.settings.features.batch_size, cost, **common)
+            stages["extraction"] = StagePlan(num_samples, run.settings.features.batch_size or FIXED, cost, **common)
         if run.engine == "train" and not cfg.TEST_ONLY:
             network, optimizer, state = training_parts(cfg, run.torch_device)
             cost = training_cost(training_images(cfg), network, optimizer, state, timed=run.is_timed)

@@ -25,7 +25,8 @@ def prepared(
 
     In lower precision batch norms are folded into convolutions, and weights that autocast would cast for every batch
     are cast once: the network is changed when the first batch comes, and is of no other use then. Plain float32 changes
-    nothing.
+    nothing. A compiled network gets batches of one size, the first one's, as it is compiled for each: a smaller one is
+    filled up.
 
     Args:
         encode: from images (B, C, H, W) or clips on ``device`` to features, or a list of maps, in float32.
@@ -41,19 +42,27 @@ def prepared(
     """
     require_possible(compute, device)
     run = torch.compile(encode, dynamic=False) if compute.compiled else encode
-    is_ready = False
+    is_ready, size = False, 0
 
     def computed(images: torch.Tensor) -> Output:
-        nonlocal is_ready
+        nonlocal is_ready, size
+        number, size = len(images), size or len(images)
+        if compute.compiled and number < size:
+            images = torch.cat([images, images[-1:].expand(size - number, *images.shape[1:])])
         images = compute.arranged(images.to(device, non_blocking=True))
         if not is_ready:
             with torch.inference_mode(False), torch.no_grad():
                 _make_ready(network, encode, images, compute)
             is_ready = True
         with compute.autocast(device):
-            return run(images)
+            found = run(images)
+        return found if len(images) == number else _first(found, number)
 
     return computed
+
+
+def _first(found: Output, number: int) -> Output:
+    return found[:number] if isinstance(found, torch.Tensor) else [part[:number] for part in found]
 
 
 def _make_ready(

@@ -14,7 +14,7 @@ from typing import Any
 
 from vissl_clusterfit.config.assign import AssignSettings
 from vissl_clusterfit.config.benchmarks import SuiteSettings
-from vissl_clusterfit.config.compute import ComputeSettings
+from vissl_clusterfit.config.compute import AUTO, ComputeSettings
 from vissl_clusterfit.config.head import HeadSettings
 from vissl_clusterfit.config.schema import read_settings, setting
 from vissl_clusterfit.config.slurm import ChainSettings
@@ -25,6 +25,8 @@ from vissl_clusterfit.storage.paths import artifact_path
 
 #: What a signed 64-bit number can hold, as generators of PyTorch take it.
 LARGEST_SEED = 2**63 - 1
+#: Stands for a batch size that is found where features are extracted.
+AUTO_BATCH = 0
 #: What START may say beside the folder of a codebook.
 DRAWN_STARTS = ("random", "k-means++", "hierarchical")
 #: A cluster that may be so much larger than the mean is bounded by nothing.
@@ -70,8 +72,9 @@ class EncodingSettings:
     transforms: list = setting([])
     #: Clips of each video, spread evenly, whose features are averaged; 0 for as many as in training.
     num_clips: int = setting(0, at_least=0)
-    #: Samples per forward pass, with all of their views or clips.
-    batch_size: int = setting(64, at_least=1)
+    #: Samples per forward pass, with all of their views or clips; "auto" for 64 on a CPU, and on a GPU what measures
+    #: fastest and fits: features then differ in their last bits from one GPU to another.
+    batch_size: int = setting(64, at_least=1, words={AUTO: AUTO_BATCH})
     #: Rows per shard, the unit of work, of which a killed process may have to do two again. 0 for 4,096, or of fewer
     #: samples for whole batches, in about 16 shards.
     shard_size: int = setting(0, at_least=0)

@@ -26,6 +26,7 @@ def setting(
     at_least: float | None = None,
     at_most: float | None = None,
     above: float | None = None,
+    words: Mapping[str, Any] | None = None,
     alias: str = "",
 ) -> Any:
     """A field of a settings dataclass: its default, and what it may be.
@@ -35,9 +36,11 @@ def setting(
         choices: all values that it may have.
         at_least, at_most: bounds of a number, or of each number of a tuple, which then has one or more.
         above: a lower bound that is not allowed itself; infinity is not, either.
+        words: texts that a config may have instead, with the value that each stands for.
         alias: another key of it.
     """
-    limits = {"choices": tuple(choices), "at_least": at_least, "at_most": at_most, "above": above}
+    limits: dict[str, Any] = {"choices": tuple(choices), "at_least": at_least, "at_most": at_most, "above": above}
+    limits["words"] = words
     metadata = {"limits": limits, "alias": alias}
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -106,6 +109,7 @@ def checked_value(
     at_least: float | None = None,
     at_most: float | None = None,
     above: float | None = None,
+    words: Mapping[str, Any] | None = None,
 ) -> Any:
     """The value of a key as its type has it; what is wrong with it is appended to ``problems``.
 
@@ -114,8 +118,10 @@ def checked_value(
         value: as the config has it; a whole number may stand for a ``float``.
         name: of the key, for messages.
         problems: what was found before.
-        choices, at_least, at_most, above: as in :func:`setting`.
+        choices, at_least, at_most, above, words: as in :func:`setting`.
     """
+    if words and isinstance(value, str) and value in words:
+        return words[value]
     items = typing.get_args(kind)
     kind = typing.get_origin(kind) or kind
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -125,7 +131,9 @@ def checked_value(
         value = kind(value)
     is_chosen = type(value) in map(type, choices) and value in choices
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool) and not is_chosen):
-        problems.append(problem(name, found=repr(value), allowed=f"a value of type {kind.__name__}"))
+        problems.append(
+            problem(name, found=repr(value), allowed=" | ".join([f"a value of type {kind.__name__}", *(words or ())]))
+        )
         return None
     limits = [
         f"{words} {limit}"

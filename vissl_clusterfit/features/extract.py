@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.clusterfit import AUTO_BATCH, EncodingSettings
 from vissl_clusterfit.errors import DataError, problem
+from vissl_clusterfit.features.batch_size import FIXED, batch_size_on
 from vissl_clusterfit.features.batches import Encoder, ImageSource
 from vissl_clusterfit.features.pipeline import SHOWN, Pipeline, described
 from vissl_clusterfit.features.progress import ExtractionProgress
@@ -70,7 +72,7 @@ def extract_features(
                 remedy="Check DATA_PATHS.",
             )
         )
-    size = settings.shard_size or _default_shard_size(len(images), settings.batch_size)
+    size = settings.shard_size or _default_shard_size(len(images), settings.batch_size or FIXED)
     writer = FeatureStoreWriter(folder, inputs, images.samples, shard_size=size, dtype=settings.dtype, names=names)
     complete = distributed.on_primary(lambda: _begin(writer, images))
     # Each node may have a copy of the data of its own, and they must be the same.
@@ -82,7 +84,10 @@ def extract_features(
     writer.begin()
     missing = writer.missing()
     if missing:
-        pipeline = Pipeline(images, make_encoder(), writer, settings, num_workers, device)
+        encode = make_encoder()
+        if settings.batch_size == AUTO_BATCH:
+            settings = dataclasses.replace(settings, batch_size=batch_size_on(device, encode, images))
+        pipeline = Pipeline(images, encode, writer, settings, num_workers, device)
         with ExtractionProgress(writer, missing) as progress:
             while missing := writer.missing():
                 if not pipeline.extract(missing, progress.add, functools.partial(_require_readable, writer, settings)):

@@ -12,6 +12,7 @@ from vissl.config import AttrDict
 from vissl_clusterfit import distributed
 from vissl_clusterfit.compute.chosen import Compute
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig, EncodingSettings
+from vissl_clusterfit.config.compute import AUTO
 from vissl_clusterfit.features.batches import Encoder, ImageSource
 from vissl_clusterfit.features.computing import chosen_compute, measured_compute, stores_beside
 from vissl_clusterfit.features.extract import extract_features
@@ -57,7 +58,7 @@ def feature_provenance(
             **network(),
             "transforms": encoding.transforms,
             "dtype": encoding.dtype,
-            "batch_size": encoding.batch_size,
+            "batch_size": encoding.batch_size or AUTO,
             **({} if images.clips is None else {"clips": images.clips}),
             **compute.inputs(),
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from typing import Any
 
@@ -19,7 +18,7 @@ from vissl_clusterfit.features.batches import Encoder
 from vissl_clusterfit.features.computing import measured_compute
 from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.models.constructors import network_errors
-from vissl_clusterfit.plugin.models.encoder import build_encoder, untrained_teacher
+from vissl_clusterfit.plugin.models.encoder import EncoderBuilder, untrained_teacher
 
 # Numbers that an optimizer keeps for each weight: its momentum, or two moments.
 _STATE = {"adam": 2, "adamw": 2}
@@ -29,7 +28,7 @@ def extraction_parts(cfg: AttrDict, settings: ClusterFitConfig, device: torch.de
     """The images of the split that is clustered, and the teacher without its weights, which computes as it would."""
     features = settings.features
     images = SplitImages(cfg, features.data_partition, features.transforms, num_clips=features.num_clips)
-    build = functools.partial(build_encoder, untrained_teacher(cfg.MODEL, settings.teacher, features), device)
+    build = EncoderBuilder(untrained_teacher(cfg.MODEL, settings.teacher, features), device)
     is_here = (cfg.MACHINE.DEVICE == "gpu") == (device.type == "cuda")
     return images, build(measured_compute(settings.compute, images, build, device)[0] if is_here else PLAIN)
 

@@ -37,7 +37,7 @@ from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.extraction import compute_of_run, extract_split, feature_provenance
 from vissl_clusterfit.plugin.labels_of_other_data import open_labels, open_labels_of_others
-from vissl_clusterfit.plugin.models.encoder import build_encoder, teacher_spec
+from vissl_clusterfit.plugin.models.encoder import EncoderBuilder, teacher_spec
 from vissl_clusterfit.search.backends import require_backend
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.leases import Lease, only_one
@@ -89,8 +89,12 @@ class Stages:
         note = paths.features_dir / NOTE_NAME
         return compute_of_run(self._cfg, images, self._teacher_inputs, self._build, made, note)
 
+    @functools.cached_property
+    def _builder(self) -> EncoderBuilder:
+        return EncoderBuilder(self._teacher(), self._device)
+
     def _build(self, compute: Compute) -> Encoder:
-        return build_encoder(self._teacher(), self._device, compute)
+        return self._builder(compute)
 
     @functools.cache  # noqa: B019
     def _teacher_inputs(self) -> dict[str, Any]:
@@ -110,15 +114,8 @@ class Stages:
             return FeatureStore.open(folder, self.feature_inputs(split))
         self._require_enough_samples()
         with counted(self._cfg, "extract"):
-            return extract_split(
-                self._cfg,
-                self._images(split),
-                self._teacher_inputs,
-                self._build,
-                self.settings.features,
-                folder,
-                self._compute,
-            )
+            of_split = self._images(split), self._teacher_inputs, self._build
+            return extract_split(self._cfg, *of_split, self.settings.features, folder, self._compute)
 
     def _require_enough_samples(self) -> None:
         available = len(self._images(self.settings.features.data_partition))

@@ -29,6 +29,7 @@ from vissl_clusterfit.launch.compose.named_networks import name_networks
 from vissl_clusterfit.launch.compose.parsed_overrides import parse_overrides
 from vissl_clusterfit.launch.compose.quick_yaml import quick_yaml
 from vissl_clusterfit.launch.compose.vissl_keys import require_known_values, vissls_defaults
+from vissl_clusterfit.launch.compose.workers import find_workers, takes_auto
 
 #: How alike two names are, of 1, where one must be meant for the other: ``num_epoch`` and ``num_epochs`` are 0.95.
 #: None of VISSL's own configs has a key that comes as near to another one.
@@ -57,7 +58,10 @@ def compose_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         allowed = "a text, a number, true, false or null"
         raise ConfigError(problem(key, found=f"{value!r}, made by a tag (!!) of a YAML file", allowed=allowed))
     name_networks(plain)
+    readers_are_to_be_found = takes_auto(plain["config"])
     require_known_values(plain)
+    if readers_are_to_be_found:
+        find_workers(plain["config"])
     ClusterFitConfig.from_config(plain["config"])
     return plain
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from vissl_clusterfit.plugin.extraction import SplitSource, extract_split
 from vissl_clusterfit.plugin.models.encoder import (
     HEAD_LAYER,
     OF_WEIGHTS_INIT,
-    build_encoder,
+    EncoderBuilder,
     evaluated_spec,
 )
 from vissl_clusterfit.plugin.models.layers import SETTING, layer_maps, rows_by_layer, side_by_side
@@ -132,9 +133,13 @@ class BenchmarkRun:
             return list(self.layers)
         return copy.deepcopy(list(self.cfg.MODEL.FEATURE_EVAL_SETTINGS.LINEAR_EVAL_FEAT_POOL_OPS_MAP))
 
+    @functools.cached_property
+    def _builder(self) -> EncoderBuilder:
+        return EncoderBuilder(self.spec, self.device)
+
     def _encoder(self, compute: Compute) -> Callable[[torch.Tensor], torch.Tensor]:
         if self.layers in ([HEAD_LAYER], [TRUNK]):
-            return build_encoder(self.spec, self.device, compute)
+            return self._builder(compute)
         return side_by_side(self.layer_maps(compute))
 
     def layer_maps(self, compute: Compute = PLAIN) -> Callable[[torch.Tensor], list[torch.Tensor]]:

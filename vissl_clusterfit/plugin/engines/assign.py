@@ -7,7 +7,6 @@ must be those of its teacher, to the byte. Needed are only the codebook, the wei
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,7 +30,7 @@ from vissl_clusterfit.plugin.data.split_images import SplitImages
 from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.engines.base import PipelineEngine
 from vissl_clusterfit.plugin.extraction import extract_split, feature_provenance
-from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder, teacher_spec
+from vissl_clusterfit.plugin.models.encoder import EncoderBuilder, EncoderSpec, teacher_spec
 from vissl_clusterfit.plugin.models.library_network import require_no_code
 from vissl_clusterfit.plugin.stages import make_together
 from vissl_clusterfit.storage import artifacts
@@ -93,7 +92,7 @@ def _labels(cfg: AttrDict, settings: ClusterFitConfig, codebook: Codebook, split
     distributed.on_primary(lambda: require_same_samples(folder, images.samples, images.name_of))
     if not distributed.on_primary(lambda: artifacts.has_manifest(folder)):
         features = settings.paths.features(split)
-        build = functools.partial(build_encoder, spec, run_device(cfg))
+        build = EncoderBuilder(spec, run_device(cfg))
         store = extract_split(cfg, *data, build, encoding, features, compute)
 
         def label() -> None:

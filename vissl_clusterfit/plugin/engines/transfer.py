@@ -24,7 +24,7 @@ from vissl_clusterfit.plugin.data.true_labels import labels_of_both
 from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.engines.base import FEATURES_BLOCK, OUTPUT_FOLDERS, StageEngine
 from vissl_clusterfit.plugin.extraction import extract_split
-from vissl_clusterfit.plugin.models.encoder import OF_WEIGHTS_INIT, build_encoder, evaluated_spec
+from vissl_clusterfit.plugin.models.encoder import OF_WEIGHTS_INIT, EncoderBuilder, evaluated_spec
 from vissl_clusterfit.plugin.models.layers import SETTING, layer_maps, rows_by_layer, side_by_side
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, record_scores
 from vissl_clusterfit.storage.paths import artifact_path
@@ -90,9 +90,7 @@ def _split(cfg: AttrDict, split: str, labels: np.ndarray, settings: TransferSett
         cfg,
         images,
         lambda: {"encoder": {**spec.inputs(), **several}},
-        (lambda compute: side_by_side(maps(compute)))
-        if operations
-        else functools.partial(build_encoder, spec, run_device(cfg)),
+        (lambda compute: side_by_side(maps(compute))) if operations else EncoderBuilder(spec, run_device(cfg)),
         encoding,
         artifact_path(encoding.path, "config.TRANSFER.FEATURES.PATH") / split.lower(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -162,10 +163,31 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
+class EncoderBuilder:
+    """:func:`build_encoder` for one way to compute after the other; the weights are read once, when they are needed."""
+
+    def __init__(self, spec: EncoderSpec, device: torch.device) -> None:
+        self._spec, self._device = spec, device
+
+    @functools.cached_property
+    def _network(self) -> nn.Module:
+        return load_network(self._spec, self._device)
+
+    def __call__(self, compute: Compute = PLAIN) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A function from images to features; the networks of two share nothing."""
+        return build_encoder(self._spec, self._device, compute, copy.deepcopy(self._network))
+
+
 def build_encoder(
-    spec: EncoderSpec, device: torch.device, compute: Compute = PLAIN
+    spec: EncoderSpec, device: torch.device, compute: Compute = PLAIN, network: nn.Module | None = None
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Builds the network, loads its weights and gives the function from images to features, computed as was chosen.
+
+    Args:
+        spec: the network, its weights and the layer.
+        device: on which it computes.
+        compute: how.
+        network: what :func:`load_network` gave for these, which is changed; loaded here if None.
 
     Returns:
         A function from a batch of images (B, C, H, W) to features (B, D) float32, both on ``device``'s side of the
@@ -174,7 +196,7 @@ def build_encoder(
     Raises:
         TeacherError: the weights do not fit, or the layer does not exist (the message lists those that do).
     """
-    network = load_network(spec, device)
+    network = network or load_network(spec, device)
     if is_library_network(spec.model) and spec.layer != HEAD_LAYER:
         network.trunk.described.settings = spec.settings
         return network.trunk.described.encoder(spec.layer, spec.pooling, device, compute)

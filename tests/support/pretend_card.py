@@ -1,0 +1,149 @@
+"""Tensors that say they are on a CUDA device and have values, where there is no such device.
+
+PyTorch's fake tensors have no values, so what depends on them (which centroids are candidates, how many neighbours
+there are) does not run on them. These compute on the processor. An operation on tensors of both devices raises, as it
+would on a card, and everything for which the processor would wait for the card is counted.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+CARD, PROCESSOR = torch.device("cuda", 0), torch.device("cpu")
+#: Operations whose result the processor needs before it can continue.
+_WAITS = (
+    "_local_scalar_dense",
+    "nonzero",
+    "equal",
+    "masked_select",
+    "unique_dim",
+    "_unique2",
+    "bincount",
+    "is_nonzero",
+)
+_COPIES = ("_to_copy", "copy_")
+
+
+class OnCard(torch.Tensor):
+    """A tensor of the pretended card; ``values`` is on the processor."""
+
+    values: torch.Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, values: torch.Tensor) -> "OnCard":
+        self = torch.Tensor._make_wrapper_subclass(
+            cls,
+            values.size(),
+            strides=values.stride(),
+            storage_offset=values.storage_offset(),
+            dtype=values.dtype,
+            device=PROCESSOR,
+            dispatch_device=True,
+        )
+        self.values = values
+        return self
+
+    def __repr__(self) -> str:
+        return f"OnCard({self.values!r})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        raise AssertionError(f"{func} of a tensor on a card that is not there any more")
+
+
+class PretendedCard(TorchDispatchMode):
+    """Attributes: waits: how often the processor has waited, by operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = func.overloadpacket.__name__, dict(kwargs or {})
+        if func is torch.ops.prim.device.default:
+            return CARD if isinstance(args[0], OnCard) else PROCESSOR
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        on_card = [tensor for tensor in tensors if isinstance(tensor, OnCard)]
+        others = [tensor for tensor in tensors if not isinstance(tensor, OnCard) and tensor.ndim]
+        if on_card and others and name not in _COPIES:
+            raise RuntimeError(f"{name}: tensors on two devices, {CARD} and {PROCESSOR}")
+        wanted = kwargs.get("device")
+        to_card = torch.device(wanted).type == "cuda" if wanted is not None else bool(on_card)
+        if wanted is not None:
+            kwargs["device"] = PROCESSOR
+        pinned = kwargs.pop("pin_memory", None)
+        assert not (pinned and to_card), "memory of a card cannot be pinned"
+        self._count(name, args, kwargs, to_card, bool(on_card))
+        found = func(*tree_map(_values, args), **tree_map(_values, kwargs))
+        if func._schema.is_mutable and not func._schema.name.startswith("aten::_"):
+            if (given := kwargs.get("out")) is not None:
+                return given
+            if tensors and name.endswith("_"):
+                return args[0]
+        return tree_map(_on_card, found) if to_card else found
+
+    def _count(self, name: str, args: Any, kwargs: Any, to_card: bool, from_card: bool) -> None:
+        if name in _WAITS and from_card:
+            self.waits[name] += 1
+        elif name == "_to_copy" and from_card and not to_card and not kwargs.get("non_blocking"):
+            self.waits["copy to the processor"] += 1
+        elif name == "copy_" and isinstance(args[1], OnCard) and not isinstance(args[0], OnCard):
+            blocks = not (kwargs.get("non_blocking") or args[2:3] == (True,))
+            self.waits.update(["copy to the processor"] * blocks)
+
+
+def _values(leaf: Any) -> Any:
+    return leaf.values if isinstance(leaf, OnCard) else leaf
+
+
+def _on_card(leaf: Any) -> Any:
+    return OnCard(leaf) if isinstance(leaf, torch.Tensor) and not isinstance(leaf, OnCard) else leaf
+
+
+class _Stream:
+    """Of a card that does all at once."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def wait_stream(self, _: Any) -> None:
+        pass
+
+
+class _Event:
+    def record(self, _: Any = None) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def pretended_card(monkeypatch: Any) -> Iterator[PretendedCard]:
+    """As if there were a card, for all that is done in the block."""
+    torch._C._ensureCUDADeviceGuardSet()
+    cuda = torch.cuda
+    monkeypatch.setattr(cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(cuda, "synchronize", lambda *_: None)
+    monkeypatch.setattr(cuda, "Stream", _Stream)
+    monkeypatch.setattr(cuda, "Event", _Event)
+    monkeypatch.setattr(cuda, "current_stream", lambda *_: _Stream())
+    monkeypatch.setattr(cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(OnCard, "record_stream", lambda *_: None)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor)
+    # Modules move their parameters by giving tensors other values, which are not the attribute of these.
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        with PretendedCard() as card:
+            yield card
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
