@@ -85,11 +85,14 @@ LONG := browse/test_page browse/test_page_in_browser clustering/test_fit_several
 UNITS := $(addprefix tests/,browse clustering config datasets features images labels models planner report search storage transfer \
 	verification video) $(LONG:%=--ignore=tests/%.py)
 
+# Each process has one thread, and none compiles the package anew, whatever the surroundings say of bytecode.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest
+
 check: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not slow" $(UNITS)
+	$(PYTEST) -q -n 2 -m "not slow" $(UNITS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest --slow -n 2
+	$(PYTEST) --slow -n 2
 
 # A Python's interpreter: on the path, where one may lead nowhere, or pyenv's.
 python_of = $(shell for p in "$$(command -v python$(1))" $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1).*/bin/python; do \

@@ -17,6 +17,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+#: What every run imports.
+_OF_EVERY_RUN = (
+    *("vissl.engines", "vissl.hooks", "vissl.trainer", "vissl.utils.distributed_launcher"),
+    *(f"vissl_clusterfit.launch.{name}" for name in ("compose.compose", "runs.benchmark_suite", "runs.execute")),
+    *("torch.utils.cpp_extension", "torch.nested._internal.nested_tensor"),
+)
+
 
 class CommandServer:
     """Starts at the first run; ``stop`` ends it and whatever it left running."""
@@ -66,9 +73,9 @@ def _children(process: int) -> list[int]:
 def serve() -> None:
     from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (before VISSL)
 
-    for name in ("vissl.engines", "vissl.hooks", "vissl.trainer", "vissl.utils.distributed_launcher"):
+    for name in _OF_EVERY_RUN:
         importlib.import_module(name)
-    # Hydra's plugins and parser.
+    # Hydra's plugins and parser, and VISSL's defaults.
     importlib.import_module("vissl.utils.hydra_config").compose_hydra_configuration(
         ["config=test/cpu_test/test_cpu_resnet_simclr"]
     )

@@ -24,8 +24,10 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def student_overrides(images, teacher) -> list[str]:
+    """A run from images to a trained student. Its export would be a quarter of what the run takes."""
     return [
         *STUDENT,
+        "config.CLUSTERFIT.EXPORT=false",
         f"config.DATA.TRAIN.DATA_PATHS=[{images}]",
         f"config.CLUSTERFIT.TEACHER.WEIGHTS={teacher}",
     ]
@@ -85,6 +87,7 @@ def start_script():
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            pipesize=1 << 20,  # what a test does not read yet must not stop it
         )
 
     return start
@@ -94,6 +97,7 @@ def start_script():
 def student_run(tmp_path_factory, student_overrides, run_command) -> Path:
     """The folder of one run that did everything, on one process. Tests read it and leave it as it is."""
     folder = tmp_path_factory.mktemp("student")
-    result = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", cwd=folder)
+    everything = [*student_overrides, "config.CLUSTERFIT.EXPORT=true"]
+    result = run_command(*everything, f"config.CHECKPOINT.DIR={folder}", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder

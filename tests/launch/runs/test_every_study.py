@@ -33,6 +33,7 @@ SMALL = (
     "config.STUDY.TUNING.POINT=''",
     "config.OPTIMIZER.num_epochs=1",
     "config.CLUSTERFIT.NUM_CLUSTERS=5",
+    "config.CLUSTERFIT.EXPORT=false",
     *(f"config.STUDY.PICTURES.{split}=320" for split in ("PRETRAIN", "TRAIN", "VALIDATION", "TEST")),
     "config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=8",
     "config.TRANSFER.LINEAR.C_GRID=[1.0]",

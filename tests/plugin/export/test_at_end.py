@@ -16,6 +16,11 @@ from vissl_clusterfit.report.results import read_results
 FINAL = "model_final_checkpoint_phase0.torch"
 
 
+@pytest.fixture(scope="module")
+def exporting(student_overrides):
+    return [*student_overrides, "config.CLUSTERFIT.EXPORT=true"]
+
+
 def trained_trunk(run):
     state = trunk_of(torch.load(run / FINAL))
     return {name.removeprefix("_feature_blocks."): tensor for name, tensor in state.items()}
@@ -34,12 +39,12 @@ def test_a_training_leaves_its_trunk_for_torchvision(student_run):
 
 
 def test_a_run_that_is_finished_makes_a_missing_export_and_leaves_one_that_is_there(
-    student_run, student_overrides, run_command, tmp_path
+    student_run, exporting, run_command, tmp_path
 ):
     run = tmp_path / "run"
     shutil.copytree(student_run, run, symlinks=True)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
-    command = [*student_overrides, f"config.CHECKPOINT.DIR={run}"]
+    command = [*exporting, f"config.CHECKPOINT.DIR={run}"]
     assert run_command(*command, cwd=tmp_path).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in (run / "export").iterdir()}.items() <= before.items()
     shutil.rmtree(run / "export")
@@ -136,14 +141,12 @@ def test_layers_of_another_trunk_are_refused_before_anything_starts(tmp_path):
         compose([linear, "config.MACHINE.DEVICE=cpu", named, f"config.CHECKPOINT.DIR={tmp_path}/b"])
 
 
-def test_a_full_disk_ends_the_run_and_the_next_start_makes_the_export(
-    student_run, student_overrides, start_script, tmp_path
-):
+def test_a_full_disk_ends_the_run_and_the_next_start_makes_the_export(student_run, exporting, start_script, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(student_run, run, symlinks=True)
     shutil.rmtree(run / "export")
     (run / "log.txt").unlink()
-    command = [*student_overrides, f"config.CHECKPOINT.DIR={run}"]
+    command = [*exporting, f"config.CHECKPOINT.DIR={run}"]
     small_files = ("bash", "-c", 'ulimit -f 40; exec "$@"', "bash")  # in KiB
     process = start_script(*command, cwd=tmp_path, before=small_files)
     _, said = process.communicate(timeout=120)

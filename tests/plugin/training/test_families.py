@@ -83,6 +83,7 @@ def run_a_step(run_command, tmp_path, eight_images):
             *(test if held_out else []),
             "config.SEED_VALUE=0",
             "config.CLUSTERFIT.NUM_CLUSTERS=4",
+            "config.CLUSTERFIT.EXPORT=false",
             f"config.CLUSTERFIT.TEACHER.WEIGHTS={teacher}",
             f"config.CHECKPOINT.DIR={folder}",
             cwd=tmp_path,

@@ -34,7 +34,7 @@ def tested(student_overrides, tmp_path_factory):
 def undisturbed(tested, run_command, tmp_path_factory):
     """The folder of a run that was left alone, and what it said. Tests leave it as it is."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    result = run_command(*tested, f"config.CHECKPOINT.DIR={folder}", cwd=folder)
+    result = run_command(*tested, "config.CLUSTERFIT.EXPORT=true", f"config.CHECKPOINT.DIR={folder}", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert [row["phase_idx"] for row in metrics(folder)] == [0, 1]
     return folder, result.stdout

@@ -181,8 +181,8 @@ def require_known_values(composed: Mapping[str, Any]) -> None:
 @functools.cache
 def vissls_defaults() -> Mapping[str, Any]:
     """VISSL's file of defaults, interpolations as they are."""
-    with quick_yaml():
-        defaults = OmegaConf.load(Path(vissl.config.__file__).with_name("defaults.yaml"))
+    with quick_yaml(), Path(vissl.config.__file__).with_name("defaults.yaml").open(encoding="utf-8") as file:
+        defaults = OmegaConf.load(file)
     return cast("Mapping[str, Any]", OmegaConf.to_container(defaults, resolve=False))
 
 
