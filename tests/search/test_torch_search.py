@@ -4,64 +4,14 @@ import numpy as np
 import pytest
 import torch
 from brute_force import squared_distances
-from exact_labels import TYPES, check_labels, near_bisectors, same_centroids
+from exact_labels import SIZES, TYPES, check_labels, check_nearest, near_bisectors, problems
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vissl_clusterfit.errors import DataError
-from vissl_clusterfit.search import torch_search
+from vissl_clusterfit.search import error_bounds
+from vissl_clusterfit.search.tile import Tile
 from vissl_clusterfit.search.torch_search import TorchSearch, fast_product_type
-
-DIMS = [1, 2, 3, 7, 16, 28, 29, 30, 31, 32, 33, 64, 100]
-SIZES = [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130]
-
-
-def check_nearest(labels, distances, rows, centroids, squared):
-    """As :func:`check_labels` for each of several."""
-    count = labels.shape[1]
-    expected = np.sort(squared, axis=1)[:, :count]
-    chosen = np.take_along_axis(squared, labels, axis=1)
-    last_bits = 1 + (rows.shape[1] + 2) * 2.0**-52
-    assert (chosen <= expected * last_bits).all()
-    assert (expected <= chosen * last_bits).all()
-    np.testing.assert_allclose(distances, chosen, rtol=1e-6, atol=2e-45)
-    assert (np.diff(distances, axis=1) >= 0).all()
-    same = same_centroids(centroids)
-    for row in labels:
-        assert len(set(row)) == count
-        for group in set(same[row]):
-            equal = np.flatnonzero(same == group)
-            picked = row[same[row] == group]
-            np.testing.assert_array_equal(picked, equal[: len(picked)])
-
-
-@st.composite
-def problems(draw):
-    """Rows and centroids of all magnitudes, with duplicates, zeros, a common offset and rows on centroids."""
-    dim, num_rows = draw(st.sampled_from(DIMS)), draw(st.sampled_from([0, *SIZES]))
-    num_clusters = draw(st.sampled_from(["few", "as many"])) == "few" and draw(st.sampled_from(SIZES))
-    num_clusters = num_clusters or max(1, num_rows)
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    scale = draw(st.sampled_from([1e-30, 1e-20, 1e-3, 1.0, 50.0, 1e8, 1e18]))
-    offset = draw(st.sampled_from([0.0, 0.0, 1.0, 30.0, 1e4])) * min(scale, 1e14)
-    mixed = draw(st.sampled_from(["no", "no", "rows", "centroids", "both"]))
-    decades = draw(st.sampled_from([2, 8]))
-
-    def vectors(count, name):
-        values = rng.standard_normal((count, dim)) * scale + offset
-        if mixed in (name, "both"):
-            values *= 10.0 ** rng.integers(-decades, decades if scale <= 1e8 else 1, (count, 1))
-        if draw(st.booleans()):
-            values[rng.random(count) < 0.3] = 0
-        if count and draw(st.booleans()):
-            values = values[rng.integers(0, count, count)]
-        return values.clip(-5e17, 5e17).astype(np.float32)  # so that no distance overflows
-
-    rows, centroids = vectors(num_rows, "rows"), vectors(num_clusters, "centroids")
-    if draw(st.booleans()):
-        shared = min(num_rows, num_clusters)
-        centroids[:shared] = rows[:shared]
-    return rows, centroids
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
@@ -135,14 +85,14 @@ def test_the_bound_is_what_finds_the_uncertain_rows(monkeypatch):
     rows, centroids = near_bisectors(4000, 1e-7)
     expected = squared_distances(rows, centroids).argmin(axis=1)
     with monkeypatch.context() as patch:
-        patch.setattr(torch_search.error_bounds, "score_threshold", lambda best, error, dtype: best)
+        patch.setattr(error_bounds, "score_threshold", lambda best, error, dtype: best)
         assert (TorchSearch(centroids, product_type=torch.bfloat16).labels(rows) != expected).sum() > 500
 
 
 def test_most_rows_are_certain_at_once(blobs, monkeypatch):
     """Bounds so wide that everything is decided from differences would be right, and slow."""
     pairs, decided = [], []
-    distances, decide = torch_search._Tile._distances, torch_search._Tile._decide
+    distances, decide = Tile._distances, Tile._decide
 
     def counting_pairs(self, rows, row, *args):
         pairs.append(len(row))
@@ -152,8 +102,8 @@ def test_most_rows_are_certain_at_once(blobs, monkeypatch):
         decided.append(int(wanted.sum()))
         return decide(self, rows, row, candidate, wanted, count)
 
-    monkeypatch.setattr(torch_search._Tile, "_distances", counting_pairs)
-    monkeypatch.setattr(torch_search._Tile, "_decide", counting)
+    monkeypatch.setattr(Tile, "_distances", counting_pairs)
+    monkeypatch.setattr(Tile, "_decide", counting)
     search = TorchSearch(blobs[::50], product_type=torch.bfloat16)
     search.labels(blobs)
     assert 0 < sum(pairs) < 400

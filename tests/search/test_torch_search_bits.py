@@ -7,7 +7,7 @@ from brute_force import squared_distances
 from exact_labels import check_labels, near_bisectors
 from torch.overrides import TorchFunctionMode
 
-from vissl_clusterfit.search import torch_search
+from vissl_clusterfit.search import tile
 from vissl_clusterfit.search.torch_search import TorchSearch
 
 
@@ -45,9 +45,9 @@ def assert_same(ours, theirs):
         ("_BLOCK_ROWS", {"cpu": (1 << 12, 1 << 12)}),
         ("_BLOCK_SCORES", {"cpu": 1}),
         ("_BLOCK_SCORES", {"cpu": 1 << 14}),
-        ("_TILE", 1),
-        ("_TILE", 3),
-        ("_TILE", 40),
+        ("MOST_CENTROIDS", 1),
+        ("MOST_CENTROIDS", 3),
+        ("MOST_CENTROIDS", 40),
         ("_GROUP", 1),
         ("_GROUP", 5),
         ("_GROUP", 256),
@@ -60,7 +60,7 @@ def assert_same(ours, theirs):
     ],
 )
 def test_no_size_of_a_block_changes_a_bit(awkward, expected, product_type, name, value, monkeypatch):
-    monkeypatch.setattr(torch_search, name, value)
+    monkeypatch.setattr(tile, name, value)
     assert_same(found(awkward, product_type), expected)
 
 

@@ -185,7 +185,7 @@ class _PreparedSearch:
     def __init__(self, search: Search, preprocessing: Preprocessing) -> None:
         self._search = search
         self._prepare = preprocessing.apply
-        self.num_clusters, self.num_threads = search.num_clusters, search.num_threads
+        self.num_clusters, self.num_threads, self.num_rows = search.num_clusters, search.num_threads, search.num_rows
 
     def labels(self, rows_nD: np.ndarray) -> np.ndarray:
         return self._search.labels(self._prepare(rows_nD))

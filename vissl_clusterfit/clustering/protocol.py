@@ -28,11 +28,13 @@ class ChunkTask:
             order of the chunks, one at a time.
         compute: from vectors (n, D) to what is to be found; called for several chunks at the same time.
         num_threads: for how many.
+        num_rows: chunks are joined up to so many vectors for it, where these are few enough to be in memory.
     """
 
     consume: Callable[[np.ndarray, np.ndarray, Any], None]
     compute: Callable[[np.ndarray], Any] = lambda rows: None
     num_threads: int = 1
+    num_rows: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,6 +46,11 @@ def chunk_rows(dim: int) -> int:
     return max(256, min(_CHUNK_ROWS, _CHUNK_VALUES // dim))
 
 
+def joined_rows(dim: int, num_rows: int) -> int:
+    """The vectors that are in memory at a time, where a search asks for so many."""
+    return max(chunk_rows(dim), min(num_rows, _CHUNK_VALUES // dim))
+
+
 Source = TypeVar("Source", bound="ChunkedSource")
 
 
@@ -128,8 +133,11 @@ class ChunkedSource(ABC):
         # A search that takes one call at a time has a second thread read for it meanwhile.
         gate = threading.BoundedSemaphore(num_threads)
 
-        def prepare(positions: np.ndarray) -> Callable[[], None]:
-            rows = self.take(positions)
+        def prepare(chunks: list[np.ndarray]) -> Callable[[], None]:
+            # Chunk by chunk: what preprocessing gives may depend on which vectors come together.
+            taken = [self.take(positions) for positions in chunks]
+            positions, rows = (np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in (chunks, taken))
+            del taken
             with gate:
                 found = [work.compute(rows) for work in works]
 
@@ -139,7 +147,8 @@ class ChunkedSource(ABC):
 
             return keep
 
-        ordered_map(self.positions(share), prepare, max(2, num_threads))
+        most = joined_rows(self._raw_dim, max(work.num_rows for work in works))
+        ordered_map(_joined(self.positions(share), most), prepare, max(2, num_threads))
 
     def with_passes_by(self: Source, make_pass: Callable[[ChunkTask, Fraction], None]) -> Source:
         """The same source, whose ``over_chunks`` is ``make_pass``."""
@@ -186,7 +195,7 @@ class ChunkedSource(ABC):
             if squares is not None and norms is not None:
                 squares.add(norms)
 
-        self.over_chunks(ChunkTask(add, find, search.num_threads), share)
+        self.over_chunks(ChunkTask(add, find, search.num_threads, search.num_rows), share)
         for part in (sums, squares):
             if part is not None and self.part != WHOLE:
                 part.add_up_over_processes()
@@ -224,6 +233,18 @@ class ChunkedSource(ABC):
             f"sample {samples[0]}. Extract the features again with a teacher that gives finite ones; with "
             "config.CLUSTERFIT.FEATURES.DTYPE=float16, try float32."
         )
+
+
+def _joined(chunks: Iterable[np.ndarray], most: int) -> Iterator[list[np.ndarray]]:
+    """Chunks, as many at a time as have ``most`` vectors in all; one at least."""
+    waiting: list[np.ndarray] = []
+    for positions in chunks:
+        if waiting and sum(map(len, waiting)) + len(positions) > most:
+            yield waiting
+            waiting = []
+        waiting.append(positions)
+    if waiting:
+        yield waiting
 
 
 def _are_neighbours(numbers: np.ndarray) -> bool:

@@ -50,7 +50,7 @@ class PricedSearch:
         self._points = np.concatenate([centroids, heights[:, None]], axis=1)
         self._factory = factory
         self._search = factory(self._points)
-        self.num_threads = self._search.num_threads
+        self.num_threads, self.num_rows = self._search.num_threads, self._search.num_rows
 
     def nearest(self, rows_nD: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The ``count`` cheapest clusters of (n, D) float32, the cheapest first, and distances plus prices."""

@@ -27,7 +27,8 @@ from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import FAISS, search_factory
 from vissl_clusterfit.search.protocol import Search
 from vissl_clusterfit.search.threads import one_thread
-from vissl_clusterfit.search.torch_search import fast_product_type, tile_size
+from vissl_clusterfit.search.tile import tile_size
+from vissl_clusterfit.search.torch_search import fast_product_type
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.remote import as_remote
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from vissl_clusterfit.clustering.initialization import NUM_ROUNDS
 from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS, RANDOM
-from vissl_clusterfit.clustering.sources import chunk_rows
+from vissl_clusterfit.clustering.sources import chunk_rows, joined_rows
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import FAISS
-from vissl_clusterfit.search.torch_search import block_rows, tile_size
+from vissl_clusterfit.search.neighbourhoods import BEST_ROWS, CENTROIDS_PER_REFERENCE, FEWEST_CENTROIDS, NEAR_ONE_OF
+from vissl_clusterfit.search.tile import block_rows, tile_size
 
 _MIB = 1 << 20
 # Pairs of a row and a candidate, and blocks of sums; smaller arrays that were freed, which the allocator keeps.
@@ -85,7 +86,7 @@ def _iterating(work: Workload, product_bytes: int) -> dict[str, int]:
         "centroids": (2 + _is_given(work)) * _float32_centroids(work),
         "search": _search(work, work.num_clusters, product_bytes),
         "sums": work.num_clusters * ((8 * work.num_bins + 4 * work.num_sums) * work.dim + 8),
-        "chunks": _chunks(work),
+        "chunks": _chunks(work, work.num_clusters),
         "blocks": _blocks(work, work.num_clusters, product_bytes),
         # Where many centroids are nearly as near, bfloat16 cannot tell them apart: a search in float32 is made as well.
         "conversion": _conversion(work, work.num_clusters) if work.device == "cpu" and product_bytes < 4 else 0,
@@ -151,15 +152,21 @@ def _float32_centroids(work: Workload) -> int:
     return 4 * work.num_clusters * work.dim
 
 
-def _rows(work: Workload) -> int:
-    return min(chunk_rows(work.input_dim), work.own_vectors)
+def _rows(work: Workload, num_clusters: int = 0) -> int:
+    """The vectors that a thread has at a time, where they are held against so many centroids."""
+    asked_for = BEST_ROWS if _leaves_out(work, num_clusters) else 0
+    return min(joined_rows(work.input_dim, asked_for), work.own_vectors)
 
 
-def _chunks(work: Workload) -> int:
+def _leaves_out(work: Workload, num_clusters: int) -> bool:
+    return work.backend != FAISS and work.device == "cpu" and num_clusters >= FEWEST_CENTROIDS
+
+
+def _chunks(work: Workload, num_clusters: int = 0) -> int:
     """Each thread has one; with one thread a second one is read and prepared meanwhile."""
     raw = work.feature_bytes + 4 * (1 + work.normalize + bool(work.num_components))
     prepared = 4 * (1 + bool(work.num_components) + work.cosine)
-    return max(2, work.threads) * _rows(work) * (raw * work.input_dim + prepared * work.dim)
+    return max(2, work.threads) * _rows(work, num_clusters) * (raw * work.input_dim + prepared * work.dim)
 
 
 def _search(work: Workload, num_clusters: int, product_bytes: int) -> int:
@@ -167,7 +174,11 @@ def _search(work: Workload, num_clusters: int, product_bytes: int) -> int:
     if work.device != "cpu":
         return 0
     per_number = 4 if work.backend == FAISS or product_bytes == 4 else product_bytes + 4
-    return num_clusters * (work.dim + 8) * per_number
+    found = num_clusters * (work.dim + 8) * per_number
+    if _leaves_out(work, num_clusters):
+        points = -(-num_clusters // CENTROIDS_PER_REFERENCE)
+        found += points * (work.dim + 8) * product_bytes + 4 * points * (num_clusters // NEAR_ONE_OF)
+    return found
 
 
 def _conversion(work: Workload, num_clusters: int) -> int:
@@ -182,5 +193,5 @@ def _blocks(work: Workload, num_clusters: int, product_bytes: int) -> int:
         return _FAISS_BLOCKS + work.threads * _PER_THREAD + _PER_PROCESS
     rows = min(block_rows(num_clusters, "cpu"), _rows(work))
     scores = int(_SCORE_COPIES * rows * tile_size(num_clusters) * product_bytes)
-    operand = rows * work.dim * (4 + 4 + product_bytes)
+    operand = max(rows, _rows(work, num_clusters)) * work.dim * (4 + 4 + product_bytes)
     return work.threads * (scores + operand + _PER_THREAD) + _PER_PROCESS

@@ -82,10 +82,14 @@ def score_threshold(best: torch.Tensor, error: torch.Tensor, dtype: torch.dtype)
     Returns:
         (n,) float32; minus infinity where nothing is certain.
     """
-    best = best.float()
+    return threshold_for(least_score(best, error, dtype), error, dtype)
+
+
+def least_score(computed: torch.Tensor, error: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What computed scores (n,) of the product type are at least in truth, (n,) float32."""
+    computed = computed.float()
     # The 4u are for the rounding of these lines themselves.
-    least = best - best.abs() * (_roundoff(dtype) + 4 * _U) - error
-    return threshold_for(least, error, dtype)
+    return computed - computed.abs() * (_roundoff(dtype) + 4 * _U) - error
 
 
 def threshold_for(least: torch.Tensor, error: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

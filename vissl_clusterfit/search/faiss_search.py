@@ -49,8 +49,8 @@ class FaissSearch:
         self._index = index
         self._num_threads = faiss.omp_get_max_threads()
 
-    #: faiss has threads of its own.
-    num_threads = 1
+    #: faiss has threads of its own, and blocks.
+    num_threads, num_rows = 1, 0
 
     @property
     def num_clusters(self) -> int:

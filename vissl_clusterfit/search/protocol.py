@@ -19,6 +19,10 @@ class Search(Protocol):
     def num_threads(self) -> int:
         """How many calls, on threads of their own, are best made at the same time."""
 
+    @property
+    def num_rows(self) -> int:
+        """How many rows are best given at a time, where they are in memory anyway; 0 for any."""
+
     def labels(self, rows_nD: np.ndarray) -> np.ndarray:
         """The nearest centroids of (n, D) float32, as (n,) int64."""
 

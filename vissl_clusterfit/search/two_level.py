@@ -48,7 +48,7 @@ class TwoLevelSearch:
         # How many fine centroids any one, two, ... coarse clusters have at least.
         self._least = np.cumsum(np.sort(counts))
         self._coarse = search_factory(coarse_centroids[filled])
-        self.num_threads = self._coarse.num_threads
+        self.num_threads, self.num_rows = self._coarse.num_threads, 0
         self._fine = [search_factory(part) for part in np.split(centroids, self._starts[1:])]
 
     def labels(self, rows_nD: np.ndarray) -> np.ndarray:
