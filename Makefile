@@ -131,7 +131,7 @@ bench: $(STAMP)
 lock:
 	$(PYTHON) -m venv --clear build/lock
 	build/lock/bin/pip install --quiet --upgrade pip setuptools
-	build/lock/bin/pip install --quiet '.[dev]'
+	build/lock/bin/pip install --quiet '.[benchmarks,dev,loggers]'
 	build/lock/bin/pip install --quiet --no-deps vissl==0.1.6
 	{ grep '^#' requirements.lock; build/lock/bin/pip freeze --all --exclude vissl-clusterfit; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock

@@ -44,6 +44,8 @@ EXTRAS_REQUIRE = {
     "images": ["datasets>=4", "lmdb>=1.4"],
     # A network as ONNX, checked.
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    # What a training writes for besides its own files.
+    "loggers": ["mlflow-skinny>=3.17", "tensorboard>=2.14", "wandb>=0.31"],
     # The documents as a site; their versions are in requirements-docs.lock, in an environment of their own.
     "docs": ["mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
     # A peer in benchmarks/kmeans.py, which runs without it, too.

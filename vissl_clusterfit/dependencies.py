@@ -23,6 +23,9 @@ _INSTALL = {
     "onnxscript": "python -m pip install 'vissl-clusterfit[onnx]'",
     "datasets": "python -m pip install 'vissl-clusterfit[images]'",
     "umap": "python -m pip install umap-learn",
+    "tensorboard": "python -m pip install 'vissl-clusterfit[loggers]'",
+    "wandb": "python -m pip install 'vissl-clusterfit[loggers]'",
+    "mlflow": "python -m pip install 'vissl-clusterfit[loggers]'",
     "lmdb": "python -m pip install 'vissl-clusterfit[images]'",
 }
 _NEEDED = ("torch", "vissl", "faiss")

@@ -13,7 +13,9 @@ from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.untrusted import UnsafeFileError, json_in, require_regular
 
-METRICS_NAME, LOG_NAME, CONFIG_NAME = "metrics.json", "stdout.json", "train_config.yaml"
+METRICS_NAME, CONFIG_NAME = "metrics.json", "train_config.yaml"
+#: Which has each step once; VISSL's own log, in folders of before there was that, has some twice after a kill.
+_STEPS = {"metrics.jsonl": "iteration", "stdout.json": "iter"}
 _MOST_BYTES = 1 << 26
 _LARGEST = 1e300
 _FINAL = "model_final_checkpoint_phase"
@@ -41,10 +43,11 @@ class Training:
 def read_training(folder: Path) -> Training | None:
     """The training in a folder; None where there is none."""
     loss: Curve = ([], [])
-    for row in _lines(folder / LOG_NAME):
-        if _is_number(row.get("iter")) and _is_number(row.get("loss")):
-            loss[0].append(row["iter"])
-            loss[1].append(row["loss"])
+    for name, iteration in _STEPS.items():
+        for row in _lines(folder / name) if not loss[0] else ():
+            if _is_number(row.get(iteration)) and _is_number(row.get("loss")):
+                loss[0].append(row[iteration])
+                loss[1].append(row["loss"])
     scores: dict[str, Curve] = {}
     for row in _lines(folder / METRICS_NAME):
         epoch = row.get("train_phase_idx", row.get("phase_idx"))

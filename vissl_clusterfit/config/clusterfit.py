@@ -16,6 +16,7 @@ from vissl_clusterfit.config.assign import AssignSettings
 from vissl_clusterfit.config.benchmarks import SuiteSettings
 from vissl_clusterfit.config.compute import AUTO, ComputeSettings
 from vissl_clusterfit.config.head import HeadSettings
+from vissl_clusterfit.config.loggers import LoggerSettings
 from vissl_clusterfit.config.schema import read_settings, setting
 from vissl_clusterfit.config.slurm import ChainSettings
 from vissl_clusterfit.config.targets import TargetSettings
@@ -153,6 +154,7 @@ class ClusterFitConfig:
     assign: AssignSettings = field(default_factory=AssignSettings)
     slurm: ChainSettings = field(default_factory=ChainSettings)
     benchmarks: SuiteSettings = field(default_factory=SuiteSettings)
+    loggers: LoggerSettings = field(default_factory=LoggerSettings)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ClusterFitConfig:
@@ -251,7 +253,13 @@ class ClusterFitConfig:
             )
         numbers = [self.num_clusters, *self.also_num_clusters]
         found += [*self.targets.problems(numbers, self.top_clusters, self.max_cluster_size), *self.head.problems()]
-        return [*found, *self._unreachable(), *self.slurm.problems(), *self.benchmarks.problems()]
+        return [
+            *found,
+            *self._unreachable(),
+            *self.loggers.problems(),
+            *self.slurm.problems(),
+            *self.benchmarks.problems(),
+        ]
 
     def _wrong_further_clusters(self) -> Iterator[str]:
         numbers, name = self.also_num_clusters, "config.CLUSTERFIT.ALSO_NUM_CLUSTERS"

@@ -234,6 +234,11 @@ def with_bucket_views(
     )
 
 
+def largest_rounded(value: Any, digits: int) -> float:
+    """``round`` for VISSL's TensorBoard hook, which cannot round the rates of several groups: the largest of them."""
+    return round(max(value) if isinstance(value, set | list) else value, digits)
+
+
 def begin_to_read(number: int) -> None:
     """What VISSL does in such a process; besides, it ends with the training. A ``worker_init_fn``."""
     end_with_parent(number)

@@ -47,6 +47,7 @@ def register() -> None:
     | networks | what a constructor does not take is reported in one message |
     | checkpoints | written whole, beside the training, and linked by a link that stays in the folder |
     | log | of a training: images per second, the share of time without data, and a time left that means it |
+    | log | ``metrics.jsonl`` of every training; TensorBoard where groups of parameters have rates of their own |
     | weights | a trunk that ``WEIGHTS_INIT`` gives weights to in part is refused |
 
     Our configs are found through the Hydra plugin ``hydra_plugins/vissl_clusterfit_plugin``.
@@ -65,7 +66,7 @@ def register() -> None:
     from vissl.data.collators import register_collator
     from vissl.data.ssl_transforms import DEFAULT_TRANSFORM_TYPES
     from vissl.engines.engine_registry import register_engine
-    from vissl.hooks import log_hooks, state_update_hooks
+    from vissl.hooks import log_hooks, state_update_hooks, tensorboard_hook
     from vissl.losses.deepclusterv2_loss import DeepClusterV2Loss
     from vissl.models import base_ssl_model
     from vissl.models.heads import register_model_head
@@ -93,6 +94,7 @@ def register() -> None:
     from vissl_clusterfit.plugin.patches import (
         begin_to_read,
         built_without_apex,
+        largest_rounded,
         local_on_cpu,
         require_full_trunk,
         skip_unlabelled,
@@ -220,6 +222,7 @@ def register() -> None:
     classification_task.init_distributed_data_parallel_model = with_bucket_views
     # What the line of a training says.
     vissl.hooks.LogLossLrEtaHook = progress_hook.ProgressHook
+    tensorboard_hook.round = largest_rounded
     task.recreate_data_iterator = progress_hook.with_watch(task.recreate_data_iterator)
     # How networks compute.
     task._build_model = compute.with_compute(task._build_model)

@@ -24,6 +24,7 @@ from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
 from vissl_clusterfit.plugin.training.distillation import DistillationLoss
 from vissl_clusterfit.plugin.training.ema import EmaHook
 from vissl_clusterfit.plugin.training.loss import ClusterFitLoss
+from vissl_clusterfit.plugin.training.metrics_log import MetricsHook
 from vissl_clusterfit.plugin.training.partial_head import partial_head_hooks
 from vissl_clusterfit.storage.paths import artifact_path
 
@@ -102,11 +103,11 @@ def _targets(
 
 
 def with_clusterfit_hook(add_loss_hooks: Callable[..., list]) -> Callable[..., list]:
-    """VISSL's ``add_loss_hooks``, which adds ours too where the loss is one of ours, or weights are averaged."""
+    """VISSL's ``add_loss_hooks``, which adds that of the metrics, and ours for our losses and averaged weights."""
 
     @functools.wraps(add_loss_hooks)
     def add(hooks: list, loss_cfg: AttrDict, cfg: AttrDict) -> list:
-        hooks = add_loss_hooks(hooks, loss_cfg, cfg)
+        hooks = [MetricsHook(cfg), *add_loss_hooks(hooks, loss_cfg, cfg)]
         if cfg.LOSS.name in ("clusterfit_loss", DISTILLATION):
             hooks = [*hooks, ExtractThenClusterHook(cfg), *partial_head_hooks(cfg)]
         decay = cfg.MODEL.get("EMA_DECAY", 0)

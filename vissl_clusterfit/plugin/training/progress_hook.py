@@ -20,6 +20,7 @@ from vissl.hooks.log_hooks import LogLossLrEtaHook
 from vissl_clusterfit.compute.memory import keep_all_freed_memory
 from vissl_clusterfit.plugin.costs import Meter
 from vissl_clusterfit.plugin.training.checkpoint_thread import raise_failed
+from vissl_clusterfit.plugin.training.metrics_log import MetricsHook, step_row
 from vissl_clusterfit.progress.step import Progress
 
 _BYTES_PER_MB = 1 << 20
@@ -115,17 +116,34 @@ class ProgressHook(LogLossLrEtaHook):
         left = datetime.timedelta(seconds=int(seconds * (task.max_iteration - task.iteration - 1)))
         rates = task.optimizer.options_view.lr
         is_cuda = torch.cuda.is_available()
+        loss, waiting = task.last_batch.loss.data.cpu().item(), self._waited_s / self._training_s
+        images_per_s = float(f"{task.get_global_batchsize() / seconds:.3g}")
+        memory_mb = torch.cuda.max_memory_allocated() // _BYTES_PER_MB if is_cuda else None
+        row = step_row(
+            epoch=task.train_phase_idx + 1,
+            iteration=task.iteration,
+            phase=task.phase_idx,
+            loss=loss,
+            lr=max(rates) if isinstance(rates, set | list) else rates,
+            seconds_left=int(left.total_seconds()),
+            waiting=round(waiting, 3),
+            memory_mb=memory_mb,
+            time=round(time.time(), 3),
+        )
+        for hook in task.hooks:
+            if isinstance(hook, MetricsHook):
+                hook.add(row | {"images/s": images_per_s})
         said = {
             "Rank": get_rank(),
             "ep": task.train_phase_idx,
             "iter": task.iteration,
             "lr": list(rates) if isinstance(rates, set | list) else round(rates, 5),
-            "loss": round(task.last_batch.loss.data.cpu().item(), 5),
+            "loss": round(loss, 5),
             "btime(ms)": int(1000 * seconds),
             "eta": str(left),
-            "img/s": float(f"{task.get_global_batchsize() / seconds:.3g}"),
-            "waiting": f"{self._waited_s / self._training_s:.0%}",
-            "peak_mem(M)": torch.cuda.max_memory_allocated() // _BYTES_PER_MB if is_cuda else -1,
+            "img/s": images_per_s,
+            "waiting": f"{waiting:.0%}",
+            "peak_mem(M)": memory_mb if is_cuda else -1,
         }
         if task.iteration == 1:
             said["max_iterations"] = task.max_iteration

@@ -24,6 +24,8 @@ from vissl_clusterfit.plugin.stages import Stages
 from vissl_clusterfit.plugin.training.checkpoints import has_checkpoints, is_checkpoint
 from vissl_clusterfit.plugin.training.distillation import LOSS as DISTILLATION
 from vissl_clusterfit.plugin.training.ema import EMA_NAME
+from vissl_clusterfit.plugin.training.loggers import LOGGERS_NAME
+from vissl_clusterfit.plugin.training.metrics_log import METRICS_LOG_NAME
 from vissl_clusterfit.plugin.training.progress import METRICS_NAME
 from vissl_clusterfit.report.costs import COSTS_NAME
 from vissl_clusterfit.storage import artifacts
@@ -49,6 +51,9 @@ _OF_THE_MACHINE = {
     "MODEL": ("CUDA_CACHE", "ACTIVATION_CHECKPOINTING", "SHARDED_DDP_SETUP", "FSDP_CONFIG", "_MODEL_INIT_SEED"),
     "DATA": ("DATA_PATHS", "LABEL_PATHS", "DATASET_NAMES", "MMAP_MODE", "COPY_TO_LOCAL_DISK", "COPY_DESTINATION_DIR"),
 }
+
+#: What else a training leaves in its folder.
+_OF_A_TRAINING = (METRICS_NAME, METRICS_LOG_NAME, LOGGERS_NAME, "stdout.json", RECORD_NAME, COSTS_NAME, EMA_NAME)
 
 
 def training_inputs(config: AttrDict) -> dict[str, Any]:
@@ -209,7 +214,7 @@ def set_aside(folder: Path) -> Path:
     for name in sorted(names_in(folder)):
         is_export = name == EXPORT_NAME and (folder / name / CARD_NAME).is_file()
         is_head = re.fullmatch(rf"{HEAD_FOLDER}\d+", name) is not None
-        is_file = is_checkpoint(name) or name in (METRICS_NAME, "stdout.json", RECORD_NAME, COSTS_NAME, EMA_NAME)
+        is_file = is_checkpoint(name) or name in _OF_A_TRAINING
         if is_file or is_export or is_head:
             (folder / name).rename(aside / name)
     return aside

@@ -11,6 +11,7 @@ from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.plugin.stages import Stages
 from vissl_clusterfit.plugin.training.checkpoints import checkpoint_to_resume, phase_of
 from vissl_clusterfit.plugin.training.compute import compute_settings
+from vissl_clusterfit.plugin.training.loggers import logger_settings
 from vissl_clusterfit.plugin.training.progress import finished_checkpoint, forget_phases_after
 from vissl_clusterfit.plugin.training.record import (
     RECORD_NAME,
@@ -41,6 +42,7 @@ def begin_training(config: Any, folder: str, hold: contextlib.ExitStack) -> tupl
         ClusterFitError: the folder has a training of other data or settings, or what the training needs is missing.
     """
     place = artifact_path(folder, "config.CHECKPOINT.DIR")
+    logger_settings(config)
     inputs, compute = training_inputs(config), compute_settings(config)
     lease = Lease(place / LEASE_NAME)
     waits = False
