@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from vissl_clusterfit.commands.parsing import count, progress_shown
+from vissl_clusterfit.commands.parsing import count, progress_shown, say_end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,5 +57,8 @@ def run(options: argparse.Namespace) -> int:
             backend=options.backend,
             device=options.device,
         )
-    print(f"{codebook.folder}: {codebook.num_clusters} clusters of dimension {codebook.centroids.shape[1]}")
+    say_end(
+        f"{codebook.folder}: {codebook.num_clusters} clusters of dimension {codebook.centroids.shape[1]}",
+        then=["label", options.features, codebook.folder, codebook.folder.with_name("labels")],
+    )
     return 0

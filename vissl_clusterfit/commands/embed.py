@@ -18,7 +18,7 @@ import json
 import os
 from typing import Any
 
-from vissl_clusterfit.commands.parsing import count, count_or_auto, progress_shown, share
+from vissl_clusterfit.commands.parsing import count, count_or_auto, progress_shown, say_end, share
 from vissl_clusterfit.errors import ConfigError, problem
 
 
@@ -64,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
     """Extracts the features."""
     arguments = dict(map(_argument, options.argument))
     from vissl_clusterfit.api.embedding import embed
+    from vissl_clusterfit.commands.places import clustering_of
 
     with progress_shown():
         store = embed(
@@ -89,7 +90,8 @@ def run(options: argparse.Namespace) -> int:
             compile=options.compile,
         )
     without = f", {len(store.unreadable)} of images that could not be read" if len(store.unreadable) else ""
-    print(f"{store.folder}: {store.num_samples} features of dimension {store.dim}{without}")
+    done = f"{store.folder}: {store.num_samples} features of dimension {store.dim}{without}"
+    say_end(done, then=clustering_of(store))
     return 0
 
 

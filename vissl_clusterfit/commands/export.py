@@ -25,7 +25,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from vissl_clusterfit.commands.parsing import progress_shown
+from vissl_clusterfit.commands.parsing import progress_shown, say_end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,26 +51,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exports what the options name."""
     with progress_shown():
-        print(_export_model(options) if options.kind == "model" else _export_labels(options))
+        made, then = _export_model(options) if options.kind == "model" else _export_labels(options)
+        say_end(str(made), then=then)
     return 0
 
 
-def _export_model(options: argparse.Namespace) -> Path:
+def _export_model(options: argparse.Namespace) -> tuple[Path, list[object]]:
     from vissl_clusterfit.dependencies import require
 
     require("torch", "vissl")
     from vissl_clusterfit.plugin.export.export import export_model
 
     with redirect_stdout(sys.stderr):  # VISSL says what it builds
-        return export_model(options.run, options.folder, form=options.form, head=options.head, onnx=options.onnx)
+        made = export_model(options.run, options.folder, form=options.form, head=options.head, onnx=options.onnx)
+    return made, ["list", "configs", "clusterfit/transfer"]
 
 
-def _export_labels(options: argparse.Namespace) -> Path:
-    from vissl_clusterfit.commands.places import labels_in
+def _export_labels(options: argparse.Namespace) -> tuple[Path, list[object]]:
+    from vissl_clusterfit.commands.places import labels_in, report_on
     from vissl_clusterfit.features.imports import read_name_list
     from vissl_clusterfit.labels.export import export_labels
     from vissl_clusterfit.storage.paths import artifact_path
 
     names = None if options.names is None else read_name_list(Path(options.names))
     labels = labels_in(artifact_path(options.labels, "LABELS"))
-    return export_labels(labels, options.path, images=options.images, names=names)
+    return export_labels(labels, options.path, images=options.images, names=names), report_on(labels)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 
-from vissl_clusterfit.commands.parsing import count, progress_shown
+from vissl_clusterfit.commands.parsing import count, progress_shown, say_end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,12 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Imports what the options name."""
     with progress_shown():
-        print(_import(options))
+        made, then = _import(options)
+        say_end(made, then=then)
     return 0
 
 
-def _import(options: argparse.Namespace) -> str:
-    """What was made, and where."""
+def _import(options: argparse.Namespace) -> tuple[str, list[object]]:
+    """What was made, and where; the command to go on with."""
+    from vissl_clusterfit.commands.places import clustering_of, report_on
+
     if options.kind == "features":
         from vissl_clusterfit.features.imports import import_features
 
@@ -58,7 +61,7 @@ def _import(options: argparse.Namespace) -> str:
             key=options.key,
             copy=options.copy,
         )
-        return f"{store.folder}: {store.num_samples} features of dimension {store.dim}"
+        return f"{store.folder}: {store.num_samples} features of dimension {store.dim}", clustering_of(store)
     from vissl_clusterfit.api import open_artifact
     from vissl_clusterfit.clustering.codebook import Codebook
     from vissl_clusterfit.errors import ArtifactError, problem
@@ -69,4 +72,5 @@ def _import(options: argparse.Namespace) -> str:
         allowed = "a folder of features, or of labels, of the same samples"
         raise ArtifactError(problem("--for", found=f"{options.data}, a codebook", allowed=allowed))
     made = import_labels(options.source, options.folder, data, names=options.names, num_clusters=options.num_clusters)
-    return f"{made.folder}: labels of {made.num_samples} samples, {made.num_clusters[0]} clusters"
+    done = f"{made.folder}: labels of {made.num_samples} samples, {made.num_clusters[0]} clusters"
+    return done, report_on(made.folder)

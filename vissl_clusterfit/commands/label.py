@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from vissl_clusterfit.commands.parsing import count, progress_shown, share
+from vissl_clusterfit.commands.parsing import count, progress_shown, say_end, share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Makes the labels."""
     from vissl_clusterfit.api import make_labels
-    from vissl_clusterfit.commands.places import features_in
+    from vissl_clusterfit.commands.places import features_in, report_on
 
     with progress_shown():
         labels = make_labels(
@@ -51,5 +51,5 @@ def run(options: argparse.Namespace) -> int:
             device=options.device,
         )
     without = f", {labels.num_unlabelled} without a label" if labels.num_unlabelled else ""
-    print(f"{labels.folder}: labels of {labels.num_samples} samples{without}")
+    say_end(f"{labels.folder}: labels of {labels.num_samples} samples{without}", then=report_on(labels.folder))
     return 0

@@ -6,9 +6,11 @@ import argparse
 import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
+
+from vissl_clusterfit.progress.ending import ending
 
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
 
@@ -51,6 +53,13 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def say_end(done: str, places: Mapping[str, object] | None = None, *, then: Sequence[object]) -> None:
+    """Says what came out and where, and what to type next; that goes to the stream of errors, as it is no result."""
+    *made, following = ending(done, places, then=then).splitlines()
+    print("\n".join(made), flush=True)
+    print(following, file=sys.stderr)
 
 
 @contextmanager

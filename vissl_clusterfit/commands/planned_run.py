@@ -18,6 +18,7 @@ from vissl_clusterfit.features.batch_size import FIXED
 from vissl_clusterfit.planner.networks import StagePlan, forward_cost, partial_head_bytes, training_cost
 from vissl_clusterfit.planner.plan import Machine, Plan, in_bytes, in_time
 from vissl_clusterfit.planner.workload import Workload
+from vissl_clusterfit.progress.step import Progress
 
 _BATCHES = {
     "extraction": "config.CLUSTERFIT.FEATURES.BATCH_SIZE",
@@ -81,12 +82,13 @@ def run_of(overrides: list[str]) -> Run:
     return Run(settings, run.NUM_NODES * run.NUM_PROC_PER_NODE, run.NUM_NODES, device, config, engine)
 
 
-def stages_of(run: Run, num_samples: int, *, features_are_there: bool) -> dict[str, StagePlan]:
+def stages_of(run: Run, num_samples: int, progress: Progress, *, features_are_there: bool) -> dict[str, StagePlan]:
     """Extraction, where there is one to do, and training, where the run trains.
 
     Args:
         run: of a config.
         num_samples: N.
+        progress: counts both.
         features_are_there: whether they are on disk already.
     """
     from vissl_clusterfit.plugin.planned import checkpoint_bytes, partial_heads, training_images, training_parts
@@ -102,6 +104,7 @@ def stages_of(run: Run, num_samples: int, *, features_are_there: bool) -> dict[s
         if not features_are_there:
             cost = forward_cost(*run.extraction, timed=run.is_timed)
             stages["extraction"] = StagePlan(num_samples, run.settings.features.batch_size or FIXED, cost, **common)
+        progress.add(1, "the teacher is measured")
         if run.engine == "train" and not cfg.TEST_ONLY:
             network, optimizer, state = training_parts(cfg, run.torch_device)
             cost = training_cost(training_images(cfg), network, optimizer, state, timed=run.is_timed)
@@ -117,6 +120,7 @@ def stages_of(run: Run, num_samples: int, *, features_are_there: bool) -> dict[s
                 **common,
                 disk=checkpoint_bytes(cfg, network, state),
             )
+        progress.complete()
     return stages
 
 

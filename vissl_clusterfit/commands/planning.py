@@ -17,6 +17,7 @@ from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.planner.calibration import calibrate, product_bytes, this_machine
 from vissl_clusterfit.planner.plan import Plan, Rates, in_bytes, in_time, make_plan, warnings
 from vissl_clusterfit.planner.workload import Workload
+from vissl_clusterfit.progress.step import Progress
 from vissl_clusterfit.search.backends import require_backend
 from vissl_clusterfit.storage.artifacts import has_manifest
 from vissl_clusterfit.storage.paths import artifact_path
@@ -43,12 +44,16 @@ def run(options: argparse.Namespace) -> int:
     store = FeatureStore.open(features) if features else None
     work = _workload(options, run, store)
     require_backend(work.backend, work.device)
-    rates = None if options.no_calibration else _rates(work, store, output, options.network * 1e9 / 8)
-    plan = make_plan(work, product_bytes(work), rates)
-    machine = this_machine(output, work.device)
     given = None not in (options.num_samples, options.dim)  # then nobody said that the data are there
     measured = run.config is not None and not given and not options.no_calibration
-    stages = stages_of(run, work.num_samples, features_are_there=store is not None) if measured else {}
+    stages = {}
+    with Progress("Measuring this machine", 3 if measured else 1, "stages") as progress:
+        rates = None if options.no_calibration else _rates(work, store, output, options.network * 1e9 / 8)
+        progress.add(1, "clustering is measured")
+        plan = make_plan(work, product_bytes(work), rates)
+        machine = this_machine(output, work.device)
+        if measured:
+            stages = stages_of(run, work.num_samples, progress, features_are_there=store is not None)
     found = [*warnings(plan, machine, features_are_there=store is not None), *stage_warnings(stages, machine, work)]
     if options.json:
         own = {name: stage.as_json() for name, stage in stages.items()}

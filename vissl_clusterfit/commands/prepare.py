@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vissl_clusterfit.commands.parsing import say_end
 from vissl_clusterfit.errors import ConfigError, problem
 
 # What each set of videos needs beside --train, --videos and --output.
@@ -68,7 +69,8 @@ def run(options: argparse.Namespace) -> int:
     recipe = RECIPES[options.data_set]
     manifest = prepare(options.data_set, recipe, options.archives, options.output, subset=options.subset)
     counts = ", ".join(f"{split} {count}" for split, count in manifest["num_images"].items())
-    print(f"{options.output / options.data_set}: {manifest['num_classes']} classes; images: {counts}")
+    done = f"{options.output / options.data_set}: {manifest['num_classes']} classes; images: {counts}"
+    say_end(done, then=["list", "configs", f"transfer/{options.data_set}"])
     return 0
 
 
@@ -92,7 +94,10 @@ def _prepare_videos(options: argparse.Namespace) -> int:
     else:
         lists = video_lists.hashtags(train, labels, videos)
     video_lists.write_lists(lists, options.output)
-    for split, found in lists.splits.items():
-        print(f"{options.output / split}.txt: {len(found.entries)} videos; {len(found.missing)} are missing")
-    print(f"{options.output / 'classes.txt'}: {len(lists.classes)} classes")
+    made = [
+        f"{options.output / split}.txt: {len(found.entries)} videos; {len(found.missing)} are missing"
+        for split, found in lists.splits.items()
+    ]
+    made.append(f"{options.output / 'classes.txt'}: {len(lists.classes)} classes")
+    say_end("\n".join(made), then=["list", "configs", f"video/{options.data_set}"])
     return 0

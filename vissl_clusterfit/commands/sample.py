@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from vissl_clusterfit.commands.parsing import count
+from vissl_clusterfit.commands.parsing import count, say_end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Draws the sample."""
+    from vissl_clusterfit.commands.places import report_on
     from vissl_clusterfit.labels.sample import draw_balanced
+    from vissl_clusterfit.storage.paths import artifact_path
 
     drawn = draw_balanced(
         options.labels,
@@ -38,5 +40,5 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         path=options.path,
     )
-    print(f"{options.path}: {len(drawn)} samples")
+    say_end(f"{options.path}: {len(drawn)} samples", then=report_on(artifact_path(options.labels)))
     return 0

@@ -107,5 +107,5 @@ def _run(overrides: list[str]) -> int:
     execute(engine, node_id, config, in_subprocess=bool(suite))  # what a training leaves in memory, benchmarks may need
     if not is_first:
         return DONE
-    print(summarize(engine, config))  # noqa: T201
+    print(summarize(engine, config, overrides))  # noqa: T201
     return run_all(suite, "benchmark") if suite else DONE

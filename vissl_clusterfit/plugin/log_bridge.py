@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from vissl_clusterfit.errors import mendable
 
 #: Set where all of VISSL's log comes to the screen, in every process of a run (``screen.py``).
@@ -146,9 +148,21 @@ def _processor() -> str:
     return "\n".join(line for line in said.splitlines() if not line.startswith("Flags:"))
 
 
+def _where_cuda_is(collect: Callable[[list], list]) -> Callable[[list], list]:
+    """``collect_gpus_info``: without a GPU it would import what warns that there is none, to name CUDA's folder."""
+
+    @functools.wraps(collect)
+    def collect_anywhere(data: list) -> list:
+        return collect(data) if torch.cuda.is_available() else [*data, ("GPU available", False)]
+
+    return collect_anywhere
+
+
 def keep_secrets() -> None:
     """Has VISSL's log say no secrets, and ask no shell; called once in every process."""
-    importlib.import_module("vissl.utils.collect_env").collect_cpu_info = _processor
+    environment = importlib.import_module("vissl.utils.collect_env")
+    environment.collect_cpu_info = _processor
+    environment.collect_gpus_info = _where_cuda_is(environment.collect_gpus_info)
     importlib.import_module("vissl.utils.env").print_system_env_info = _print_environment
     for engine in ("train", "extract_features", "extract_cluster"):
         importlib.import_module(f"vissl.engines.{engine}").print_system_env_info = _print_environment

@@ -26,6 +26,7 @@ class ProgressState:
         unit: Of what, in the plural.
         rate: Units per second in this process's time; 0 where nothing was measured yet.
         note: What else is worth a few words, for example the loss.
+        then: What comes next.
     """
 
     step: str
@@ -34,6 +35,7 @@ class ProgressState:
     unit: str
     rate: float = 0.0
     note: str = ""
+    then: str = ""
 
     @property
     def seconds_left(self) -> float | None:
@@ -42,7 +44,7 @@ class ProgressState:
 
     @property
     def amount(self) -> str:
-        """How much is done, how fast, and the time left.
+        """How much is done, how fast, the time left, and what comes next.
 
         >>> ProgressState("Extracting", 512, 2048, "samples", 64.0).amount
         '512 of 2,048 samples, 64 samples/s, 24 s left'
@@ -53,7 +55,7 @@ class ProgressState:
             parts.append(f"{shown} {self.unit}/s")
         if self.seconds_left is not None and self.done < self.total:
             parts.append(f"{duration(self.seconds_left)} left")
-        return ", ".join([*parts, *filter(None, [self.note])])
+        return ", ".join([*parts, *filter(None, [self.note, f"then {self.then}" if self.then else ""])])
 
 
 def duration(seconds: float) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.progress.display import Display
@@ -12,6 +16,17 @@ from vissl_clusterfit.progress.state import ProgressState, tell
 logger = logging.getLogger(__name__)
 
 _TELL_EVERY_S = 0.5
+_THEN: ContextVar[str] = ContextVar("what comes after the present step", default="")
+
+
+@contextlib.contextmanager
+def followed_by(step: str) -> Iterator[None]:
+    """Steps that begin in the block say that this one comes next, unless an inner block names another."""
+    token = _THEN.set(step)
+    try:
+        yield
+    finally:
+        _THEN.reset(token)
 
 
 class Progress:
@@ -29,7 +44,7 @@ class Progress:
     """
 
     def __init__(self, step: str, total: int, unit: str, *, done: int = 0) -> None:
-        self._state = ProgressState(step, done, total, unit)
+        self._state = ProgressState(step, done, total, unit, then=_THEN.get())
         self._first, self._started = done, time.monotonic()
         self._told = -float("inf")
         self._display = Display(logger.info) if distributed.is_primary() else None
@@ -53,7 +68,7 @@ class Progress:
         """Says how much is done in all."""
         state, taken = self._state, time.monotonic() - self._started
         rate = (done - self._first) / taken if taken > 0 else 0.0
-        self._state = ProgressState(state.step, done, state.total, state.unit, rate, note or state.note)
+        self._state = dataclasses.replace(state, done=done, rate=rate, note=note or state.note)
         self._show()
 
     def complete(self) -> None:
@@ -64,6 +79,10 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes it from the screen."""
         if self._display is not None:
             self._display.close()
 

@@ -129,7 +129,7 @@ def test_one_that_fails_stops_no_other_and_a_suite_that_is_killed_resumes(
     said, errors = process.communicate()
     assert process.returncode == 2, errors
     assert "nowhere" in errors
-    assert [line.split(" in ")[0] for line in said.splitlines()[-4:]] == [
+    assert [line.split(" in ")[0] for line in said.splitlines()[-5:-1]] == [
         "3 benchmarks:",
         "  was finished before: transfer, epoch 1",
         "  finished: linear, epoch 1",

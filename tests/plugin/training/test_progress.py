@@ -1,12 +1,14 @@
 """What a finished run says, and that a training is finished when its last figures are there."""
 
 import json
+import shlex
 import shutil
 import signal
 
 import pytest
 from tiny import write_images
 
+from vissl_clusterfit.commands import main as commands
 from vissl_clusterfit.launch import main
 
 
@@ -42,17 +44,17 @@ def undisturbed(tested, run_command, tmp_path_factory):
 
 def test_a_finished_training_says_so_and_where_its_results_are(undisturbed):
     folder, said = undisturbed
-    *lines, taken = said.splitlines()
-    assert lines[-6:] == [
+    *lines, taken, following = said.splitlines()
+    assert lines[-3:] == [
         f"This training is finished; its checkpoints and scores are in {folder}.",
         f"  checkpoint: {folder}/model_final_checkpoint_phase0.torch",
-        f"  scores: {folder}/metrics.json",
-        f"  export: {folder}/export/card.json",
-        f"  labels of TRAIN: {folder}/clusterfit/labels/train",
-        f"  labels of TEST: {folder}/clusterfit/labels/test",
+        f"  scores: {folder}/metrics.json; export: {folder}/export/card.json; "
+        f"labels of TRAIN: {folder}/clusterfit/labels/train; labels of TEST: {folder}/clusterfit/labels/test",
     ]
     assert taken.startswith("Taken so far: extract ")
     assert taken.endswith(f" core hours ({folder}/costs.json).")
+    assert following == f"next: vissl-clusterfit report {folder}"
+    assert commands.main(shlex.split(following)[2:]) == 0
 
 
 @pytest.mark.slow
@@ -63,7 +65,7 @@ def test_a_training_ends_well_beside_damaged_costs(run_command, student_override
     done = run_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "What this stage took (train) is not counted" in done.stdout
-    assert "What this run took is not known" in done.stdout.splitlines()[-1]
+    assert "What this run took is not known" in done.stdout.splitlines()[-2]
     assert (folder / "costs.json").read_text() == "{"
 
 
@@ -115,6 +117,8 @@ def test_a_test_is_not_taken_for_the_training_in_its_folder(undisturbed, tested,
 
 def test_each_stage_says_where_its_artefacts_are(undisturbed, tested, run_command, tmp_path):
     made = undisturbed[0] / "clusterfit"
+    command = [*tested, "engine_name=clusterfit_extract", f"config.CLUSTERFIT.OUTPUT_DIR={made}"]
+    command.append(f"config.CHECKPOINT.DIR={tmp_path}")
     for engine, expected in (
         (
             "clusterfit_extract",
@@ -123,8 +127,11 @@ def test_each_stage_says_where_its_artefacts_are(undisturbed, tested, run_comman
         ("clusterfit_cluster", [f"codebook of 4: {made}/codebook"]),
         ("clusterfit_label", [f"labels of TRAIN, 4 clusters: {made}/labels/train"]),
     ):
-        command = [*tested, f"engine_name={engine}", f"config.CLUSTERFIT.OUTPUT_DIR={made}"]
-        result = run_command(*command, f"config.CHECKPOINT.DIR={tmp_path}", cwd=tmp_path)
+        result = run_command(*command, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         said = result.stdout.partition(f"This run of {engine} is finished; its log is in {tmp_path}.\n")[2]
         assert [f"  {line}" in said.splitlines() for line in expected] == [True] * len(expected), said
+        assert len(said.splitlines()) <= 4
+        program, kind, *command = shlex.split(said.splitlines()[-1].removeprefix("next: "))
+        assert (program, kind) == ("vissl-clusterfit", "report" if engine == "clusterfit_label" else "run")
+    assert commands.main([kind, *command]) == 0

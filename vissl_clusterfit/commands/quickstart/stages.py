@@ -14,9 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from vissl_clusterfit.commands.reporting import report
 from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.launch.runs.subprocess_runs import python_command
+from vissl_clusterfit.progress.ending import ending
 from vissl_clusterfit.progress.state import VARIABLE, duration
 from vissl_clusterfit.progress.watch import watch
 from vissl_clusterfit.report.results import append_results, read_results
@@ -103,22 +106,24 @@ def run_stages(
             return code
     rows = [row for of_model in folders.values() for row in read_results(of_model)]
     append_results(folder, rows)
-    print(f"\n{format_table(rows)}\n\nDone in {duration(time.monotonic() - started)}.")
-    print(f"  scores, with their protocols: {folder / 'results.json'}")
-    _show_clusters(folder, open_page=open_page)
-    print("  the same with your own images: vissl-clusterfit embed --help, and docs/tutorial.md")
+    print(f"\n{format_table(rows)}\n")
+    made: dict[str, object] = {"scores, with their protocols": folder / "results.json"}
+    with_page, note = _show_clusters(folder, open_page=open_page)
+    note = note or "With your own images: docs/tutorial.md begins with"
+    done = f"Done in {duration(time.monotonic() - started)}."
+    print(ending(done, made | with_page, [note], then=["embed", "--help"]))
     return 0
 
 
-def _show_clusters(run: Path, *, open_page: bool) -> None:
+def _show_clusters(run: Path, *, open_page: bool) -> tuple[dict[str, object], str]:
+    """Where the page is, or why there is none: then the models are trained and measured all the same."""
     try:
         _, page = report(run)
-    except ClusterFitError as error:  # the models are trained and measured
-        print(f"  no page of the clusters: {error}")
-        return
-    print(f"  the clusters, to look at: {page}")
+    except ClusterFitError as error:
+        return {}, f"No page of the clusters: {error}"
     if open_page:
         webbrowser.open(page.resolve().as_uri())
+    return {"the clusters, to look at": page}, ""
 
 
 def _file_name(title: str) -> str:
@@ -128,7 +133,7 @@ def _file_name(title: str) -> str:
 def _run(log: Path, config: str, folder: Path, title: str, overrides: Sequence[str]) -> int:
     """Runs one config in a separate process, its output in a log file, and shows how far it is."""
     command = [f"config={config}", f"quickstart.folder={folder}", *overrides]
-    print(f"\n{title}\n    vissl-clusterfit {shlex.join(command)}", flush=True)
+    tqdm.write(f"\n{title}\n    vissl-clusterfit {shlex.join(command)}")
     log.parent.mkdir(parents=True, exist_ok=True)
     started, told = time.monotonic(), log.with_suffix(".progress")
     with open(log, "w", encoding="utf-8") as output:
@@ -139,7 +144,7 @@ def _run(log: Path, config: str, folder: Path, title: str, overrides: Sequence[s
             env={**os.environ, **ENVIRONMENT, VARIABLE: str(told)},
         )
         try:
-            code = watch(process, told, lambda line: print(f"    {line}", flush=True))
+            code = watch(process, told, lambda line: tqdm.write(f"    {line}"))
         except KeyboardInterrupt:  # which the run has got from the terminal, too
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE_S)
@@ -148,7 +153,7 @@ def _run(log: Path, config: str, folder: Path, title: str, overrides: Sequence[s
             process.kill()
             process.wait()
     outcome = "done" if code == 0 else f"failed with exit code {code}"
-    print(f"    {outcome} in {time.monotonic() - started:.0f} s; log: {log}", flush=True)
+    tqdm.write(f"    {outcome} in {time.monotonic() - started:.0f} s; log: {log}")  # above the bars of others
     if code:
         print("\n".join(log.read_text("utf-8").splitlines()[-15:]), file=sys.stderr)
     return code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +19,39 @@ from vissl_clusterfit.plugin.export.at_end import export_at_end
 from vissl_clusterfit.plugin.training.checkpoints import final_checkpoint
 from vissl_clusterfit.plugin.training.progress import METRICS_NAME, run_folder
 from vissl_clusterfit.plugin.training.record import CARD_NAME, EXPORT_NAME
+from vissl_clusterfit.progress.ending import ending
 from vissl_clusterfit.report.costs import costs_said
 from vissl_clusterfit.report.results import RESULTS_NAME
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
 
+_NAMES_ENGINE = re.compile(r"\+*engine_name=")
+#: The stage that follows another, as its artefacts are for it.
+_FOLLOWING = {"clusterfit_extract": "clusterfit_cluster", "clusterfit_cluster": "clusterfit_label"}
 
-def summarize(engine: str, config: AttrDict) -> str:
+
+def summarize(engine: str, config: AttrDict, overrides: Sequence[str] = ()) -> str:
     """Ends a run that is finished: a benchmark that VISSL has trained gets its rows.
 
+    Args:
+        engine: of the run.
+        config: VISSL's.
+        overrides: of the run, as on the command line; none in a job, after which others follow by themselves.
+
     Returns:
-        That it is finished, and where what it made is; for the user, in a few lines.
+        That it is finished, where what it made is, and what to type next; for the user, in five lines at most.
 
     Raises:
         ArtifactError: the benchmark has no score.
     """
     folder = run_folder(config)
     said = ""
+    then: list[object] = ["report", folder]
     if engine == "train":
         add_trained_rows(config, folder)
         said = export_at_end(config, folder)
         if config.TEST_ONLY:
-            return f"This test is finished; its scores are in {folder}/{METRICS_NAME}."
+            return ending(f"This test is finished; its scores are in {folder}/{METRICS_NAME}.", then=then)
         head = f"This training is finished; its checkpoints and scores are in {folder}."
         made = {
             "checkpoint": final_checkpoint(folder),
@@ -52,8 +65,16 @@ def summarize(engine: str, config: AttrDict) -> str:
     else:
         head = f"This run of {engine} is finished; its log is in {folder}."
         made = getattr(get_engine(engine), "results", lambda *_: {})(config, folder)
-    places = [f"  {name}: {place}" for name, place in made.items() if _is_there(place)]
-    return "\n".join([head, *places, *filter(None, [costs_said(artifact_path(folder)), said])])
+        if overrides and engine in _FOLLOWING:
+            then = ["run", *(each for each in overrides if not _NAMES_ENGINE.match(each))]
+            then.append(f"engine_name={_FOLLOWING[engine]}")
+        elif engine in (*_FOLLOWING, "clusterfit_label", "clusterfit_assign"):
+            then = ["report", ClusterFitConfig.from_config(config).output_dir]
+    results = artifact_path(folder) / RESULTS_NAME
+    if results.is_file():
+        then = ["table", folder]
+    places = {name: place for name, place in made.items() if _is_there(place)}
+    return ending(head, places, [costs_said(artifact_path(folder)), said], then=then)
 
 
 def _is_there(place: Path | str | None) -> bool:

@@ -6,9 +6,11 @@ overrides more, in a separate process and folder. What has finished is not run a
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from vissl_clusterfit.launch.processes.failures import DONE, INTERRUPTED
 from vissl_clusterfit.launch.runs.process_pool import OUTPUT_NAME, processes
 from vissl_clusterfit.launch.runs.subprocess_runs import stopped_as_interrupted
 from vissl_clusterfit.plugin.data.true_labels import true_labels
+from vissl_clusterfit.progress.display import Display
+from vissl_clusterfit.progress.ending import ending
+from vissl_clusterfit.progress.state import ProgressState
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results, read_results
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
@@ -117,7 +122,11 @@ class _Study:
             forecast.done(run, seconds)
         _say(forecast.beginning())
         begun: dict[Path, tuple[StudyRun, float]] = {}
-        with stopped_as_interrupted(), processes(self._settings.num_threads, main) as running:
+        with (
+            contextlib.closing(Display(_say)) as display,
+            stopped_as_interrupted(),
+            processes(self._settings.num_threads, main) as running,
+        ):
             while True:
                 ready = [run for run in ready if run.folder not in running.folders]
                 for run in ready[: self._settings.num_parallel - len(running.folders)]:
@@ -125,6 +134,7 @@ class _Study:
                     running.start(run.folder, self._command(run))
                 if not running.folders:
                     return DONE
+                display.show(self._state(forecast.num_done, len(runs), running.folders, forecast.left()))
                 folder, command, code = running.wait_for_one()
                 name = folder.relative_to(self._folder / "runs")
                 if code == INTERRUPTED:
@@ -137,9 +147,16 @@ class _Study:
                 artifacts.write_json(folder / _RECORD_NAME, {"overrides": command, "seconds": round(seconds, 3)})
                 self._finished[folder] = (run, seconds)
                 forecast.done(run, seconds)
-                progress = f"{forecast.num_done:4d} of {len(runs)} done"
-                _say(f"{time.monotonic() - started:6.0f} s  {progress}  {forecast.left():>14}  {name}")
+                if not sys.stderr.isatty():
+                    progress = f"{forecast.num_done:4d} of {len(runs)} done"
+                    _say(f"{time.monotonic() - started:6.0f} s  {progress}  {forecast.left():>14}  {name}")
                 ready = self._plan.ready()
+
+    def _state(self, num_done: int, num_runs: int, folders: Collection[Path], left: str) -> ProgressState:
+        """What a terminal shows: a study takes its time left from :class:`Forecast`, as its runs are not alike."""
+        now = sorted(str(folder.relative_to(self._folder / "runs")) for folder in folders)
+        note = ", ".join([*filter(None, [left]), f"now {' and '.join(now)}"])
+        return ProgressState("Study", num_done, num_runs, "runs", note=note)
 
     def report(self) -> str:
         """Writes rows and report, and returns what the user may look for."""
@@ -147,7 +164,8 @@ class _Study:
         append_results(self._folder, [score.row for score in scores])
         report = Report(self._settings, scores, self._plan.choices(), self._information())
         files = [self._folder / RESULTS_NAME, *write_report(self._folder, report)]
-        return "\n".join([report.markdown(), "This study is finished.", *(f"  {file}" for file in files)])
+        places = {file.name: file for file in files}
+        return f"{report.markdown()}\n{ending('This study is finished.', places, then=['table', self._folder])}"
 
     def _information(self) -> dict[str, dict[str, list[float]]]:
         """By method and point, what the labels of each seed's training say of the true ones, where these are known."""

@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.launch.processes.failures import DONE, FAILED, INTERRUPTED, USER_ERROR, strip_worker_traceback
 from vissl_clusterfit.launch.processes.torchrun import without_torchrun
+from vissl_clusterfit.progress.ending import next_command
+from vissl_clusterfit.report.results import RESULTS_NAME
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
 
@@ -92,6 +94,8 @@ def run_all(runs: Sequence[SubprocessRun], kind: str = "run") -> int:
     finally:
         last = sorted(runs, key=lambda run: outcomes[run].startswith(_FAILED))
         lines = [f"{len(runs)} {kind}s:", *(f"  {outcomes[run]}: {run.name} in {run.folder}" for run in last)]
+        with_rows = [run.folder for run in runs if (artifact_path(run.folder) / RESULTS_NAME).is_file()]
+        lines += [f"next: {next_command(['table', *with_rows])}"] if with_rows else []
         print("\n".join(lines), flush=True)  # noqa: T201
     failed = {code for code in codes if code != DONE}
     return DONE if not failed else USER_ERROR if failed == {USER_ERROR} else FAILED
