@@ -23,6 +23,7 @@ from vissl_clusterfit.labels.balanced_labels import BalancedAssignment, FirstCho
 from vissl_clusterfit.labels.files import SIZES_FILE, LabelFiles
 from vissl_clusterfit.labels.pseudo_labels import KIND, PseudoLabels, label_inputs
 from vissl_clusterfit.labels.rounds import in_rounds
+from vissl_clusterfit.progress.step import Progress
 from vissl_clusterfit.search.protocol import Search
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.atomic import remove_leftovers
@@ -97,14 +98,17 @@ def label_store(
             rows = store.read(start, min(start + chunk_rows(store.dim), store.num_samples))
             return nearest_centroids(rows, start, store.unreadable, search, rules)
 
+        # Where clusters are bounded, a label depends on those before it: what is written is gone through again.
+        first = 0 if bounded else num_done
+        progress = stack.enter_context(Progress("Labelling", store.num_samples, "samples", done=first))
+
         def keep(found: NearestCentroids) -> None:
             start, stop = found.start, found.start + len(found.readable)
+            progress.set(stop)
             of_rows = assign_rows(found, rules, lambda: store.read(start, stop)[found.readable])
             if stop > num_done:
                 files[0].append(*of_rows)
 
-        # Where clusters are bounded, a label depends on those before it: what is written is gone through again.
-        first = 0 if bounded else num_done
         in_rounds(range(first, store.num_samples, chunk_rows(store.dim)), find, keep, search.num_threads)
 
         def finish() -> None:

@@ -19,12 +19,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vissl_clusterfit.clustering.protocol import ChunkTask, VectorSource
+from vissl_clusterfit.progress import DETAIL
 from vissl_clusterfit.search.protocol import SearchFactory
 
 logger = logging.getLogger(__name__)
 
 # At most so many passes; where there are many vectors, the first ones see a sample.
-_NUM_PASSES, _SAMPLE_PASSES = 48, 24
+MOST_PASSES, _SAMPLE_PASSES = 48, 24
 _VECTORS_PER_CLUSTER = 256
 _SMALLEST_SHARE = 1 / 16
 # Sizes hold when no more than this share of the vectors is in excess; what is left over is settled one by one.
@@ -219,6 +220,7 @@ def _pass(
         number,
         100 * share,
         100 * excess,
+        extra=DETAIL,
     )
     over = sizes / capacity - 1
     signs = np.sign(over) * ((over > 0) | (state.prices > 0))
@@ -230,5 +232,5 @@ def _pass(
     idle /= state.nearest_cost or float(state.prices.max()) or 1.0
     if share == 1 and excess + idle < state.best_misfit:
         state = replace(state, best_misfit=excess + idle, best=state.prices)
-    settled = share == 1 and (excess + idle <= _TOLERATED or number >= _NUM_PASSES)
+    settled = share == 1 and (excess + idle <= _TOLERATED or number >= MOST_PASSES)
     return replace(state, num_passes=number, prices=moved, steps=steps, signs=signs, settled=settled)

@@ -26,9 +26,10 @@ from vissl_clusterfit.clustering.protocol import ChunkTask
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.labels.auction import ExactSum, PricedSearch, PriceState, solve_prices, total
+from vissl_clusterfit.labels.auction import MOST_PASSES, ExactSum, PricedSearch, PriceState, solve_prices, total
 from vissl_clusterfit.labels.balanced_labels import BalancedAssignment
 from vissl_clusterfit.labels.min_cost_flow import CandidateArcs, Reassignments
+from vissl_clusterfit.progress.step import Progress
 from vissl_clusterfit.search.backends import search_factory
 from vissl_clusterfit.search.protocol import SearchFactory
 from vissl_clusterfit.storage import artifacts
@@ -151,8 +152,11 @@ class _Solver:
 
         def keep(state: PriceState) -> None:
             distributed.on_primary(lambda: write(state))
+            progress.set(state.num_passes)
 
-        return solve_prices(self._source, centroids, self._limit, self._factory, resume_from=before, on_pass=keep)
+        done = before.num_passes if before is not None else 0
+        with Progress("Bounding the sizes of clusters", MOST_PASSES, "passes at most", done=done) as progress:
+            return solve_prices(self._source, centroids, self._limit, self._factory, resume_from=before, on_pass=keep)
 
     def _survey(self, prices: np.ndarray, nearest_cost: float) -> _Survey:
         num_clusters, number = self._codebook.num_clusters, max(1, self._source.num_vectors)

@@ -38,6 +38,7 @@ from vissl_clusterfit.plugin.device import run_device
 from vissl_clusterfit.plugin.extraction import compute_of_run, extract_split, feature_provenance
 from vissl_clusterfit.plugin.labels_of_other_data import open_labels, open_labels_of_others
 from vissl_clusterfit.plugin.models.encoder import EncoderBuilder, teacher_spec
+from vissl_clusterfit.progress.step import followed_by
 from vissl_clusterfit.search.backends import require_backend
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.leases import Lease, only_one
@@ -149,7 +150,7 @@ class Stages:
         if distributed.on_primary(lambda: bool(missing())):
             # Before the extraction, which may take days.
             require_backend(self.settings.cluster_backend, self._device.type)
-            store = self.features(self.settings.features.data_partition)
+            store = followed_by("clustering")(self.features)(self.settings.features.data_partition)
 
             def fit() -> None:
                 wanted = distributed.on_primary(missing)
@@ -175,8 +176,9 @@ class Stages:
             labels = self._valid_labels(split, settings)
             logger.info("Labels of %d samples are in %s already.", labels.num_samples, folder)
             return labels
-        codebook = codebook_of()
-        store = self.features(split)
+        with followed_by("labelling"):
+            codebook = codebook_of()
+            store = self.features(split)
 
         def label() -> None:
             label_store(
@@ -251,6 +253,7 @@ class Stages:
             labels = self.labels(split)
         return labels
 
+    @followed_by("training")
     def training_labels(self) -> dict[str, list[PseudoLabels]]:
         """The labels of each split, one for each head of a training; those of this run are made if they are missing."""
         settings, found = self.settings, {}

@@ -11,6 +11,8 @@ import numpy as np
 
 from vissl_clusterfit.config.schema import setting
 from vissl_clusterfit.errors import DataError, problem
+from vissl_clusterfit.progress import DETAIL
+from vissl_clusterfit.progress.step import Progress
 from vissl_clusterfit.transfer.checks import check_features, validate_labels
 from vissl_clusterfit.transfer.validation import hold_out
 
@@ -107,6 +109,7 @@ def linear_probe(
     unconverged: list[float] = []
     accuracies = []
     logger.info("linear probe: %d fits on %d x %d features", len(settings.c_grid) + 1, *train_x.shape)
+    progress = Progress("Linear probe", len(settings.c_grid) + 1, "fits")
     for number, c in enumerate(settings.c_grid, 1):
         model, converged = fit_classifier(train_x[fit], train_y[fit], c, settings.max_iter)
         accuracies.append(float(model.score(train_x[validation], train_y[validation])))
@@ -116,13 +119,17 @@ def linear_probe(
             number,
             len(settings.c_grid),
             100 * accuracies[-1],
+            extra=DETAIL,
         )
+        progress.add(1)
         if not converged:
             unconverged.append(c)
     _, minus_c = max((accuracy, -c) for accuracy, c in zip(accuracies, settings.c_grid, strict=True))
     chosen = -minus_c
 
     model, converged = fit_classifier(train_x, train_y, chosen, settings.max_iter)
+    progress.complete()
+    progress.close()
     _report(settings, chosen, unconverged, converged)
     return LinearProbeResult(
         float(model.score(test_x, test_y)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vissl_clusterfit.config.schema import setting
+from vissl_clusterfit.progress.step import Progress
 from vissl_clusterfit.report.intervals import Interval, student_interval
 from vissl_clusterfit.transfer.checks import check_features, validate_labels
 from vissl_clusterfit.transfer.linear import finite_rows, fit_classifier
@@ -91,6 +92,7 @@ def low_shot_probe(
     test_y = validate_labels(test_labels, len(test_x), "test_labels")
     fit, validation = hold_out(train_y, settings.validation_share, settings.seed)
     models, accuracies = [], []
+    progress = Progress(f"Low-shot probe, k = {num_shots}", settings.draws, "draws")
     for draw in range(settings.draws):
         seed = (settings.seed, draw, num_shots)
         drawn = fit[draw_samples(train_y[fit], num_shots, seed, setting=_SETTING)]
@@ -98,6 +100,8 @@ def low_shot_probe(
             [fit_classifier(train_x[drawn], train_y[drawn], c, settings.max_iter)[0] for c in settings.c_grid]
         )
         accuracies.append([model.score(train_x[validation], train_y[validation]) for model in models[-1]])
+        progress.add(1)
+    progress.close()
     means = np.mean(accuracies, axis=0)
     best = min(range(len(means)), key=lambda place: (-means[place], settings.c_grid[place]))
     found = tuple(float(of_draw[best].score(test_x, test_y)) for of_draw in models)

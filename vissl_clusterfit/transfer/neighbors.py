@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.progress.step import Progress
 from vissl_clusterfit.search.error_bounds import RoundedOperand, score_error, score_threshold, shifted, threshold_for
 from vissl_clusterfit.search.threads import keep_freed_memory, parallel_map
 from vissl_clusterfit.search.torch_search import fast_product_type, full_precision
@@ -105,6 +106,7 @@ def nearest_neighbors(
     # On a processor each thread takes some queries: PyTorch's own would meet after each of many short operations.
     on_card = torch.device(device).type == "cuda"
     dtype = fast_product_type(torch.device(device).type)
+    progress = Progress("Nearest neighbours", len(queries), "queries")
     for query_start in range(0, len(queries), query_chunk):
         queries_QD = unit_rows(queries, query_start, query_start + query_chunk, device, "queries")
         parts = queries_QD.split(query_chunk if on_card else _QUERIES_OF_A_THREAD)
@@ -119,7 +121,9 @@ def nearest_neighbors(
         if similarity == "dot":
             norms_Q = read_rows(queries, query_start, query_start + query_chunk, device).double().norm(dim=1)
             similarities_QK *= largest * norms_Q[:, None]
+        progress.add(len(queries_QD))
         yield similarities_QK, indices_QK
+    progress.close()
 
 
 class _Block:

@@ -17,6 +17,7 @@ import torch
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.layers import LayerRows
+from vissl_clusterfit.progress import DETAIL
 from vissl_clusterfit.report.results import OVER_DRAWS
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.result_cache import ResultCache, array_hash
@@ -227,10 +228,10 @@ def _svm(
             return asdict(svm.score_svm_class(train_x, targets[0], test_x, targets[1], settings.svm))
 
         result = cache.get(f"class_{number}", inputs, make)
-        logger.info("Class %d: average precision %.4f.", number, result["average_precision"])
+        logger.info("Class %d: average precision %.4f.", number, result["average_precision"], extra=DETAIL)
         return result
 
-    found = svm.by_all_processes([functools.partial(score, number) for number in classes])
+    found = svm.by_all_processes([functools.partial(score, number) for number in classes], "classes")
     if unconverged := sum(not result["converged"] for result in found):
         logger.warning("%d iterations were too few for the SVMs of %d classes.", settings.svm.max_iter, unconverged)
     value = float(np.mean([result["average_precision"] for result in found]))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vissl_clusterfit.errors import DataError, problem
+from vissl_clusterfit.progress.step import Progress
 from vissl_clusterfit.search.threads import keep_freed_memory, parallel_map
 from vissl_clusterfit.transfer.checks import check_features, validate_labels
 from vissl_clusterfit.transfer.neighbors import COSINE_GRID
@@ -103,6 +104,7 @@ def category_retrieval(
     harmonic = torch.cat([harmonic.new_zeros(1), harmonic]).to(device)
     precisions = []
     size = max(_LEAST_QUERIES, _KEYS // len(candidates))
+    progress = Progress("Retrieval", len(queries), "queries")
     for start in range(0, len(queries), size):
         queries_QD = unit_rows(queries, start, start + size, device, "queries")
         keys_QG = _keys(queries_QD, candidates, factors_G, gallery_chunk)
@@ -111,6 +113,8 @@ def category_retrieval(
             keys_QG[own, own + start] = _NO_KEY
         relevant_QR = by_class.keys_of(wanted[start : start + size].to(device), keys_QG)
         precisions.append(_average_precisions(keys_QG, relevant_QR, harmonic, gallery_chunk).cpu())
+        progress.add(len(queries_QD))
+    progress.close()
     found = torch.cat(precisions).numpy()
     without = int(np.isnan(found).sum())
     if without == len(found):

@@ -21,6 +21,7 @@ import torch
 from vissl_clusterfit import distributed
 from vissl_clusterfit.config.schema import setting
 from vissl_clusterfit.errors import ConfigError, DataError, problem
+from vissl_clusterfit.progress.step import Progress
 from vissl_clusterfit.transfer.checks import check_features
 from vissl_clusterfit.transfer.metrics import average_precision
 
@@ -205,8 +206,12 @@ def check_targets(
             raise DataError(problem("The test split", found=found, allowed="one positive of each class, or more"))
 
 
-def by_all_processes(work: Sequence[Callable[[], Any]]) -> list[Any]:
+def by_all_processes(work: Sequence[Callable[[], Any]], unit: str) -> list[Any]:
     """The results of ``work``, in its order, on every process; each does its part, in threads: liblinear allows them.
+
+    Args:
+        work: the same on all.
+        unit: what one call does, in the plural, for the screen.
 
     Raises:
         ClusterFitError: what one of the calls raises, on every process.
@@ -215,7 +220,11 @@ def by_all_processes(work: Sequence[Callable[[], Any]]) -> list[Any]:
     mine: list[Any] = []
     threads = ThreadPoolExecutor(max(1, torch.get_num_threads()))
     with distributed.errors_shared(), _unconverged_fits_are_in_the_results(), threads as pool:
-        mine = list(pool.map(lambda call: call(), work[rank::processes]))
+        own = work[rank::processes]
+        with Progress("SVM", len(own), unit) as progress:
+            for result in pool.map(lambda call: call(), own):
+                mine.append(result)
+                progress.add(1)
     parts = distributed.gather(mine)
     return [parts[place % processes][place // processes] for place in range(len(work))]
 

@@ -25,6 +25,7 @@ from vissl_clusterfit.plugin.benchmarks.run import SETTINGS_NAMES, TRUNK, Benchm
 from vissl_clusterfit.plugin.data.image_files import ImageFiles
 from vissl_clusterfit.plugin.engines.base import StageEngine
 from vissl_clusterfit.plugin.models.encoder import HEAD_LAYER
+from vissl_clusterfit.progress.step import Progress
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.transfer.protocols import Score
 
@@ -61,7 +62,12 @@ def _evaluate(run: BenchmarkRun) -> None:
     )
     network, pca = run.layer_maps(), None
     shared = (block.RESIZE_IMG, block.SPATIAL_LEVELS, loader)
-    with torch.inference_mode(), _any_device(script, run.device), _data_errors():
+    num_images = _most(eval_set.get_num_query_images(), block.NUM_QUERY_SAMPLES)
+    num_images += _most(eval_set.get_num_images(), block.NUM_DATABASE_SAMPLES)
+    if train_set is not None:
+        num_images += _most(train_set.get_num_images(), block.NUM_TRAINING_SAMPLES)
+    progress = Progress("Instance retrieval", num_images, "images")
+    with torch.inference_mode(), _any_device(script, run.device, progress), _data_errors(), progress:
         if train_set is not None:
             rows = script.get_train_features(run.cfg, None, block.TRAIN_DATASET_NAME, *shared, train_set, network)
             if not 1 <= block.N_PCA <= rows.shape[1]:
@@ -132,14 +138,15 @@ def _data_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _any_device(script: Any, device: torch.device) -> Iterator[None]:
-    """The one function of VISSL's script that asks for a GPU, with the device of this run."""
+def _any_device(script: Any, device: torch.device, progress: Progress) -> Iterator[None]:
+    """The one function of VISSL's script that asks for a GPU, with the device of this run; each call is an image."""
 
     def maps_at_scales(image: torch.Tensor, network: Callable[[torch.Tensor], list], scales: list) -> list:
         resized = (
             torch.nn.functional.interpolate(image[None], scale_factor=scale, mode="bilinear", align_corners=False)
             for scale in scales
         )
+        progress.add(1)
         return [network(images.to(device))[0].cpu() for images in resized]
 
     original, script.extract_activation_maps = script.extract_activation_maps, maps_at_scales
@@ -184,6 +191,10 @@ def _protocol(block: AttrDict) -> str:
             "average precision by trapezoids, as VISSL's compute_map (Radenović et al., CVPR 2018)",
         ]
     )
+
+
+def _most(count: int, limit: int) -> int:
+    return count if limit == -1 else min(count, limit)
 
 
 def _limit(count: int) -> str:

@@ -159,7 +159,8 @@ def _score_draws(
         return np.array(cache.get(f"draw_{draw}_k{k}", hashes, make)["figures"])
 
     pairs = [(k, draw) for k in numbers for draw in draws]
-    scores = dict(zip(pairs, svm.by_all_processes([functools.partial(score, *pair) for pair in pairs]), strict=True))
+    found = svm.by_all_processes([functools.partial(score, *pair) for pair in pairs], "draws")
+    scores = dict(zip(pairs, found, strict=True))
     where = run.describe_features(layer, features["TRAIN"], features["TEST"])
     report = []
     for k in numbers:

@@ -26,6 +26,7 @@ from vissl_clusterfit.plugin.engines.base import FEATURES_BLOCK, OUTPUT_FOLDERS,
 from vissl_clusterfit.plugin.extraction import extract_split
 from vissl_clusterfit.plugin.models.encoder import OF_WEIGHTS_INIT, EncoderBuilder, evaluated_spec
 from vissl_clusterfit.plugin.models.layers import SETTING, layer_maps, rows_by_layer, side_by_side
+from vissl_clusterfit.progress.step import followed_by
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, record_scores
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.result_cache import ResultCache
@@ -52,7 +53,11 @@ class TransferEngine(StageEngine):
         if is_untrained(cfg) and distributed.is_primary():
             logger.warning("config.MODEL.WEIGHTS_INIT.PARAMS_FILE is empty: the network is untrained, and rows say so.")
         labels = distributed.on_primary(functools.partial(_checked_labels, cfg, settings))
-        train, test = (_split(cfg, split, labels[split], settings) for split in _SPLITS)
+        rows = []
+        for split, following in zip(_SPLITS, ("features of TEST", settings.protocols[0]), strict=True):
+            with followed_by(following):
+                rows.append(_split(cfg, split, labels[split], settings))
+        train, test = rows
         _score(train, test, settings, artifact_path(checkpoint_folder), cfg)
 
     def results(self, cfg: AttrDict, checkpoint_folder: str) -> dict[str, Path | str]:
@@ -115,8 +120,9 @@ def _score(
             name, arguments = operations[layer]
             where = f"layer {layer}, {name}({', '.join(map(str, arguments))}), flattened; "
         where += readable_share(train[layer].features, test[layer].features)
-        for protocol in settings.protocols:
-            scores = run_protocol(protocol, train[layer], test[layer], settings, cache, run_device(cfg))
+        for protocol, following in zip(settings.protocols, [*settings.protocols[1:], ""], strict=True):
+            with followed_by(following):
+                scores = run_protocol(protocol, train[layer], test[layer], settings, cache, run_device(cfg))
             rows = [
                 ResultRow(
                     model=model_in_rows(cfg, settings.model_name),

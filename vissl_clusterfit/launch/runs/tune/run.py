@@ -10,6 +10,7 @@ any training of VISSL does, and is not run again when it has finished.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from vissl.config import AttrDict
@@ -30,6 +31,7 @@ from vissl_clusterfit.plugin.data.prepared import require_prepared
 from vissl_clusterfit.plugin.engines.tune import NETWORK_NAME, VALIDATION_NAME
 from vissl_clusterfit.plugin.training.divergence import DIVERGED
 from vissl_clusterfit.plugin.training.progress import read_metrics
+from vissl_clusterfit.progress.state import duration
 from vissl_clusterfit.report.results import ResultRow, record_scores
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
@@ -81,6 +83,7 @@ class _Tuning:
         self._split = ValidationSplit(cfg, self._settings, labels) if len(self._grid) > 1 else None
         self._inputs = inputs_of(cfg, self._settings, labels, is_split=self._split is not None)
         self._names = [str(setting) for setting in self._grid]
+        self._begun, self._num_trained = time.monotonic(), 0
         self._require_nothing_of_others()
 
     def _require_nothing_of_others(self) -> None:
@@ -106,8 +109,8 @@ class _Tuning:
         chosen = self._choose()
         finals = {setting: self._folder / f"final,{setting}" for setting in dict.fromkeys(chosen.values())}
         for number, (setting, folder) in enumerate(finals.items(), 1):
-            _say(f"Training {number} of {len(finals)} on all of TRAIN: {setting}")
-            _train(with_setting(self._cfg, setting, folder))
+            _say(f"Training {number} of {len(finals)} on all of TRAIN: {setting}{self._left(len(finals) - number + 1)}")
+            self._train(with_setting(self._cfg, setting, folder))
         network = self._folder / NETWORK_NAME
         write_network(self._cfg, {head: finals[chosen[head]] for head in self._heads}, network)
         test = self._folder / "test"
@@ -124,7 +127,8 @@ class _Tuning:
         self._split.write(lists)
         validated: dict[Trial, dict[str, float] | None] = {}
         for number, setting in enumerate(self._grid, 1):
-            _say(f"Training {number} of {len(self._grid)} without the validation split: {setting}")
+            left = self._left(len(self._grid) - number + 2)  # at least one on all of TRAIN follows
+            _say(f"Training {number} of {len(self._grid)} without the validation split: {setting}{left}")
             validated[setting] = self._score(on_validation(self._cfg, setting, self._folder / str(setting), lists))
         tried = {setting: of_each for setting, of_each in validated.items() if of_each is not None}
         if not tried:
@@ -141,13 +145,26 @@ class _Tuning:
         artifacts.write_json(self._place / VALIDATION_NAME, record)
         return chosen
 
+    def _left(self, num_left: int) -> str:
+        """How long the trainings take that are left, by those that have ended."""
+        if not self._num_trained:
+            return ""
+        seconds = (time.monotonic() - self._begun) / self._num_trained * num_left
+        return f"; about {duration(seconds)} left in all"
+
+    def _train(self, cfg: AttrDict) -> None:
+        """A training to its end; of its checkpoints the last one stays."""
+        launch("train", 0, cfg, in_subprocess=True)
+        self._num_trained += 1
+        _remove(Path(cfg.CHECKPOINT.DIR), "model_phase*.torch", "model_iteration*.torch")
+
     def _score(self, cfg: AttrDict) -> dict[str, float] | None:
         """Of each head, after the last epoch; None where the loss became no number."""
         folder = Path(cfg.CHECKPOINT.DIR)
         diverged = folder / _DIVERGED_NAME
         if not diverged.is_file():
             try:
-                _train(cfg)
+                self._train(cfg)
             except ClusterFitError as error:
                 if DIVERGED not in str(error):
                     raise
@@ -200,12 +217,6 @@ class _Tuning:
             f"test samples scored once, after {self._cfg.OPTIMIZER.num_epochs} epochs on {self._num_samples} samples",
         ]
         return "; ".join(parts)
-
-
-def _train(cfg: AttrDict) -> None:
-    """A training to its end; of its checkpoints the last one stays."""
-    launch("train", 0, cfg, in_subprocess=True)
-    _remove(Path(cfg.CHECKPOINT.DIR), "model_phase*.torch", "model_iteration*.torch")
 
 
 def _remove(folder: Path, *patterns: str) -> None:
