@@ -17,6 +17,8 @@ _LOGS = {"log.txt", "stdout.json", "output.txt", "costs.json"}
 _UNREAD = {*_LOGS, "train_config.yaml", "study.png"}
 #: Of a checkpoint: the run's folder, and how long things took.
 _UNREAD_KEYS = {"config"}
+#: Of a row of metrics.jsonl.
+_TIMES = {"images/s", "waiting", "seconds_left", "time"}
 _HALF_WRITTEN = (".tmp", ".saving", ".takeover", ".lease", "in_progress", "leases")
 
 
@@ -66,6 +68,10 @@ def _content(expected: Path, found: Path, name: Path, *, is_cut: bool) -> Iterat
         rows, wanted = _last_rows(other), _last_rows(one)
         if not (rows.items() <= wanted.items() if is_cut else rows == wanted):
             yield f"{name}: {', '.join(rows)}"
+    elif name.name == "metrics.jsonl":
+        steps, all_steps = _without_times(other), _without_times(one)
+        if not (all(step in all_steps for step in steps) if is_cut else steps == all_steps):
+            yield str(name)
     elif name.name == "study_run.json":
         if len(_overrides(one)) != len(_overrides(other)):
             yield str(name)
@@ -103,6 +109,12 @@ def _last_rows(path: Path) -> dict[str, str]:
         with contextlib.suppress(ValueError):
             rows[f"phase {json.loads(line)['phase_idx']}"] = line
     return rows
+
+
+def _without_times(path: Path) -> list[dict[str, Any]]:
+    """The rows of a training, each of which must be whole and there once, without what another run has otherwise."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [{key: row[key] for key in row.keys() - _TIMES} for row in rows]
 
 
 def _overrides(path: Path) -> list[str]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from tqdm import tqdm
+
 from vissl_clusterfit.progress.ending import ending
 
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
@@ -62,10 +64,20 @@ def say_end(done: str, places: Mapping[str, object] | None = None, *, then: Sequ
     print(following, file=sys.stderr)
 
 
+class _Lines(logging.StreamHandler):
+    """Lines above the bar, where there is one; then without those that say the same as the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "is_detail", False) and self.stream.isatty():
+            return
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
 @contextmanager
 def progress_shown() -> Iterator[None]:
     """Shows what this package logs, on the stream of errors, so that output can go on to other programs."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Lines(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("vissl_clusterfit")
     level = log.level

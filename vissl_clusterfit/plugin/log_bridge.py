@@ -15,8 +15,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 from vissl_clusterfit.errors import mendable
 
 #: Set where all of VISSL's log comes to the screen, in every process of a run (``screen.py``).
@@ -153,6 +151,8 @@ def _where_cuda_is(collect: Callable[[list], list]) -> Callable[[list], list]:
 
     @functools.wraps(collect)
     def collect_anywhere(data: list) -> list:
+        import torch
+
         return collect(data) if torch.cuda.is_available() else [*data, ("GPU available", False)]
 
     return collect_anywhere

@@ -242,12 +242,15 @@ def test_what_is_replaced_on_purpose_is_moved_aside(begin, tmp_path):
     (folder / "mine.txt").write_text("of the user")
     (folder / "export").mkdir()
     (folder / "export/card.json").write_text("{}")
+    for name in ("metrics.jsonl", "loggers.json"):
+        (folder / name).write_text("{}\n")
     assert begin({"CHECKPOINT.OVERWRITE_EXISTING": True, "CHECKPOINT.AUTO_RESUME": False, "SEED_VALUE": 5}) == (
         False,
         None,
     )
     aside = {file.name for file in (folder / "replaced-1").iterdir()}
-    assert aside == {"model_phase0.torch", "checkpoint.torch", "training.json", "export"}
+    of_the_training = {"model_phase0.torch", "checkpoint.torch", "training.json", "metrics.jsonl", "loggers.json"}
+    assert aside == of_the_training | {"export"}
     assert (folder / "mine.txt").read_text() == "of the user"
     assert artifacts.read_json(folder / "training.json")["inputs"]["SEED_VALUE"] == 5
 

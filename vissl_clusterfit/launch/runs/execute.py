@@ -50,8 +50,6 @@ def summarize(engine: str, config: AttrDict, overrides: Sequence[str] = ()) -> s
     if engine == "train":
         add_trained_rows(config, folder)
         said = export_at_end(config, folder)
-        if config.TEST_ONLY:
-            return ending(f"This test is finished; its scores are in {folder}/{METRICS_NAME}.", then=then)
         head = f"This training is finished; its checkpoints and scores are in {folder}."
         made = {
             "checkpoint": final_checkpoint(folder),
@@ -70,9 +68,10 @@ def summarize(engine: str, config: AttrDict, overrides: Sequence[str] = ()) -> s
             then.append(f"engine_name={_FOLLOWING[engine]}")
         elif engine in (*_FOLLOWING, "clusterfit_label", "clusterfit_assign"):
             then = ["report", ClusterFitConfig.from_config(config).output_dir]
-    results = artifact_path(folder) / RESULTS_NAME
-    if results.is_file():
+    if (artifact_path(folder) / RESULTS_NAME).is_file():
         then = ["table", folder]
+    if engine == "train" and config.TEST_ONLY:
+        return ending(f"This test is finished; its scores are in {folder}/{METRICS_NAME}.", then=then)
     places = {name: place for name, place in made.items() if _is_there(place)}
     return ending(head, places, [costs_said(artifact_path(folder)), said], then=then)
 
