@@ -21,7 +21,7 @@ from pathlib import Path
 _OF_EVERY_RUN = (
     *("vissl.engines", "vissl.hooks", "vissl.trainer", "vissl.utils.distributed_launcher"),
     *(f"vissl_clusterfit.launch.{name}" for name in ("compose.compose", "runs.benchmark_suite", "runs.execute")),
-    *("torch.utils.cpp_extension", "torch.nested._internal.nested_tensor"),
+    "torch.nested._internal.nested_tensor",
 )
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import time
 from importlib.util import find_spec
 
@@ -234,18 +235,24 @@ def test_wandb_has_each_row_and_a_resumed_training_goes_on_in_its_run(offline, t
 def wandb_runs(folder):
     """The records of each start, as the client has left them on the disk."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    found = []
-    for file in sorted((folder / "wandb").glob("offline-run-*/*.wandb"), key=os.path.getmtime):
-        store, records = DataStore(), []
-        store.open_for_scan(str(file))
-        while data := store.scan_data():
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            records.append(record)
-        found.append(records)
-    return found
+    files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"), key=os.path.getmtime)
+    return [[wandb_internal_pb2.Record.FromString(data) for data in logged(file.read_bytes())] for file in files]
+
+
+def logged(content):
+    """The entries of a log in LevelDB's format: blocks of 32 KiB, in which each part has its length and its kind."""
+    place, entry = 7, b""  # after the mark of the file
+    while len(content) - place >= 7:
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        entry += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield entry
+            entry = b""
 
 
 def wandb_rows(records):
