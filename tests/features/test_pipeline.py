@@ -138,6 +138,8 @@ def test_a_card_is_not_waited_for_before_features_arrive():
 @pytest.fixture
 def card_without_values(monkeypatch):
     """Tensors without values, whose devices are checked as a card's would be; autocast takes it that there is one."""
+    if torch.__version__.startswith("2.9."):
+        pytest.skip("PyTorch 2.9 asks a driver when it draws tensors without values")
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     with FakeTensorMode(), torch.no_grad():

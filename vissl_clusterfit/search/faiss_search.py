@@ -81,8 +81,9 @@ class FaissSearch:
     def _nearest(self, rows_nD: np.ndarray, count: int) -> np.ndarray:
         _import_faiss().omp_set_num_threads(self._num_threads)  # it is a setting of each thread
         rows_nD = rows_nD if self._shift is None else rows_nD - self._shift
-        labels = self._index.search(np.ascontiguousarray(rows_nD), count)[1]
-        if len(labels) and labels.min() < 0:
+        scores, labels = self._index.search(np.ascontiguousarray(rows_nD), count)
+        # Where no score is less than the one it begins with, faiss gives the label -1, and faiss 1.8 any number.
+        if len(labels) and not (labels.min() >= 0 and scores.max() < np.finfo(np.float32).max):
             raise _too_large()
         return labels
 

@@ -1,5 +1,8 @@
 """The drawn pictures: the same every time, no scan in two splits, and labels that say what is drawn."""
 
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,12 +11,15 @@ from tiny_store import contents
 from vissl_clusterfit.datasets.synthetic.characters import FAMILIES, LETTERS, PICTURE_PX, _ink, draw_characters
 from vissl_clusterfit.datasets.synthetic.digits import scan_labels
 from vissl_clusterfit.datasets.synthetic.study_images import _SCANS, SPLITS, PicturesSettings, write_pictures
-from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.errors import ArtifactError, MissingDependencyError
+
+HAS_ALL_FONTS = (Path(matplotlib.get_data_path()) / "fonts/ttf/cmti10.ttf").is_file()
+needs_all_fonts = pytest.mark.skipif(not HAS_ALL_FONTS, reason="this matplotlib has no cmti10")
 
 SMALL = {"pretrain": 60, "train": 40, "validation": 20, "test": 30}
 
 
-@pytest.fixture(scope="module", params=["digits", "characters"])
+@pytest.fixture(scope="module", params=["digits", pytest.param("characters", marks=needs_all_fonts)])
 def pictures(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "pictures"
     write_pictures(folder, PicturesSettings(request.param, **SMALL))
@@ -77,6 +83,13 @@ def test_styles_are_three_ways_to_write_each_digit():
     assert set(styles) == {*range(30)}
 
 
+@pytest.mark.skipif(HAS_ALL_FONTS, reason="this matplotlib has all fonts")
+def test_a_font_that_is_missing_is_named(tmp_path):
+    with pytest.raises(MissingDependencyError, match=r"matplotlib \S+ has no cmti10: pip install --upgrade"):
+        write_pictures(tmp_path / "pictures", PicturesSettings("characters", **SMALL))
+
+
+@needs_all_fonts
 def test_the_labels_of_a_character_say_what_is_drawn():
     _, labels = draw_characters(400, np.random.default_rng(0))
     np.testing.assert_array_equal(labels["character"], 2 * labels["letter"] + labels["case"])

@@ -51,7 +51,7 @@ def draw_characters(num_pictures: int, rng: np.random.Generator) -> tuple[np.nda
         family.
 
     Raises:
-        MissingDependencyError: matplotlib is not installed.
+        MissingDependencyError: matplotlib is not installed, or is one that lacks a font.
     """
     letters = rng.integers(len(LETTERS), size=num_pictures)
     cases = rng.integers(2, size=num_pictures)
@@ -146,4 +146,7 @@ def _font(name: str) -> ImageFont.FreeTypeFont:
             "The characters are drawn in the fonts of matplotlib, which is not installed: pip install matplotlib"
         ) from None
     file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+    if not file.is_file():
+        said = f"matplotlib {matplotlib.__version__} has no {name}: pip install --upgrade matplotlib"
+        raise MissingDependencyError(f"The characters are drawn in the fonts of matplotlib, and {said}")
     return ImageFont.truetype(str(file), _MASTER_FONT_PX)
