@@ -89,10 +89,10 @@ UNITS := $(addprefix tests/,browse clustering config datasets features images la
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest
 
 check: lint
-	$(PYTEST) -q -n 2 -m "not slow" $(UNITS)
+	$(PYTEST) -q -n 3 -m "not slow" $(UNITS)
 
 test: lint
-	$(PYTEST) --slow -n 2
+	$(PYTEST) --slow -n 3
 
 # A Python's interpreter: on the path, where one may lead nowhere, or pyenv's.
 python_of = $(shell for p in "$$(command -v python$(1))" $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1).*/bin/python; do \
@@ -112,7 +112,7 @@ define test_units
 	@$(UV) venv --quiet --clear --python $(2) build/$(1)
 	@$(UV) pip install --quiet --python build/$(1)/bin/python $$(grep -h '^setuptools==' $(3))
 	@$(call sync,build/$(1)/bin/python,$(3))
-	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) build/$(1)/bin/python -m pytest -q -n 2 -m "not slow" -p no:cacheprovider $(UNITS)
+	PYTHONPATH=$(CURDIR) $(PYTEST:$(PY)%=build/$(1)/bin/python%) -q -n 3 -m "not slow" -p no:cacheprovider $(UNITS)
 endef
 
 # The documents as a site in build/site; every warning is an error (with --quiet none would be counted).
