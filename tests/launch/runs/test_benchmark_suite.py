@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from benchmark_data import write_classes
+from following import run_next
 from suite import LINEAR, benchmarks, linear_on, transfer_on
 
 from vissl_clusterfit.errors import ArtifactError, ConfigError
@@ -135,6 +136,7 @@ def test_one_that_fails_stops_no_other_and_a_suite_that_is_killed_resumes(
         "  finished: linear, epoch 1",
         "  FAILED with exit code 2: wrong, epoch 1",
     ]
+    assert run_next(said)[0] == "table"
     assert "Starting phase 0 " not in said
     assert (linear / "model_phase0.torch").stat().st_mtime_ns == made
     rows = read_results(folder)

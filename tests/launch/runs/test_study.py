@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from following import run_next
 
 from vissl_clusterfit.report.results import read_results
 
@@ -38,6 +39,7 @@ def test_a_study_that_is_killed_resumes_and_reports(start_script, tmp_path):
     said, errors = process.communicate()
     assert process.returncode == 0, said + errors
     assert {file: file.stat().st_mtime_ns for file in made} == made
+    assert run_next(said) == ["table", str(folder)]
     assert all(str(folder / name) in said for name in ("results.json", "study.md", "study.csv", "study.png"))
     with (folder / "study.csv").open(newline="") as file:
         found = {(line["method"], line["seed"], line["benchmark"], line["target"]) for line in csv.DictReader(file)}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_parts import trunk_of
+from following import run_next
 from tiny import write_images
 
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
@@ -50,6 +51,7 @@ def test_the_same_images_get_the_same_labels(run_command, codebook, teacher, ima
     )
     assert said, result.stdout
     assert said[1] == said[2] == f"{np.median(first.distances):.4g}"
+    assert run_next(result.stdout) == ["report", f"{tmp_path}/new/clusterfit"]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import torch
 from checkpoint_parts import trunk_of
 from command import CommandServer
+from following import run_next
 from PIL import Image
 from results_file import rows_in
 from sklearn.metrics import average_precision_score
@@ -81,6 +82,7 @@ def rows_of(transfer, tmp_path):
     def run(*overrides: str) -> list[dict]:
         result = transfer(*overrides)
         assert result.returncode == 0, result.stderr
+        assert run_next(result.stdout) == ["table", f"{tmp_path}/run"]
         return rows_in(tmp_path / "run")
 
     return run

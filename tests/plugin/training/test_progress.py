@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import pytest
+from following import run_next
 from tiny import write_images
 
 from vissl_clusterfit.commands import main as commands
@@ -54,7 +55,7 @@ def test_a_finished_training_says_so_and_where_its_results_are(undisturbed):
     assert taken.startswith("Taken so far: extract ")
     assert taken.endswith(f" core hours ({folder}/costs.json).")
     assert following == f"next: vissl-clusterfit report {folder}"
-    assert commands.main(shlex.split(following)[2:]) == 0
+    assert run_next(said) == ["report", str(folder)]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import torch
 import watched_files
 from benchmark_data import LAYERS
 from checkpoint_parts import network_of
+from following import run_next
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 from tune_work import LINEAR, NUM_TEST
@@ -40,6 +41,7 @@ def test_a_tuning_that_is_killed_resumes_and_scores_the_test_split_once(start_sc
     said, errors = process.communicate()
     assert process.returncode == 0, errors
     assert first.stat().st_mtime_ns == made
+    assert run_next(said) == ["table", str(run)]
     record = json.loads((run / "validation.json").read_text())
     assert record["tried"]["lr=1e+38,wd=0.0005"] == "diverged"
     assert record["chosen"] == {"layer res4": "lr=0.05,wd=0.0005", "layer res5": "lr=0.05,wd=0.0005"}
