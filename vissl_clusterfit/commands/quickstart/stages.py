@@ -39,11 +39,19 @@ _CONTROL = "teacher_twice_as_long"
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of a config: what is printed above it, the config's name, and what is overridden."""
+    """One run of a config.
+
+    Attributes:
+        title: printed above it.
+        config: its name.
+        overrides: of it.
+        before: stands in front of its progress, where others run at the same time.
+    """
 
     title: str
     config: str
     overrides: Sequence[str] = ()
+    before: str = ""
 
 
 def control_stage(training: Sequence[str]) -> Stage:
@@ -91,12 +99,12 @@ def run_stages(
     evaluations = []
     for model, overrides in models.items():
         named = [f'config.TRANSFER.MODEL_NAME="{model}"', f"config.CHECKPOINT.DIR={folders[model]}"]
-        evaluations.append(Stage(f"Evaluating: {model}", "evaluate", [*overrides, *named]))
+        evaluations.append(Stage(f"Evaluating: {model}", "evaluate", [*overrides, *named], f"{model}: "))
     logs = [f"{stage.config}.log" for stage in stages] + [f"evaluate_{_file_name(model)}.log" for model in models]
 
     def run(number: int, stage: Stage) -> int:
         title = f"{number} of {len(logs)}: {stage.title}"
-        return _run(folder / "logs" / logs[number - 1], f"{group}/{stage.config}", folder, title, stage.overrides)
+        return _run(folder / "logs" / logs[number - 1], f"{group}/{stage.config}", folder, title, stage)
 
     for number, stage in enumerate(stages, 1):
         if code := run(number, stage):
@@ -130,9 +138,9 @@ def _file_name(title: str) -> str:
     return title.replace(",", "").replace(" ", "_")
 
 
-def _run(log: Path, config: str, folder: Path, title: str, overrides: Sequence[str]) -> int:
+def _run(log: Path, config: str, folder: Path, title: str, stage: Stage) -> int:
     """Runs one config in a separate process, its output in a log file, and shows how far it is."""
-    command = [f"config={config}", f"quickstart.folder={folder}", *overrides]
+    command = [f"config={config}", f"quickstart.folder={folder}", *stage.overrides]
     tqdm.write(f"\n{title}\n    vissl-clusterfit {shlex.join(command)}")
     log.parent.mkdir(parents=True, exist_ok=True)
     started, told = time.monotonic(), log.with_suffix(".progress")
@@ -144,7 +152,7 @@ def _run(log: Path, config: str, folder: Path, title: str, overrides: Sequence[s
             env={**os.environ, **ENVIRONMENT, VARIABLE: str(told)},
         )
         try:
-            code = watch(process, told, lambda line: tqdm.write(f"    {line}"))
+            code = watch(process, told, lambda line: tqdm.write(f"    {line}"), stage.before)
         except KeyboardInterrupt:  # which the run has got from the terminal, too
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE_S)
@@ -153,7 +161,9 @@ def _run(log: Path, config: str, folder: Path, title: str, overrides: Sequence[s
             process.kill()
             process.wait()
     outcome = "done" if code == 0 else f"failed with exit code {code}"
-    tqdm.write(f"    {outcome} in {time.monotonic() - started:.0f} s; log: {log}")  # above the bars of others
+    tqdm.write(
+        f"    {stage.before}{outcome} in {time.monotonic() - started:.0f} s; log: {log}"
+    )  # above the bars of others
     if code:
         print("\n".join(log.read_text("utf-8").splitlines()[-15:]), file=sys.stderr)
     return code
