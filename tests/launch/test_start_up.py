@@ -6,11 +6,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 #: PyTorch and what comes with it, and VISSL's own modules beside its package of defaults.
 SECONDS = {"torch", "torchvision", "classy_vision", "fvcore", "vissl.engines", "vissl.utils.misc", "scipy", "sklearn"}
 #: What only some engines, targets or sources need.
 UNUSED = {"sklearn", "av", "matplotlib", "submitit", "faiss", "pandas", "torch._dynamo", "triton"}
+#: It warns on the screen of a machine without a GPU.
+UNUSED |= set() if torch.cuda.is_available() else {"torch.utils.cpp_extension"}
 _RUN = """
 import json, sys
 from vissl_clusterfit.launch.main import main

@@ -50,6 +50,11 @@ def _is_for_people(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING and record.getMessage() not in _AS_ASKED
 
 
+def show_lines() -> None:
+    """Has the log of this process come to the screen as that of a run: of one for which VISSL sets up none."""
+    logging.root.handlers = [_Screen()]
+
+
 def keep_screen_calm() -> None:
     """Has VISSL's log come to ``log.txt`` alone, but for what people read; called once in every process."""
     set_up = importlib.import_module("vissl.utils.logger").setup_logging

@@ -25,6 +25,7 @@ from vissl_clusterfit.launch.processes.failures import DONE, INTERRUPTED
 from vissl_clusterfit.launch.runs.process_pool import OUTPUT_NAME, processes
 from vissl_clusterfit.launch.runs.subprocess_runs import stopped_as_interrupted
 from vissl_clusterfit.plugin.data.true_labels import true_labels
+from vissl_clusterfit.plugin.screen import show_lines
 from vissl_clusterfit.progress.display import Display
 from vissl_clusterfit.progress.ending import ending
 from vissl_clusterfit.progress.state import ProgressState
@@ -69,6 +70,7 @@ def run_study(overrides: Sequence[str], config: Any, main: Callable[[list[str]],
     if not isinstance(folder, Path):
         allowed = "a folder of this machine's file system for a study"
         raise ConfigError(problem("config.CHECKPOINT.DIR", found=str(folder), allowed=allowed))
+    show_lines()
     if settings.pictures.kind:
         _say(f"Pictures: {folder / 'pictures'}")
         write_pictures(folder / "pictures", settings.pictures)
@@ -115,7 +117,7 @@ class _Study:
 
     def run(self, main: Callable[[list[str]], int]) -> int:
         """Runs what is missing. A run that fails ends the study, as others need it."""
-        started, runs = time.monotonic(), self._plan.runs()
+        started, runs, on_terminal = time.monotonic(), self._plan.runs(), sys.stderr.isatty()
         forecast = Forecast(runs, self._settings.num_parallel)
         ready = self._plan.ready()
         for run, seconds in self._finished.values():
@@ -134,7 +136,8 @@ class _Study:
                     running.start(run.folder, self._command(run))
                 if not running.folders:
                     return DONE
-                display.show(self._state(forecast.num_done, len(runs), running.folders, forecast.left()))
+                if on_terminal:
+                    display.show(self._state(forecast.num_done, len(runs), running.folders, forecast.left()))
                 folder, command, code = running.wait_for_one()
                 name = folder.relative_to(self._folder / "runs")
                 if code == INTERRUPTED:
@@ -147,7 +150,7 @@ class _Study:
                 artifacts.write_json(folder / _RECORD_NAME, {"overrides": command, "seconds": round(seconds, 3)})
                 self._finished[folder] = (run, seconds)
                 forecast.done(run, seconds)
-                if not sys.stderr.isatty():
+                if not on_terminal:
                     progress = f"{forecast.num_done:4d} of {len(runs)} done"
                     _say(f"{time.monotonic() - started:6.0f} s  {progress}  {forecast.left():>14}  {name}")
                 ready = self._plan.ready()
