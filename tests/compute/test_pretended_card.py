@@ -1,7 +1,5 @@
 """The paths that a card takes, on tensors that say they are on one: the results of a processor, and few waits."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,7 @@ from vissl_clusterfit.features import batch_size
 from vissl_clusterfit.features.card import Card
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.images.pixels import Finish
-from vissl_clusterfit.search import threads, torch_search
+from vissl_clusterfit.search import threads, tile, torch_search
 from vissl_clusterfit.search.torch_search import TorchSearch
 from vissl_clusterfit.transfer.knn import KnnSettings, knn_hits, knn_predict
 from vissl_clusterfit.transfer.retrieval import category_retrieval
@@ -60,7 +58,7 @@ def test_labels_and_nearest_centroids_are_those_of_a_processor(card, rows, produ
 def test_a_block_is_waited_for_a_few_times_however_many_its_candidates_are(card, rows, monkeypatch):
     waits = []
     for values in (1 << 20, 64):  # all pairs at once, and a few at a time
-        monkeypatch.setitem(torch_search._PAIR_VALUES, "cuda", values)
+        monkeypatch.setitem(tile._PAIR_VALUES, "cuda", values)
         search = TorchSearch(rows[:40], device="cuda", product_type=torch.bfloat16)
         card.waits.clear()
         search.labels(rows)
@@ -127,25 +125,22 @@ def test_nothing_is_waited_for_until_features_are_asked_for(card):
 
 
 @pytest.mark.parametrize(("most", "found"), [(1 << 20, 1024), (300, 256), (64, 64), (20, 16), (1, 1)])
-def test_a_batch_is_as_large_as_is_faster_and_fits(card, most, found):
+def test_a_batch_is_as_large_as_is_faster_and_fits(card, monkeypatch, most, found):
     """Of a network that takes as long for any batch, on a card with memory for so many images."""
 
-    def encode(images):
-        if len(images) > most:
+    def seconds(encode, some, size):
+        if size > most:
             raise torch.OutOfMemoryError("no memory")
-        time.sleep(0.002)
-        return images.flatten(1)
+        return 1.0
 
-    assert batch_size.batch_size_on("cuda", encode, Numbers(9)) == found
-    assert batch_size.batch_size_on("cpu", encode, Numbers(9)) == 64
+    monkeypatch.setattr(batch_size, "_seconds", seconds)
+    assert batch_size.batch_size_on("cuda", convolutions(PLAIN, "cuda"), Numbers(9)) == found
+    assert batch_size.batch_size_on("cpu", convolutions(PLAIN), Numbers(9)) == 64
 
 
-def test_a_batch_that_is_no_faster_is_not_taken(card):
-    def encode(images):
-        time.sleep(0.0002 * len(images))
-        return images.flatten(1)
-
-    assert batch_size.batch_size_on("cuda", encode, Numbers(2)) == 64
+def test_a_batch_that_is_no_faster_is_not_taken(card, monkeypatch):
+    monkeypatch.setattr(batch_size, "_seconds", lambda encode, some, size: 0.01 * size)
+    assert batch_size.batch_size_on("cuda", convolutions(PLAIN, "cuda"), Numbers(2)) == 64
 
 
 def test_auto_is_said_in_place_of_the_size_and_its_features_are_the_same(card, tmp_path):

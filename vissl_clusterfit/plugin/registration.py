@@ -70,7 +70,12 @@ def register() -> None:
     from vissl.losses.deepclusterv2_loss import DeepClusterV2Loss
     from vissl.models import base_ssl_model
     from vissl.models.heads import register_model_head
-    from vissl.models.trunks import MODEL_TRUNKS_REGISTRY, feature_extractor, register_model_trunk
+    from vissl.models.trunks import (
+        MODEL_TRUNKS_REGISTRY,
+        feature_extractor,
+        register_model_trunk,
+        vision_transformer,
+    )
     from vissl.trainer import train_task, trainer_main
     from vissl.utils import checkpoint
 
@@ -89,7 +94,7 @@ def register() -> None:
     )
     from vissl_clusterfit.plugin.engines import assign, stages, transfer, tune, video_accuracy
     from vissl_clusterfit.plugin.log_bridge import keep_secrets
-    from vissl_clusterfit.plugin.models import head, library_network, raw_pixels, video_trunks, weights
+    from vissl_clusterfit.plugin.models import attention, head, library_network, raw_pixels, video_trunks, weights
     from vissl_clusterfit.plugin.models.constructors import network_errors
     from vissl_clusterfit.plugin.patches import (
         begin_to_read,
@@ -227,6 +232,8 @@ def register() -> None:
     # How networks compute.
     task._build_model = compute.with_compute(task._build_model)
     task.get_classy_state = compute.with_scale(task.get_classy_state)
+    of_heads = vision_transformer.Attention
+    of_heads.forward = attention.fused_below_float32(of_heads.forward)
     # Apex is not needed for LARC, nor a GPU for DeepClusterV2.
     SGD.prepare = with_larc_of_vissl(SGD.prepare)
     task._build_optimizer = built_without_apex

@@ -10,7 +10,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,17 +101,25 @@ def run_stages(
         named = [f'config.TRANSFER.MODEL_NAME="{model}"', f"config.CHECKPOINT.DIR={folders[model]}"]
         evaluations.append(Stage(f"Evaluating: {model}", "evaluate", [*overrides, *named], f"{model}: "))
     logs = [f"{stage.config}.log" for stage in stages] + [f"evaluate_{_file_name(model)}.log" for model in models]
+    after = [_number_of_stages(folder, stages, overrides) for overrides in models.values()]
 
     def run(number: int, stage: Stage) -> int:
         title = f"{number} of {len(logs)}: {stage.title}"
         return _run(folder / "logs" / logs[number - 1], f"{group}/{stage.config}", folder, title, stage)
 
-    for number, stage in enumerate(stages, 1):
-        if code := run(number, stage):
+    # A model is evaluated while the next one is trained: both take little more than one core.
+    pool, begun = ThreadPoolExecutor(NUM_EVALUATIONS), list[Future[int]]()
+    try:
+        for num_done in range(len(stages) + 1):
+            if num_done and (code := run(num_done, stages[num_done - 1])):
+                return code
+            for number, evaluation in enumerate(evaluations):
+                if after[number] == num_done:
+                    begun.append(pool.submit(run, len(stages) + 1 + number, evaluation))
+        if code := next(filter(None, (each.result() for each in begun)), 0):
             return code
-    with ThreadPoolExecutor(NUM_EVALUATIONS) as pool:
-        if code := next(filter(None, pool.map(run, range(len(stages) + 1, len(logs) + 1), evaluations)), 0):
-            return code
+    finally:
+        pool.shutdown(cancel_futures=True)
     rows = [row for of_model in folders.values() for row in read_results(of_model)]
     append_results(folder, rows)
     print(f"\n{format_table(rows)}\n")
@@ -132,6 +140,12 @@ def _show_clusters(run: Path, *, open_page: bool) -> tuple[dict[str, object], st
     if open_page:
         webbrowser.open(page.resolve().as_uri())
     return {"the clusters, to look at": page}, ""
+
+
+def _number_of_stages(folder: Path, stages: Sequence[Stage], overrides: Sequence[str]) -> int:
+    """How many stages are to be done before the weights are there that the overrides name."""
+    needed = (number for number, stage in enumerate(stages, 1) if {*weights_of(folder, stage.config)} <= {*overrides})
+    return max(needed, default=0)
 
 
 def _file_name(title: str) -> str:

@@ -77,17 +77,23 @@ def with_stand_ins(get_item: Callable[[Any, int], tuple[Any, bool]]) -> Callable
     """VISSL's ``DiskImageDataset.__getitem__``, which ends a training at a damaged file of a folder, not of a list.
 
     A grey image stands for it, as for one of a list, and is said not to be valid. Images stay as VISSL reads them;
-    those that their EXIF data would turn are counted where :func:`count_orientations` asks for it.
+    those that their EXIF data would turn are counted where :func:`count_orientations` asks for it. Small ones are read
+    once (``small_pictures.py``).
     """
 
     @functools.wraps(get_item)
     def get(source: Any, index: int) -> tuple[Any, bool]:
+        kept = getattr(source, "small_pictures", None)
+        if kept is not None and (picture := kept.get(index)) is not None:
+            return picture, True
         counted = getattr(source, "ignored_orientations", None)
         before = _turned.set(None if counted is None else False)
         try:
             item = get_item(source, index)
             if counted is not None and _turned.get():
                 counted[index] = 1
+            if kept is not None and item[1]:
+                kept.keep(index, item[0])
             return item
         except Exception as error:  # damaged files make decoders raise nearly anything
             if source.data_source != "disk_folder" or not source.is_initialized:
