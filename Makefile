@@ -22,8 +22,8 @@ LOCKS := requirements.lock requirements-$(FAISS).lock
 # set there is handed on.
 UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null)}}" \
 	$(PY) -m uv --system-certs --no-python-downloads
-# Where an index is set in a way that only pip reads, pip installs the same: $(call sync,<python>,<locks>).
-sync = $(UV) pip sync --quiet --compile-bytecode --no-build-isolation --python $(1) $(2) \
+# Where an index is set in a way that only pip reads, pip installs the same: $(call sync,<python>,<locks>[,<options of uv>]).
+sync = $(UV) pip sync --quiet $(3) --no-build-isolation --python $(1) $(2) \
 	|| $(PIP) -q --python $(1) install --no-deps --no-build-isolation $(2:%=--requirement %)
 
 # The stamp of a current environment has what it was made from in its name: content, and not time, which a checkout changes.
@@ -45,7 +45,7 @@ $(STAMP):
 	@test "$$($(PY) -V 2>&1)" = "$$($(PYTHON) -V 2>&1)" || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing the locked versions into $(VENV), faiss for the $(FAISS) (an empty one downloads some 3 GB)"
 	@$(PIP) -qq install $$(grep -E '^(pip|setuptools|uv)==' requirements.lock)
-	@$(call sync,$(PY),$(LOCKS))
+	@$(call sync,$(PY),$(LOCKS),--compile-bytecode)
 	@$(PIP) -qq install --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -81,7 +81,7 @@ setup(
     author="vissl-clusterfit contributors",
     license="MIT",
     license_files=["LICENSE"],
-    python_requires=">=3.10,<3.14",  # those that the tests ran on
+    python_requires=">=3.10,<3.14",  # the oldest and the newest that the tests ran on
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     # VISSL installs top-level packages named tools, tests and configs, which ours must not overlay: so only

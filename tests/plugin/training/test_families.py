@@ -84,6 +84,9 @@ def run_a_step(run_command, tmp_path, eight_images):
             "config.SEED_VALUE=0",
             "config.CLUSTERFIT.NUM_CLUSTERS=4",
             "config.CLUSTERFIT.EXPORT=false",
+            # What auto measures may differ from family to family, and to measure takes longer than the step.
+            "config.CLUSTERFIT.COMPUTE.PRECISION=float32",
+            "config.CLUSTERFIT.COMPUTE.CHANNELS_LAST=false",
             f"config.CLUSTERFIT.TEACHER.WEIGHTS={teacher}",
             f"config.CHECKPOINT.DIR={folder}",
             cwd=tmp_path,

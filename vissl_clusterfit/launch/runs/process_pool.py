@@ -28,7 +28,10 @@ OUTPUT_NAME = "output.txt"
 #: How long a run may take to end after Ctrl-C, with the processes that it started.
 _GRACE_S = 30
 # What runs import besides the registrations; here, so that the server imports it.
-for _name in ("vissl.engines", "vissl.hooks", "vissl.trainer", "vissl.utils.distributed_launcher"):
+for _name in (
+    *("vissl.engines", "vissl.hooks", "vissl.trainer", "vissl.utils.distributed_launcher"),
+    *(f"vissl_clusterfit.launch.{name}" for name in ("compose.compose", "runs.benchmark_suite", "runs.execute")),
+):
     importlib.import_module(_name)
 
 
