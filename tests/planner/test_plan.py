@@ -159,10 +159,10 @@ def test_the_number_of_clusters_that_is_advised_fits_and_one_more_does_not():
 
 def test_a_partial_head_takes_its_share_of_the_rows_and_what_it_draws():
     fixed, of_image = partial_head_bytes(1_000_000, 2048, 0.1, 2)
-    assert fixed == 4 * 2048 * (500_000 + 2 * 50_000)
+    assert fixed == 4 * 2048 * (500_000 + 50_000)
     assert of_image == 16 * 50_000 * 2
     everything, _ = partial_head_bytes(1000, 64, 1.0, 1)
-    assert everything == 3 * 4 * 1000 * 64  # rows, a copy, and its gradient: as a full head without momentum
+    assert everything == 2 * 4 * 1000 * 64  # rows and a copy
 
 
 def test_figures_for_people():

@@ -153,8 +153,8 @@ def training_cost(
 def partial_head_bytes(num_clusters: int, dim: int, rate: float, processes: int) -> tuple[int, int]:
     """What a partial head takes in each process: with any batch, and for each image of one.
 
-    Its share of the rows; of those that are drawn a copy and its gradient; for the images of all processes the logits
-    of these, without and with the correction, their exponentials, and a gradient. All are float32.
+    Its share of the rows; of those that are drawn a copy; for the images of all processes the logits of these, without
+    and with the correction, their exponentials, and a gradient. All are float32.
 
     Args:
         num_clusters: K.
@@ -164,7 +164,7 @@ def partial_head_bytes(num_clusters: int, dim: int, rate: float, processes: int)
     """
     rows = -(-num_clusters // processes)
     drawn = math.ceil(rate * rows)
-    return 4 * dim * (rows + 2 * drawn), 4 * 4 * drawn * processes
+    return 4 * dim * (rows + drawn), 4 * 4 * drawn * processes
 
 
 def _batch(images: Images) -> tuple[int, torch.Tensor, float]:

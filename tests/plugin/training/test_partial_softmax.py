@@ -120,6 +120,16 @@ def test_rows_that_are_not_drawn_stay():
     assert torch.equal(head.rows.weights, after)
 
 
+def test_the_rows_above_a_network_that_is_not_trained_move_as_above_one_that_is():
+    trained, fixed = a_head(SOME), a_head(SOME)
+    head_work.step(trained)
+    fixed.loss(*head_work.batch(), step=7).backward()
+    for head in (trained, fixed):
+        head.update(RATE, WEIGHT_DECAY)
+    assert torch.equal(fixed.rows.weights, trained.rows.weights)
+    assert not torch.equal(fixed.rows.weights, a_head().rows.weights)
+
+
 def test_gradients_of_mixed_precision_are_scaled_back_or_left_out():
     plain, scaled, broken = (a_head() for _ in range(3))
     for head, factor in ((plain, 1.0), (scaled, 1024.0), (broken, math.inf)):

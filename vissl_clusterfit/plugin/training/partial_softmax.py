@@ -17,7 +17,6 @@ are shared, never the rows or the logits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,14 +29,38 @@ from vissl_clusterfit.plugin.training.cluster_rows import ClusterRows
 
 #: Rows whose logits are there at once where nothing is trained.
 _ROWS_AT_ONCE = 1 << 16
+#: As in ``torch.nn.functional.normalize``.
+_LEAST_LENGTH = 1e-12
 
 
-@dataclass
 class DrawnRows:
-    """The rows of one step: their positions in the share of this process, and a copy that has a gradient."""
+    """The rows of one step, and what their step of SGD needs; there is no gradient as large as they are.
 
-    positions: torch.Tensor
-    matrix: torch.Tensor
+    Of rows m, features f and their products p = f mᵀ, with the gradient g of p, the gradient of m is gᵀ f, which is
+    added as it is computed. Of unit rows m = w / |w| the gradient of w is ``(gᵀ f - Σ_b (g p) m) / |w|``.
+
+    Args:
+        positions: (n,) int64, in the share of this process.
+        matrix: (n, D), a copy of these rows, which is changed.
+        unit: the products are with unit rows.
+    """
+
+    def __init__(self, positions: torch.Tensor, matrix: torch.Tensor, *, unit: bool) -> None:
+        self.positions, self.matrix = positions, matrix
+        self.lengths = matrix.norm(dim=1).clamp_(min=_LEAST_LENGTH) if unit else None
+        if self.lengths is not None:
+            matrix.div_(self.lengths.unsqueeze(1))
+        self.features = self.products = torch.empty(0)
+        #: Of the products, (B, n); there after the backward pass.
+        self.gradient: torch.Tensor | None = None
+
+    def moved(self, gradient: torch.Tensor, rate: float, weight_decay: float) -> torch.Tensor:
+        """The rows after the step, in the place of the copy."""
+        added, kept = -rate * gradient, 1 - rate * weight_decay
+        if self.lengths is None:
+            return self.matrix.mul_(kept).addmm_(added.T, self.features)
+        of_unit = self.lengths * kept - (added * self.products).sum(dim=0) / self.lengths
+        return self.matrix.mul_(of_unit.unsqueeze(1)).addmm_((added / self.lengths).T, self.features)
 
 
 class PartialSoftmax:
@@ -52,6 +75,8 @@ class PartialSoftmax:
         self.rows = rows
         self._settings = settings
         self._drawn: DrawnRows | None = None
+        # Kept between steps: of a million clusters the system takes longer to give the memory than to fill it.
+        self._copy = rows.weights.new_empty(0)
 
     def loss(
         self, features: torch.Tensor, clusters: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor, step: int
@@ -84,9 +109,12 @@ class PartialSoftmax:
         self, features: torch.Tensor, places: torch.Tensor, ours: torch.Tensor, shares: torch.Tensor, step: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         positions, log_chance = self.rows.draw(places[ours].unique(), self._settings.rate, step)
-        matrix = self.rows.weights[positions].requires_grad_()
-        self._drawn = DrawnRows(positions, matrix)
-        logits = self._logits(features, matrix)
+        self._drawn = DrawnRows(positions, self._copied(positions), unit=self._settings.cosine)
+        if not features.requires_grad:  # of a network that is not trained; its head is
+            features = features.detach().requires_grad_()
+        if self._settings.cosine:
+            features = F.normalize(features, dim=1)
+        logits = _Products.apply(features, self._drawn) * (self._settings.scale if self._settings.cosine else 1.0)
         found = torch.searchsorted(positions, places.clamp(0, max(0, len(self.rows.weights) - 1)))
         found = found.clamp(max=max(0, len(positions) - 1))
         if self._settings.margin:
@@ -95,6 +123,12 @@ class PartialSoftmax:
         if self._settings.correction:
             logits = logits - log_chance
         return _log_sum_of_all(logits), _Sum.apply((logits.gather(1, found) * shares * ours).sum(dim=1))
+
+    def _copied(self, positions: torch.Tensor) -> torch.Tensor:
+        number = len(positions)
+        if len(self._copy) < number:
+            self._copy = self.rows.weights.new_empty(number, self.rows.dim)
+        return torch.index_select(self.rows.weights, 0, positions, out=self._copy[:number])
 
     @torch.no_grad()
     def _of_all_rows(
@@ -128,14 +162,11 @@ class PartialSoftmax:
             scale: what the loss was multiplied by for mixed precision; where gradients are not finite, nothing is done.
         """
         drawn, self._drawn = self._drawn, None
-        if drawn is None or drawn.matrix.grad is None:
+        if drawn is None or drawn.gradient is None:
             return
-        gradient, matrix = drawn.matrix.grad, drawn.matrix.detach()
-        if not _finite_on_all(gradient):
-            return
-        # In place: of a million clusters each copy takes hundreds of megabytes.
-        gradient.div_(scale).add_(matrix, alpha=weight_decay)
-        self.rows.weights.index_copy_(0, drawn.positions, matrix.add_(gradient, alpha=-rate))
+        if _finite_on_all(drawn.gradient):
+            moved = drawn.moved(drawn.gradient / scale, rate, weight_decay)
+            self.rows.weights.index_copy_(0, drawn.positions, moved)
 
 
 def gather_features(features: torch.Tensor) -> torch.Tensor:
@@ -164,6 +195,21 @@ def _finite_on_all(gradient: torch.Tensor) -> bool:
     if distributed.is_distributed():
         dist.all_reduce(bad, op=dist.ReduceOp.MAX)
     return not bool(bad)
+
+
+class _Products(torch.autograd.Function):
+    """Forward: the products of features and drawn rows. Backward: keeps their gradient for the step of the rows."""
+
+    @staticmethod
+    def forward(context: Any, features: torch.Tensor, drawn: DrawnRows) -> torch.Tensor:
+        context.drawn = drawn
+        drawn.features, drawn.products = features, (features @ drawn.matrix.T).float()
+        return drawn.products.view_as(drawn.products)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        context.drawn.gradient = gradient
+        return gradient @ context.drawn.matrix, None
 
 
 class _Gather(torch.autograd.Function):
