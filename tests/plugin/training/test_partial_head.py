@@ -55,6 +55,42 @@ def test_two_processes_share_the_rows_and_a_held_out_split_is_scored(train, tmp_
     assert np.isfinite(checkpoint["classy_state_dict"]["losses"]).all()
 
 
+@pytest.fixture
+def begun_on_two(train, tmp_path):
+    """A training on two processes that was killed in its second epoch, which has the learning rate 0."""
+    still = (
+        "config.OPTIMIZER.param_schedulers.lr={name:multistep,values:[0.05,0.0],milestones:[1],update_interval:epoch}"
+    )
+    options = (*PARTIAL, NO_CHANCE, still, "config.OPTIMIZER.num_epochs=2", "config.CHECKPOINT.CHECKPOINT_FREQUENCY=1")
+    train("run", *options, *on(2))
+    (tmp_path / "run/model_final_checkpoint_phase1.torch").unlink()
+    shutil.rmtree(tmp_path / "run/head_phase1")
+    return options
+
+
+def on(processes, batch=12):
+    return (
+        f"config.DISTRIBUTED.NUM_PROC_PER_NODE={processes}",
+        f"config.DATA.TRAIN.BATCHSIZE_PER_REPLICA={batch // processes}",
+    )
+
+
+@pytest.mark.parametrize(("processes", "rows_of_each"), [(1, [4]), (3, [1, 1, 2])])
+def test_what_two_processes_saved_others_resume_with_equal_rows(train, tmp_path, begun_on_two, processes, rows_of_each):
+    saved = rows_in(tmp_path / "run/head_phase0/0")
+    _, checkpoint = train("run", *begun_on_two, *on(processes))
+    files = [*(tmp_path / "run/head_phase1/0").glob("*.npy")]
+    assert sorted(len(np.load(file)) for file in files) == rows_of_each
+    assert torch.equal(rows_in(tmp_path / "run/head_phase1/0"), saved)
+    assert np.isfinite(checkpoint["classy_state_dict"]["losses"]).all()
+
+
+def test_another_batch_of_all_processes_is_another_training(train, begun_on_two):
+    said, _ = train("run", *begun_on_two, *on(3, batch=24), code=2)
+    assert "DATA.TRAIN.BATCHSIZE_PER_REPLICA: it was made with 6, this run has 8" in said
+    assert "NUM_PROC_PER_NODE: it was made with 2, this run has 3" in said
+
+
 def test_nested_targets_have_rows_for_each_number_of_clusters(train, tmp_path):
     train("run", *PARTIAL, "config.CLUSTERFIT.TARGETS.KIND=nested", "config.CLUSTERFIT.ALSO_NUM_CLUSTERS=[2]")
     shapes = [rows_in(tmp_path / f"run/head_phase0/{number}", width).shape for number, width in ((0, 4), (1, 2))]

@@ -6,6 +6,7 @@ another network resumes from it, and a finished one lends its scores to any name
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping
@@ -40,9 +41,10 @@ CARD_NAME = "card.json"
 HEAD_FOLDER = "head_phase"
 _FORMAT = 1
 _WEIGHTS = "MODEL.WEIGHTS_INIT.PARAMS_FILE"
-#: Of a training the batch of a step has the images of all processes, so their number decides; of no other stage.
 _COMPUTE = "CLUSTERFIT.COMPUTE"
+#: The batch of a step has the images of all processes, so their number and the batch of each decide together.
 _PROCESSES = "DISTRIBUTED.NUM_NODES * NUM_PROC_PER_NODE"
+_BATCH = "BATCHSIZE_PER_REPLICA"
 
 #: Blocks of ``config`` that change what comes out; of others, as CHECKPOINT, HOOKS and MACHINE, nothing does.
 _DECISIVE = ("MODEL", "OPTIMIZER", "METERS", "TRAINER", "SEED_VALUE", "TEST_ONLY", "TEST_MODEL", "TEST_EVERY_NUM_EPOCH")
@@ -101,7 +103,7 @@ def _data(config: AttrDict, split: str) -> dict[str, Any]:
     if images is None or not images.have_files:  # a fingerprint knows their number alone
         found["DATA_PATHS"] = list(data.DATA_PATHS)
     if split == "TEST" and not data.DROP_LAST:
-        found.pop("BATCHSIZE_PER_REPLICA")
+        found.pop(_BATCH)
     files = [
         path for path, source in zip(data.LABEL_PATHS, data.LABEL_SOURCES, strict=False) if source == "disk_filelist"
     ]
@@ -113,7 +115,8 @@ def check_record(
 ) -> bool:
     """Refuses a folder whose training was made from something else; whether there is a record.
 
-    A folder in which nothing was made yet, as the first command had a mistake, belongs to no training.
+    A folder in which nothing was made yet, as the first command had a mistake, belongs to no training. Another
+    number of processes with as many images in a step is the same training.
 
     Args:
         config: VISSL's ``config``.
@@ -128,7 +131,7 @@ def check_record(
     if not (place / RECORD_NAME).is_file() or not has_products(place):
         return False
     record, weights = artifacts.read_json(place / RECORD_NAME), config.MODEL.WEIGHTS_INIT.PARAMS_FILE
-    found, expected = record.get("inputs"), dict(inputs)
+    found, expected = record.get("inputs"), copy.deepcopy(dict(inputs))
     if not isinstance(found, dict) or "weights" not in record:
         raise ArtifactError(
             f"{place / RECORD_NAME} is damaged: it does not say what the training was made from. Put it back, or name "
@@ -139,6 +142,9 @@ def check_record(
         found[_WEIGHTS], expected[_WEIGHTS] = record["weights"], weights
     found[_COMPUTE] = _asked_for(settings, Compute.of_inputs(record))
     expected[_COMPUTE] = found[_COMPUTE] and _asked_for(settings, None)
+    batches = _batch_of_step(found), _batch_of_step(expected)
+    if batches[0] is not None and batches[0] == batches[1]:
+        found[_PROCESSES], found["DATA"]["TRAIN"][_BATCH] = expected[_PROCESSES], expected["DATA"]["TRAIN"][_BATCH]
     if lines := artifacts.differences(found, expected):
         raise ArtifactError(
             f"{place} has a training that was made from other data or settings:\n{lines}\n"
@@ -146,6 +152,14 @@ def check_record(
             "config.CHECKPOINT.OVERWRITE_EXISTING=true and AUTO_RESUME=false: what is there is moved aside."
         )
     return True
+
+
+def _batch_of_step(inputs: Mapping[str, Any]) -> int | None:
+    """The images of all processes in a step of a training; None where the inputs are those of a test, or damaged."""
+    data = inputs.get("DATA")
+    train = data.get("TRAIN") if isinstance(data, dict) else None
+    factors = (inputs.get(_PROCESSES), train.get(_BATCH) if isinstance(train, dict) else None)
+    return factors[0] * factors[1] if all(type(factor) is int for factor in factors) else None
 
 
 def _asked_for(settings: ComputeSettings | None, compute: Compute | None) -> dict[str, Any]:
