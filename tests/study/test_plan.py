@@ -210,3 +210,17 @@ def test_what_is_left_out_is_not_run():
 def test_a_mistake_is_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         StudySettings.from_config({**STUDY, **changes})
+
+
+@pytest.mark.parametrize("point", ["", "0 %"])
+def test_the_validation_score_is_that_of_the_chosen_value(point):
+    machine = Machine(TUNING={**STUDY["TUNING"], "POINT": point})
+    assert machine.plan.validated() == {}
+    machine.run_all()
+    # The value 0.2 is better, 0.9 instead of 0.5, for the teacher at 0 % alone; nothing else is tuned by it.
+    assert machine.plan.validated() == pytest.approx({"teacher": 0.9 if point else (0.9 + 0.5) / 2, "student": 0.5})
+
+
+def test_candidates_are_methods_of_the_study():
+    with pytest.raises(ConfigError, match=r"STUDY\.CANDIDATES: found \['other'\]; allowed: some of untrained, teacher"):
+        Machine(CANDIDATES=["other"])

@@ -111,13 +111,13 @@ def test_every_figure_is_in_the_csv_to_the_last_digit(report):
 
 
 def test_the_files_and_a_plot_of_a_panel_per_target(report, tmp_path):
-    files = write_report(tmp_path, report)
+    files = write_report(tmp_path, report, report.markdown())
     assert sorted(file.name for file in files) == ["study.csv", "study.md", "study.png"]
     with Image.open(tmp_path / "study.png") as plot:
         assert plot.width > 2.5 * plot.height
         assert len(np.unique(np.asarray(plot.convert("L")))) > 10
     before = (tmp_path / "study.png").read_bytes()
-    write_report(tmp_path, report)
+    write_report(tmp_path, report, report.markdown())
     assert (tmp_path / "study.png").read_bytes() == before
 
 
@@ -132,7 +132,8 @@ def test_the_legend_is_whole_however_many_methods_there_are(report, tmp_path):
     )
     row = ResultRow("m", "linear", "case", "test", "top-1 accuracy", 0.5, "protocol", 1)
     scores = [Score(name, point, "case", row) for name in names for point in ("0 %", "50 %")]
-    write_report(tmp_path, Report(settings, scores, {}, {}))
+    lone = Report(settings, scores, {}, {})
+    write_report(tmp_path, lone, lone.markdown())
     with Image.open(tmp_path / "study.png") as plot:
         pixels = np.asarray(plot.convert("L"))
     assert (pixels[:, [0, 1, -2, -1]] == 255).all()

@@ -13,9 +13,9 @@ from vissl_clusterfit.study.report import Report
 logger = logging.getLogger(__name__)
 
 
-def write_report(folder: Path, report: Report) -> list[Path]:
-    """Writes the report into a folder, and returns its files. Without matplotlib there is no plot, and a warning."""
-    files = {folder / "study.md": report.markdown().encode(), folder / "study.csv": report.csv().encode()}
+def write_report(folder: Path, report: Report, markdown: str) -> list[Path]:
+    """Writes a report with its text into a folder, and returns the files; without matplotlib no plot, and a warning."""
+    files = {folder / "study.md": markdown.encode(), folder / "study.csv": report.csv().encode()}
     try:
         from vissl_clusterfit.study.plot import curves
     except ImportError:

@@ -122,6 +122,16 @@ class StudyPlan:
             if method.epochs and not method.weights
         }
 
+    def validated(self) -> dict[str, float]:
+        """The score on validation data of each method that was tuned, with its chosen values; the mean of points."""
+        points = [self._settings.tuning.point] if self._settings.tuning.point else list(self._settings.named_points)
+        found = {}
+        for name in filter(self._is_tuned, self._settings.methods):
+            best = [max(scores) for point in points if (scores := self._validation(name, point))]
+            if len(best) == len(points):
+                found[name] = statistics.fmean(best)
+        return found
+
     def _seeds(self, name: str) -> list[int]:
         return self._settings.seeds[:1] if self._method(name).once else self._settings.seeds
 
@@ -130,19 +140,25 @@ class StudyPlan:
 
     def _choice(self, name: str, point: str) -> object | None:
         """The value that is best on the validation data, the mean of all targets; None where that is not known yet."""
-        method, tuning = self._method(name), self._settings.tuning
-        if not (self._settings.is_tuned and method.epochs) or method.weights:
-            return tuning.values[0]
-        point = tuning.point or point
-        scores = []
+        values = self._settings.tuning.values
+        if not self._is_tuned(name):
+            return values[0]
+        scores = self._validation(name, point)
+        return None if scores is None else values[scores.index(max(scores))]
+
+    def _is_tuned(self, name: str) -> bool:
+        method = self._method(name)
+        return self._settings.is_tuned and bool(method.epochs) and not method.weights
+
+    def _validation(self, name: str, point: str) -> list[float] | None:
+        """The score of each value on the validation data; None where not all are known yet."""
+        tuning, scores = self._settings.tuning, []
         for value in tuning.values:
-            of_targets = self._evaluated(name, point, tuning.seed, value, "validation")
+            of_targets = self._evaluated(name, tuning.point or point, tuning.seed, value, "validation")
             if of_targets is not None:
-                rows = [row for rows in of_targets.values() for row in rows if row.benchmark == CHOSEN_BY]
-                scores.append(statistics.fmean(row.value for row in rows))
-        if len(scores) < len(tuning.values):
-            return None
-        return tuning.values[scores.index(max(scores))]
+                found = [row for each in of_targets.values() for row in each if row.benchmark == CHOSEN_BY]
+                scores.append(statistics.fmean(row.value for row in found))
+        return scores if len(scores) == len(tuning.values) else None
 
     def _scores(self, name: str, point: str, seed: int) -> dict[str, Sequence[ResultRow]] | None:
         value = self._choice(name, point)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from vissl_clusterfit.report.intervals import Interval, student_interval
+from vissl_clusterfit.study.marks import as_table, plain, signed
 from vissl_clusterfit.study.plan import Score
 from vissl_clusterfit.study.settings import StudySettings
 
@@ -63,29 +63,33 @@ class Report:
         """The accuracy of a method over its seeds."""
         return student_interval([*self.values(benchmark, target, method, point).values()])
 
-    def lead(self, benchmark: str, target: str, method: str, point: str) -> Interval:
-        """How far a method is ahead of the baseline, seed by seed; of what has one score for all seeds, that one."""
-        of_method = self.values(benchmark, target, method, point)
-        of_baseline = self.values(benchmark, target, self.settings.baseline, point)
-        seeds = max(of_method, of_baseline, key=len)
-        return student_interval([_at(of_method, seed) - _at(of_baseline, seed) for seed in seeds])
+    def lead(self, benchmark: str, target: str, method: str, point: str, over: str = "") -> Interval:
+        """How far a method is ahead of another one, or of the baseline, seed by seed.
 
-    def markdown(self) -> str:
-        """The tables: what is ahead of the baseline, then every benchmark and target."""
+        Of what has one score for all seeds, that one counts for each.
+        """
+        of_method = self.values(benchmark, target, method, point)
+        of_other = self.values(benchmark, target, over or self.settings.baseline, point)
+        seeds = max(of_method, of_other, key=len)
+        return student_interval([_at(of_method, seed) - _at(of_other, seed) for seed in seeds])
+
+    def markdown(self, answer: Sequence[str] = ()) -> str:
+        """The answer, whose parts ``study/answer.py`` gives, then the tables of every benchmark and target."""
         settings, baseline = self.settings, self.settings.shown_name(self.settings.baseline)
         seeds = len(settings.seeds)
         parts = [
             f"# {settings.name}",
             f"Top-1 accuracy on frozen features, in %, with 95 % intervals (Student's t over {seeds} seeds). A lead is "
             f"the difference from **{baseline}** of the same seed; it is in bold where its interval excludes zero.",
+            *answer,
         ]
         for benchmark in self.benchmarks:
             for target in self.targets:
                 parts.append(f"## {benchmark}, {target}")
-                parts.append(self._table(lambda *place: _plain(self.interval(*place)), benchmark, target, self.methods))
+                parts.append(self._table(lambda *place: plain(self.interval(*place)), benchmark, target, self.methods))
                 others = [method for method in self.methods if method != settings.baseline]
                 parts.append(f"Lead over {baseline}, in points:")
-                parts.append(self._table(lambda *place: _signed(self.lead(*place)), benchmark, target, others))
+                parts.append(self._table(lambda *place: signed(self.lead(*place)), benchmark, target, others))
         if self.information:
             parts += ["## What the labels say", self._information()]
         if settings.is_tuned:
@@ -97,7 +101,7 @@ class Report:
             [self.shown(name), *(cell(benchmark, target, name, point) for point in self.settings.named_points)]
             for name in methods
         ]
-        return _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])
+        return as_table([[self.settings.axis or "method", *self.settings.named_points], *rows])
 
     def _information(self) -> str:
         text = (
@@ -105,10 +109,10 @@ class Report:
             "true labels of the pre-training, in %: 100 where they tell them, 0 as by chance."
         )
         rows = [
-            [self.shown(name), *(_plain(student_interval([*of_points[point]])) for point in self.settings.named_points)]
+            [self.shown(name), *(plain(student_interval([*of_points[point]])) for point in self.settings.named_points)]
             for name, of_points in self.information.items()
         ]
-        return text + "\n\n" + _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])
+        return text + "\n\n" + as_table([[self.settings.axis or "method", *self.settings.named_points], *rows])
 
     def _tuned(self) -> str:
         tuning = self.settings.tuning
@@ -118,7 +122,7 @@ class Report:
             f"{tuning.seed}."
         )
         rows = [[self.shown(name), *map(str, of_points.values())] for name, of_points in self.choices.items()]
-        return text + "\n\n" + _rows([[self.settings.axis or "method", *self.settings.named_points], *rows])
+        return text + "\n\n" + as_table([[self.settings.axis or "method", *self.settings.named_points], *rows])
 
     def csv(self) -> str:
         """Every score, a line each."""
@@ -134,23 +138,3 @@ class Report:
 
 def _at(by_seed: Mapping[int, float], seed: int) -> float:
     return by_seed[seed] if len(by_seed) > 1 else next(iter(by_seed.values()))
-
-
-def _plain(interval: Interval) -> str:
-    mean = f"{100 * interval.mean:.1f}"
-    return mean if math.isnan(interval.half_width) else f"{mean} ± {100 * interval.half_width:.1f}"
-
-
-def _signed(interval: Interval) -> str:
-    mean = f"{100 * interval.mean:+.1f}"
-    if math.isnan(interval.half_width):
-        return mean
-    text = f"{mean} ± {100 * interval.half_width:.1f}"
-    return f"**{text}**" if interval.excludes_zero else text
-
-
-def _rows(table: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in table]
-    rule = "| " + " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + " |"
-    return "\n".join([lines[0], rule, *lines[1:]])

@@ -91,6 +91,8 @@ class StudySettings:
     #: The keys of methods that are not run.
     leave_out: list = setting([])
     baseline: str = setting("teacher")
+    #: The keys of the students of which the report takes one, by the validation data, to say whether it helps.
+    candidates: list = setting([])
     #: The targets by name: see ``TargetSettings``.
     targets: dict = setting({})
     tuning: TuningSettings = field(default_factory=TuningSettings)
@@ -127,6 +129,9 @@ class StudySettings:
             allowed = " | ".join(map(repr, self.named_points)) + ", or '' for every point by itself"
             yield problem("config.STUDY.TUNING.POINT", found=repr(self.tuning.point), allowed=allowed)
         yield from self._wrongly_left_out()
+        if len({*self.candidates}) < len(self.candidates) or not {*self.candidates} <= self.methods.keys():
+            allowed = f"some of {', '.join(self.methods)}"
+            yield problem("config.STUDY.CANDIDATES", found=self.candidates, allowed=allowed)
         names = [self.shown_name(name) for name in self.methods]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             yield problem("config.STUDY.METHODS", found=f"{twice[0]!r} as NAME of two", allowed="a name for each")

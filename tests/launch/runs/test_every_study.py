@@ -13,17 +13,14 @@ from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.study.plan import StudyPlan
 from vissl_clusterfit.study.settings import StudySettings
 
+TARGETS = ("study.top_l=2", "study.num_nearest=3", "study.perplexity=1.5", "study.also=[3,2]")
 STUDIES = {  # with as few points as say something
     "label_noise": ["config.STUDY.POINTS=[0.5]"],
     "num_clusters": ["config.STUDY.POINTS=[3,5]"],
     "capacity": ["study.widths=['[4,8,16]','[16,32,64]']"],
     "multitask": [],
-    "own_teacher": ["config.STUDY.SEEDS=[1]"],
-    "targets": [
-        "config.STUDY.POINTS=[0.5]",
-        "config.STUDY.PICTURES.UNLABELLED=80",
-        *("study.top_l=2", "study.num_nearest=3", "study.perplexity=1.5", "study.also=[3,2]"),
-    ],
+    "own_teacher": [*TARGETS],
+    "targets": ["config.STUDY.POINTS=[0.5]", "config.STUDY.PICTURES.UNLABELLED=80", *TARGETS],
 }
 DATA = ("digits", "characters", "images")
 CPU = "config.MACHINE.DEVICE=cpu"

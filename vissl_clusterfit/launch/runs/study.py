@@ -29,9 +29,11 @@ from vissl_clusterfit.plugin.screen import show_lines
 from vissl_clusterfit.progress.display import Display
 from vissl_clusterfit.progress.ending import ending
 from vissl_clusterfit.progress.state import ProgressState
+from vissl_clusterfit.report.costs import read_costs
 from vissl_clusterfit.report.results import RESULTS_NAME, ResultRow, append_results, read_results
 from vissl_clusterfit.storage import artifacts
 from vissl_clusterfit.storage.paths import artifact_path
+from vissl_clusterfit.study.answer import answer, mean_costs
 from vissl_clusterfit.study.label_noise import wrong_labels
 from vissl_clusterfit.study.output import write_report
 from vissl_clusterfit.study.plan import StudyPlan, StudyRun
@@ -166,9 +168,10 @@ class _Study:
         scores = list(self._plan.scores())
         append_results(self._folder, [score.row for score in scores])
         report = Report(self._settings, scores, self._plan.choices(), self._information())
-        files = [self._folder / RESULTS_NAME, *write_report(self._folder, report)]
+        text = report.markdown(answer(report, self._plan.validated(), self._costs()))
+        files = [self._folder / RESULTS_NAME, *write_report(self._folder, report, text)]
         places = {file.name: file for file in files}
-        return f"{report.markdown()}\n{ending('This study is finished.', places, then=['table', self._folder])}"
+        return f"{text}\n{ending('This study is finished.', places, then=['table', self._folder])}"
 
     def _information(self) -> dict[str, dict[str, list[float]]]:
         """By method and point, what the labels of each seed's training say of the true ones, where these are known."""
@@ -186,6 +189,13 @@ class _Study:
                 continue
             found.setdefault(name, {}).setdefault(point, []).append(adjusted_mutual_information(labels, true))
         return found
+
+    def _costs(self) -> dict[str, dict[str, float]]:
+        """By method, what a training took on average."""
+        of_runs: dict[str, list[dict[str, dict[str, float]]]] = {}
+        for name, _, _, training in self._plan.trainings():
+            of_runs.setdefault(name, []).append(read_costs(training))
+        return mean_costs(of_runs)
 
     def _command(self, run: StudyRun) -> list[str]:
         return [*self._overrides, *run.overrides, f"config.CHECKPOINT.DIR={quoted(str(run.folder))}"]
