@@ -1,6 +1,6 @@
 """What many clusters cost a training step: a partial head of a million beside a full one of 16,000, under a ResNet-50.
 
-    make bench BENCH=head                   ten minutes on two cores, 12 GB of memory
+    make bench BENCH=head                   three minutes on two cores, 12 GB of memory
     python benchmarks/head.py --clusters 100000 --memory-clusters 20000 --image 64 --pairs 3
 
 Two processes on one machine, gloo, float32. Steps of the two heads alternate, after one of each that does not count:
