@@ -48,8 +48,8 @@ def test_leads_over_all_that_is_no_student_and_costs_are_beside_it():
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in "\n".join(parts).splitlines() if "|" in line]
     assert ["teacher", "**+3.0 ± 0.1**"] in cells
     assert ["distillation", "**+2.0 ± 0.1**"] in cells
-    assert ["ClusterFit, hard", "61.0", "-0.3 ± 1.4", "1.50", "0.00"] in cells
-    assert ["soft ones", "63.0", "**+3.0 ± 0.1**", "1.25", "0.50"] in cells
+    assert ["ClusterFit, hard", "61.0", "-0.3 ± 1.4", "1.5", "0"] in cells
+    assert ["soft ones", "63.0", "**+3.0 ± 0.1**", "1.25", "0.5"] in cells
 
 
 def test_each_point_has_its_verdict():

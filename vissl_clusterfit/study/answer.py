@@ -83,7 +83,7 @@ def _students(
         leads = [signed(report.lead(CHOSEN_BY, report.targets[0], name, point)) for point in points]
         score = plain(validated[name]) if name in validated else ""
         cost = costs.get(name, {})
-        hours = [f"{cost[kind]:.2f}" if kind in cost else "" for kind in ("core_hours", "gpu_hours")]
+        hours = [f"{cost[kind]:.3g}" if kind in cost else "" for kind in ("core_hours", "gpu_hours")]
         table.append([report.shown(name), score, *leads, *hours])
     return (
         as_table(table)
