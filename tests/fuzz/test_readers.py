@@ -40,6 +40,9 @@ def test_a_damaged_file_is_read_or_refused(reader, inside, steps):
 
 #: What the fuzzer found: readers that raised something else, or took the memory that a file named.
 FOUND = [
+    ("cars, cars_annos.mat", False, [("put", 266, 38), ("erase", 328549, 44), ("erase", 385816, 53)]),
+    ("cars, cars_annos.mat", False, [("double", 130, 51), ("token", 291, 1), ("put", 360734, 0), ("flip", 80, 26)]),
+    ("cars, cars_annos.mat", False, [("put", 232, 42), ("flip", 361817, 23)]),
     ("features, .parquet", False, [("token", 581486, 36)]),
     ("features, .pt", True, [("erase", 540937, 28), ("token", 824786, 34)]),
     ("labels, .jsonl", True, [("put", 126, 23)]),
