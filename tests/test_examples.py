@@ -66,6 +66,7 @@ def test_the_ten_lines_of_ones_own_train_in_every_process(student_overrides, tmp
             ROOT / "tools/run_distributed_engines.py",
             *student_overrides,
             "config.MODEL.TRUNK.NAME=means",
+            "config.CLUSTERFIT.EXPORT=true",
             "+config.CLUSTERFIT.TEACHER.MODEL.TRUNK.NAME=resnet",
             "config.MULTI_PROCESSING_METHOD=spawn",
             "config.DATA.NUM_DATALOADER_WORKERS=1",

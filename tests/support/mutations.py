@@ -139,9 +139,8 @@ def in_json(content: bytes, steps: Sequence[Step]) -> bytes:
 
 def in_json_lines(content: bytes, steps: Sequence[Step]) -> bytes:
     """Values of a file with a line of JSON each."""
-    return b"".join(
-        _text(line) + b"\n" for line in [*_changed([*map(json.loads, content.splitlines())], steps), None][:-1]
-    )
+    changed = _changed([*map(json.loads, content.splitlines())], steps)
+    return b"".join(_text(line) + b"\n" for line in (changed if isinstance(changed, list) else [changed]))
 
 
 def in_manifest(content: bytes, steps: Sequence[Step]) -> bytes:

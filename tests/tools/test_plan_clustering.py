@@ -133,8 +133,8 @@ def test_a_head_that_is_spread_is_counted_beside_the_network(tmp_path):
         done = plan(*here, *partial, "config.CLUSTERFIT.HEAD.RATE=0.5", "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         memory.append(json.loads(done.stdout)["training"]["memory"])
-    # Of 26 clusters more the rows, half of them twice more, and four numbers of these for each of eight images.
-    assert memory[0] - memory[1] == 4 * 2048 * (26 + 2 * 13) + 8 * 16 * 13
+    # Of 26 clusters more the rows, half of them once more, and four numbers of these for each of eight images.
+    assert memory[0] - memory[1] == 4 * 2048 * (26 + 13) + 8 * 16 * 13
 
 
 def student_weights():
