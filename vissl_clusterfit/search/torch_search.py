@@ -6,7 +6,7 @@ labels are those of exact arithmetic on the float32 vectors, to within the last 
 index: they do not depend on the product type, the size of a block, the number of threads or processes, or the
 machine.
 
-Legend: n rows of a block, D dimensions, K centroids, B centroids of one group, P pairs of a row and a candidate.
+Legend: n rows of a block, D dimensions, K centroids.
 """
 
 from __future__ import annotations

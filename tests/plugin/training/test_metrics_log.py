@@ -180,6 +180,13 @@ def offline(student_overrides, held_out, tmp_path):
         server.stop()
 
 
+def forget_last_epoch(folder):
+    """A training of two epochs resumes after the first, and its runs elsewhere with it."""
+    for name in [*os.listdir(folder)]:
+        if "phase1" in name or name in ("checkpoint.torch", "training.lease"):
+            (folder / name).unlink()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="mlflow is not installed")
 def test_mlflow_has_each_row_and_a_resumed_training_goes_on_in_its_run(offline, tmp_path):
@@ -199,10 +206,7 @@ def test_mlflow_has_each_row_and_a_resumed_training_goes_on_in_its_run(offline, 
     found = rows(tmp_path / "run")
     assert history("loss") == [(row["iteration"], row["loss"]) for row in found if "split" not in row]
     assert len(history("test/top_1/clusters")) == 2
-    # Without its last epoch it resumes, and the run there with it.
-    for name in [*os.listdir(tmp_path / "run")]:
-        if "phase1" in name or name in ("checkpoint.torch", "training.lease"):
-            (tmp_path / "run" / name).unlink()
+    forget_last_epoch(tmp_path / "run")
     training("run", *use, "config.CHECKPOINT.CHECKPOINT_FREQUENCY=1")
     assert len(client.search_runs([run.info.experiment_id])) == 1
     assert [step for step, _ in history("loss")] == [0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]
@@ -223,9 +227,7 @@ def test_wandb_has_each_row_and_a_resumed_training_goes_on_in_its_run(offline, t
     assert [row["loss"] for row in wandb_rows(first) if "loss" in row] == [
         row["loss"] for row in found if "loss" in row
     ]
-    for name in [*os.listdir(tmp_path / "run")]:
-        if "phase1" in name or name in ("checkpoint.torch", "training.lease"):
-            (tmp_path / "run" / name).unlink()
+    forget_last_epoch(tmp_path / "run")
     training("run", *use, "config.CHECKPOINT.CHECKPOINT_FREQUENCY=1")
     _, second = wandb_runs(tmp_path / "run")
     assert {record.run.run_id for record in second if record.WhichOneof("record_type") == "run"} == {run}
