@@ -158,7 +158,7 @@ class ClusterFitConfig:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ClusterFitConfig:
-        """The settings of a run, from its ``config``: the one place where the block is looked up.
+        """The settings of a run, from its ``config``: the one place where the whole block is looked up.
 
         Raises:
             ConfigError: as :meth:`from_block`.
@@ -327,3 +327,9 @@ class ClusterFitConfig:
     def splits(self) -> tuple[str, ...]:
         """The split that is clustered, then the held-out one if there is one."""
         return tuple(split for split in (self.features.data_partition, self.features.test_partition) if split)
+
+
+def part_for_any_training(config: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """A part of the block that trainings of VISSL's own have too; None where a config has no such block."""
+    part: Mapping[str, Any] | None = (config.get("CLUSTERFIT") or {}).get(name)
+    return part

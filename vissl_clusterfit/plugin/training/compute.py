@@ -22,6 +22,7 @@ from vissl.config import AttrDict
 from vissl_clusterfit import distributed
 from vissl_clusterfit.compute.choose import Work, choose
 from vissl_clusterfit.compute.chosen import PLAIN, SETTING, Compute
+from vissl_clusterfit.config.clusterfit import part_for_any_training
 from vissl_clusterfit.config.compute import AUTO, ComputeSettings
 from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.errors import ConfigError, problem
@@ -39,7 +40,7 @@ def compute_settings(config: AttrDict) -> ComputeSettings | None:
     Raises:
         ConfigError: a value is out of range, or VISSL's own mixed precision is asked for besides.
     """
-    block = (config.get("CLUSTERFIT") or {}).get("COMPUTE")
+    block = part_for_any_training(config, "COMPUTE")
     if block is None:
         return None
     settings = read_settings(ComputeSettings, block, SETTING)

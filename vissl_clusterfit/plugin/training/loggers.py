@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from vissl.config import AttrDict
 
+from vissl_clusterfit.config.clusterfit import part_for_any_training
 from vissl_clusterfit.config.loggers import MLFLOW, WANDB, LoggerSettings
 from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.dependencies import require
@@ -48,8 +49,7 @@ def logger_settings(config: AttrDict) -> LoggerSettings:
         ConfigError: a value is none that it may have.
         MissingDependencyError: a client is not installed, or TensorBoard where VISSL's hook is to write for it.
     """
-    block = (config.get("CLUSTERFIT") or {}).get("LOGGERS") or {}
-    settings = read_settings(LoggerSettings, block, _SETTING)
+    settings = read_settings(LoggerSettings, part_for_any_training(config, "LOGGERS") or {}, _SETTING)
     if problems := list(settings.problems()):
         raise ConfigError("\n".join(problems))
     require_all = [*settings.use, *(["tensorboard"] if config.HOOKS.TENSORBOARD_SETUP.USE_TENSORBOARD else [])]
