@@ -27,6 +27,15 @@ def _log_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root.handlers[:] = handlers
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _surroundings_of_its_own() -> Iterator[None]:
+    """Ends what a module's tests and fixtures do to the environment, which processes of later tests would have, too."""
+    environment = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
 
