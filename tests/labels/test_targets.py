@@ -65,6 +65,33 @@ def test_soft_shares_are_a_softmax_over_the_nearest(labels, temperature):
     assert (clusters.dtype, shares.dtype, weights.dtype) == (np.int64, np.float32, np.float32)
 
 
+def test_soft_nested_targets_have_the_asked_perplexity_in_each_codebook(tmp_path):
+    """With L = 5: of nine clusters the five nearest, of a coarser codebook all four."""
+    store = save_store(tmp_path / "features", ROWS, UNREADABLE)
+    settings = ClusterFitConfig.from_block(
+        {
+            "NUM_CLUSTERS": 9,
+            "ALSO_NUM_CLUSTERS": [4],
+            "TOP_CLUSTERS": 5,
+            "TARGETS": {"KIND": "soft_nested", "NUM_NEAREST": 5, "PERPLEXITY": 3.0, "ALSO_PERPLEXITY": [1.5]},
+        }
+    )
+    for head, centroids, most, wanted in zip(
+        settings.heads, (CENTROIDS, OTHER_CENTROIDS), (5, 4), (3.0, 1.5), strict=True
+    ):
+        codebook = save_codebook(tmp_path / f"codebook_{most}", centroids)
+        folder = tmp_path / f"labels_{most}"
+        made = Targets(label_store(store, codebook, "cpu", folder, top_clusters=head.top_clusters), head.targets)
+        clusters, shares, _ = made.of(READABLE)
+        distances = ((ROWS[READABLE, None].astype(np.float64) - centroids[None]) ** 2).sum(axis=2)
+        nearest = np.argsort(distances, axis=1)[:, :most]
+        np.testing.assert_array_equal(clusters, nearest)
+        rows = np.take_along_axis(distances, nearest, axis=1).tolist()
+        plain = [plain_softmax(row, made.temperature) for row in rows]
+        np.testing.assert_allclose(shares, plain, rtol=1e-4)
+        assert np.mean([plain_perplexity(row) for row in plain]) == pytest.approx(wanted, rel=1e-5)
+
+
 @pytest.mark.parametrize("wanted", [1.2, 2.5, 3.9])
 def test_the_temperature_gives_the_mean_perplexity(labels, wanted):
     found = Targets(labels, TargetSettings(kind="soft", num_nearest=4, perplexity=wanted))
@@ -173,6 +200,11 @@ def test_a_finer_codebook_within_a_coarse_one_disagrees_nowhere():
             r"keep the 6 nearest .* allowed: .*TOP_CLUSTERS=8 or more, or NUM_NEAREST=6",
         ),
         ({"min_margin": 1.0}, "weights by which no sample is trained on"),
+        (
+            {"kind": "soft_nested", "num_nearest": 12, "perplexity": 9.0},
+            r"keep the 6 nearest .* allowed: .*TOP_CLUSTERS=12 or more, or NUM_NEAREST=6",
+        ),
+        ({"kind": "soft", "num_nearest": 6, "perplexity": 9.0}, r"PERPLEXITY: found 9, and labels of 9 clusters in"),
     ],
 )
 def test_what_the_labels_do_not_have_is_refused(labels, rules, message):
@@ -202,13 +234,27 @@ def test_margins_of_labels_from_elsewhere_are_not_known(labels):
     [
         (
             {"TARGETS": {"KIND": "softer"}},
-            "TARGETS.KIND: found 'softer'; allowed: 'hard' | 'top_l' | 'soft' | 'nested'",
+            "TARGETS.KIND: found 'softer'; allowed: 'hard' | 'top_l' | 'soft' | 'nested' | 'soft_nested'",
         ),
         ({"TARGETS": {"KIND": "nested"}}, r"KIND: found nested with one .* For example .*ALSO_NUM_CLUSTERS=\[2\]"),
         ({"TARGETS": {"KIND": "top_l", "NUM_NEAREST": 21}}, "NUM_NEAREST: found 21; allowed: 2 to 20, .* NUM_CLUSTERS"),
         ({"TARGETS": {"KIND": "top_l"}, "TOP_CLUSTERS": 4}, "NUM_NEAREST: found 10; allowed: 2 to 4, .* TOP_CLUSTERS"),
         ({"TARGETS": {"KIND": "soft", "PERPLEXITY": 10.0}}, "PERPLEXITY: found 10.0; allowed: above 1 and below 10"),
         ({"TARGETS": {"KIND": "soft"}, "MAX_CLUSTER_SIZE": 2.0}, "KIND: found soft with MAX_CLUSTER_SIZE"),
+        ({"TARGETS": {"KIND": "soft_nested"}}, "KIND: found soft_nested with one number"),
+        (
+            {"TARGETS": {"KIND": "soft_nested"}, "ALSO_NUM_CLUSTERS": [30, 5]},
+            "ALSO_PERPLEXITY: found nothing, with PERPLEXITY=5; allowed: for each .* above 1 and below 10, 5. A target",
+        ),
+        (
+            {"TARGETS": {"KIND": "soft_nested", "ALSO_PERPLEXITY": [2.0]}, "ALSO_NUM_CLUSTERS": [30, 5]},
+            r"ALSO_PERPLEXITY: found \[2.0\]; allowed: for each of ALSO_NUM_CLUSTERS",
+        ),
+        (
+            {"TARGETS": {"KIND": "soft_nested", "TEMPERATURE": 1.0}, "ALSO_NUM_CLUSTERS": [1]},
+            r"ALSO_NUM_CLUSTERS: found \[1\]; allowed: 2 or more where targets are soft_nested",
+        ),
+        ({"TARGETS": {"KIND": "soft_nested"}, "ALSO_NUM_CLUSTERS": ["a"]}, "allowed: a list of whole numbers"),
         ({"TARGETS": {"MIN_MARGIN": 1.5}}, "MIN_MARGIN: found 1.5; allowed: at least 0.0 and at most 1.0"),
     ],
 )
@@ -225,3 +271,5 @@ def test_hard_targets_leave_no_trace_in_what_a_training_is_made_from():
         "perplexity": 5.0,
         "margin_power": 2.0,
     }
+    nested = TargetSettings(kind="soft_nested", temperature=2.0, also_perplexity=[3.0])
+    assert nested.inputs() == {"kind": "soft_nested", "num_nearest": 10, "temperature": 2.0}

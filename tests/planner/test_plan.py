@@ -105,15 +105,26 @@ def test_the_passes_are_those_that_k_means_makes(make_store, blobs, tmp_path, mo
     assert sum(read) == 1000 * (plan.reads["first centroids"] + plan.reads["iterations"]) + 16
 
 
+_OF_A_CODEBOOK = ("codebook", "labels")
+
+
+def bytes_of_arrays(folder):
+    return sum(artifacts.read_array(path).nbytes for path in folder.glob("**/*.npy"))
+
+
 def test_the_disk_is_what_the_artefacts_take(make_store, blobs, tmp_path):
     store = make_store(blobs)
-    settings = ClusterFitConfig(num_clusters=16, num_iter=2)
-    codebook = fit_codebook(store, settings, "cpu", tmp_path / "codebook")
-    labels = label_store(store, codebook, "cpu", tmp_path / "labels")
+    settings = ClusterFitConfig(num_clusters=16, num_iter=2, top_clusters=6, also_num_clusters=[4])
     disk = make_plan(Workload.of_settings(settings, 1000, 16, "float32", "cpu"), 4).disk
-    for name, folder in (("features", store.folder), ("codebook", codebook.folder), ("labels", labels.folder)):
-        arrays = sum(artifacts.read_array(path).nbytes for path in folder.glob("**/*.npy"))
-        assert disk[name] == arrays, name
+    for each, place in ((settings, "own"), (settings.also[0], "also")):
+        codebook = fit_codebook(store, each, "cpu", tmp_path / place / "codebook")
+        label_store(store, codebook, "cpu", tmp_path / place / "labels", top_clusters=each.top_clusters)
+    for name, folder in (("features", store.folder), *((name, tmp_path / "own" / name) for name in _OF_A_CODEBOOK)):
+        assert disk[name] == bytes_of_arrays(folder), name
+    further = sum(bytes_of_arrays(tmp_path / "also" / name) for name in _OF_A_CODEBOOK)
+    of_four = dataclasses.replace(settings, num_clusters=4, also_num_clusters=[], top_clusters=4)
+    kept = make_plan(Workload.of_settings(of_four, 1000, 16, "float32", "cpu"), 4).disk["iterations kept"]
+    assert disk["ALSO_NUM_CLUSTERS"] == further + kept
 
 
 def test_processes_share_the_work_and_send_nearly_all_sums_twice():

@@ -6,7 +6,6 @@ VISSL's own keys keep their names and meaning; new ones stand beside them. ``sch
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,7 +139,7 @@ class ClusterFitConfig:
     max_cluster_size: float = setting(0.0)
     #: Draws the first centroids. The same one gives the same codebook to the bit.
     seed: int = setting(0, at_least=0, at_most=LARGEST_SEED)
-    #: How many of its nearest clusters are kept for each sample, with their distances, beside its label.
+    #: How many of its nearest clusters are kept for each sample, with distances; all, in an ALSO codebook with fewer.
     top_clusters: int = setting(1, at_least=1)
     #: Folders of labels of the same samples, by other teachers: trained on with this run's own, a head for each.
     joined_labels: list = setting([])
@@ -206,7 +205,7 @@ class ClusterFitConfig:
                     allowed=f"1 to {self.num_clusters}, which is NUM_CLUSTERS",
                 )
             )
-        found += self._wrong_further_clusters()
+        wrong = [*self._wrong_further_clusters()]
         if self.max_cluster_size != 0 and not 1 <= self.max_cluster_size <= _LARGEST_RATIO:
             found.append(
                 problem(
@@ -252,7 +251,8 @@ class ClusterFitConfig:
                 )
             )
         numbers = [self.num_clusters, *self.also_num_clusters]
-        found += [*self.targets.problems(numbers, self.top_clusters, self.max_cluster_size), *self.head.problems()]
+        found += wrong or self.targets.problems(numbers, self.top_clusters, self.max_cluster_size)
+        found += self.head.problems()
         return [
             *found,
             *self._unreachable(),
@@ -263,14 +263,12 @@ class ClusterFitConfig:
 
     def _wrong_further_clusters(self) -> Iterator[str]:
         numbers, name = self.also_num_clusters, "config.CLUSTERFIT.ALSO_NUM_CLUSTERS"
-        most = self.data_limit if self.data_limit >= 0 else math.inf
-        limit = f"at most {most} (DATA_LIMIT)" if self.data_limit >= 0 else "no limit"
         if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers):
             yield problem(name, found=numbers, allowed="a list of whole numbers, 1 or more")
         elif len({self.num_clusters, *numbers}) <= len(numbers):
             yield problem(name, found=numbers, allowed=f"different ones, without NUM_CLUSTERS ({self.num_clusters})")
-        elif not all(self.top_clusters <= number <= most for number in numbers):
-            yield problem(name, found=numbers, allowed=f"at least {self.top_clusters} (TOP_CLUSTERS), {limit}")
+        elif 0 <= self.data_limit < max(numbers, default=0):
+            yield problem(name, found=numbers, allowed=f"at most {self.data_limit} (DATA_LIMIT)")
         if numbers and self.start not in DRAWN_STARTS:
             yield problem(
                 "config.CLUSTERFIT.START",
@@ -309,14 +307,16 @@ class ClusterFitConfig:
                 num_clusters=number,
                 also_num_clusters=[],
                 output_dir=also_output_dir(self.output_dir, number),
+                top_clusters=min(self.top_clusters, number),
+                targets=self.targets.of_further(position),
             )
-            for number in self.also_num_clusters
+            for position, number in enumerate(self.also_num_clusters)
         )
 
     @property
     def heads(self) -> tuple[ClusterFitConfig, ...]:
         """The settings of each head of a training, but for those of JOINED_LABELS."""
-        return (self, *self.also) if self.targets.kind == "nested" else (self,)
+        return (self, *self.also) if self.targets.is_nested else (self,)
 
     def labels_of_others(self, folder: str, split: str) -> Path:
         """Where labels of another run are: the named folder has the clustered split, one beside it the held-out one."""

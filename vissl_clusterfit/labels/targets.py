@@ -145,14 +145,16 @@ class Targets:
     - ``hard``, ``nested``: 1 for the label.
     - ``top_l``: 1 / L for each of c_1 … c_L, as several labels share a softmax in Mahajan et al., *Exploring the Limits
       of Weakly Supervised Pretraining*, ECCV 2018 (arXiv:1805.00932), section 2.
-    - ``soft``: :func:`shares_by_distance`.
+    - ``soft``, ``soft_nested``: :func:`shares_by_distance`.
 
-    Its weight is ``r^p / mean(r^p)`` for its relative margin r and p = MARGIN_POWER, where the mean is that of all
-    samples that count; 0 where r is below MIN_MARGIN, or it disagrees with the second codebook.
+    A codebook with fewer than L clusters has all of them: L is then its K.
+
+    The weight of a sample is ``r^p / mean(r^p)`` for its relative margin r and p = MARGIN_POWER, where the mean is that
+    of all samples that count; 0 where r is below MIN_MARGIN, or it disagrees with the second codebook.
 
     Args:
         labels: of one codebook.
-        settings: ``TARGETS``.
+        settings: ``TARGETS``, with the perplexity of this codebook.
         second: labels of the same samples from another codebook, by which samples are left out.
         temperature: T where it is known already, such as that of the split that is trained on.
 
@@ -171,7 +173,7 @@ class Targets:
         require_targets(labels, settings)
         self._labels, self._settings, self._second = labels, settings, second
         self.temperature = settings.temperature if temperature is None else temperature
-        if settings.kind == "soft" and not self.temperature:
+        if settings.is_soft and not self.temperature:
             self.temperature = fitted_temperature(self._distances(slice(None)), settings.perplexity)
         self._majorities, self._scale = None, 1.0
         if second is not None:
@@ -192,10 +194,10 @@ class Targets:
         hard = self._labels.labels[samples]
         labelled = (samples >= 0) & (hard >= 0)
         if self._settings.of_nearest:
-            clusters = self._labels.nearest[samples, : self._settings.num_nearest]
+            clusters = self._labels.nearest[samples, : self._num_nearest]
         else:
             clusters = hard[:, None]
-        if self._settings.kind == "soft":
+        if self._settings.is_soft:
             shares = shares_by_distance(self._distances(samples), self.temperature)
         else:
             shares = np.full(clusters.shape, 1 / clusters.shape[1])
@@ -203,7 +205,11 @@ class Targets:
         return np.maximum(clusters, 0), shares.astype(np.float32), weights.astype(np.float32)
 
     def _distances(self, samples: slice | np.ndarray) -> np.ndarray:
-        return self._labels.nearest_distances[samples, : self._settings.num_nearest]
+        return self._labels.nearest_distances[samples, : self._num_nearest]
+
+    @property
+    def _num_nearest(self) -> int:
+        return min(self._settings.num_nearest, self._labels.num_clusters[0])
 
     def _raw_weights(self, samples: np.ndarray) -> np.ndarray:
         """Before they are scaled; of samples without a label any."""
@@ -247,7 +253,7 @@ def require_targets(labels: PseudoLabels, settings: TargetSettings) -> None:
     """
     kept = labels.top_clusters
     again = "Name another config.CLUSTERFIT.OUTPUT_DIR, with FEATURES.PATH where the features are: they are used again."
-    if settings.of_nearest and kept < settings.num_nearest:
+    if settings.of_nearest and kept < max(2, min(settings.num_nearest, labels.num_clusters[0])):
         few = "the nearest cluster of each sample alone" if kept == 1 else f"the {kept} nearest clusters of each sample"
         raise ArtifactError(
             problem(
@@ -263,6 +269,10 @@ def require_targets(labels: PseudoLabels, settings: TargetSettings) -> None:
     if settings.by_sample and len(labels.num_clusters) > 1:
         found = f"labels of {len(labels.num_clusters)} codebooks in {labels.folder}"
         raise ArtifactError(problem(_BLOCK, found=found, allowed="labels of one codebook", remedy="Set KIND=hard."))
+    if settings.is_soft and not settings.temperature and settings.perplexity >= labels.num_clusters[0]:
+        found = f"{settings.perplexity:g}, and labels of {labels.num_clusters[0]} clusters in {labels.folder}"
+        allowed = "less than there are clusters, or a TEMPERATURE"
+        raise ArtifactError(problem(f"{_BLOCK}.PERPLEXITY", found=found, allowed=allowed))
     has_margins = labels.has_distances and MARGINS_FILE in labels.manifest.get("sha256", ())
     if (settings.min_margin or settings.margin_power) and not has_margins:
         found = f"weights by margins, and labels in {labels.folder} without margins"

@@ -126,17 +126,28 @@ def make_plan(work: Workload, product_bytes: int, rates: Rates | None = None) ->
 
 
 def _disk(work: Workload) -> dict[str, int]:
-    projection = 4 * (work.input_dim + work.input_dim * work.dim) if work.num_components else 0
-    codebook = work.num_clusters * (4 * work.dim + 8) + projection
+    # 8 bytes a sample say which it is.
+    features = work.num_samples * (work.input_dim * work.feature_bytes + 8)
+    further = sum(sum(_disk_of_codebook(work, number).values()) for number in work.also)
     return {
-        # 8 bytes a sample say which it is.
-        "features": work.num_samples * (work.input_dim * work.feature_bytes + 8),
+        "features": features,
+        **_disk_of_codebook(work, work.num_clusters),
+        **({"ALSO_NUM_CLUSTERS": further} if further else {}),
+    }
+
+
+def _disk_of_codebook(work: Workload, num_clusters: int) -> dict[str, int]:
+    projection = 4 * (work.input_dim + work.input_dim * work.dim) if work.num_components else 0
+    codebook = num_clusters * (4 * work.dim + 8) + projection
+    nearest = min(work.top_clusters, num_clusters) if work.top_clusters > 1 else 0
+    return {
         "codebook": codebook,
         # Until the codebook is written: the last iterations, with the sums that they go on from.
         "iterations kept": (NUM_PARTS if work.num_sums else 1) * codebook
-        + work.num_sums * work.num_clusters * (4 * work.dim + 8),
-        # int64 labels, float32 distances and margins, 8 bytes a sample that say which it is; cluster sizes.
-        "labels": work.num_samples * (8 + 4 + 4 + 8) + 8 * work.num_clusters,
+        + work.num_sums * num_clusters * (4 * work.dim + 8),
+        # int64 labels, float32 distances and margins, 8 bytes a sample that say which it is; cluster sizes; int64
+        # nearest clusters and float32 distances to them.
+        "labels": work.num_samples * (8 + 4 + 4 + 8 + 12 * nearest) + 8 * num_clusters,
     }
 
 

@@ -40,6 +40,8 @@ class Workload:
         processes: of the whole run.
         machines: on which they are, as many on each.
         threads: of each process.
+        top_clusters: how many of its nearest clusters the labels keep for each sample.
+        also: further K, whose codebooks and labels are made in the same passes; their disk is counted.
     """
 
     num_samples: int
@@ -60,6 +62,8 @@ class Workload:
     processes: int = 1
     machines: int = 1
     threads: int = 1
+    top_clusters: int = 1
+    also: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         problems = [
@@ -120,6 +124,8 @@ class Workload:
             dtype=dtype,
             backend=settings.cluster_backend,
             device=device,
+            top_clusters=settings.top_clusters,
+            also=tuple(settings.also_num_clusters),
             **run,
         )
 

@@ -91,8 +91,11 @@ def test_another_batch_of_all_processes_is_another_training(train, begun_on_two)
     assert "NUM_PROC_PER_NODE: it was made with 2, this run has 3" in said
 
 
-def test_nested_targets_have_rows_for_each_number_of_clusters(train, tmp_path):
-    train("run", *PARTIAL, "config.CLUSTERFIT.TARGETS.KIND=nested", "config.CLUSTERFIT.ALSO_NUM_CLUSTERS=[2]")
+def test_soft_nested_targets_have_rows_for_each_number_of_clusters(train, tmp_path):
+    targets = ("KIND=soft_nested", "NUM_NEAREST=3", "PERPLEXITY=2.0", "ALSO_PERPLEXITY=[1.5]")
+    options = [f"config.CLUSTERFIT.TARGETS.{setting}" for setting in targets]
+    _, checkpoint = train("run", *PARTIAL, *options, "config.CLUSTERFIT.ALSO_NUM_CLUSTERS=[2]")
+    assert np.isfinite(checkpoint["classy_state_dict"]["losses"]).all()
     shapes = [rows_in(tmp_path / f"run/head_phase0/{number}", width).shape for number, width in ((0, 4), (1, 2))]
     assert shapes == [(4, 2048), (2, 2048)]
 

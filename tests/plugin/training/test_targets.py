@@ -14,6 +14,12 @@ SOFT = (
     "config.CLUSTERFIT.TARGETS.NUM_NEAREST=3",
     "config.CLUSTERFIT.TARGETS.PERPLEXITY=2.0",
 )
+SOFT_NESTED = (
+    *SOFT[1:],
+    "config.CLUSTERFIT.TARGETS.KIND=soft_nested",
+    "config.CLUSTERFIT.ALSO_NUM_CLUSTERS=[2]",
+    "config.CLUSTERFIT.TARGETS.ALSO_PERPLEXITY=[1.5]",
+)
 
 
 def model_of(checkpoint):
@@ -54,6 +60,25 @@ def test_nested_targets_have_a_head_for_each_number_of_clusters(train, tmp_path,
     assert list(accuracy) == ["clusters_0_4", "clusters_1_2"]
 
 
+def test_soft_nested_targets_with_those_of_another_teacher(train, tmp_path, held_out):
+    """Three heads, each with its own temperature: of four clusters, of two, and of another four."""
+    train("other", *SOFT, "config.CLUSTERFIT.SEED=3", *held_out)
+    other = tmp_path / "other/clusterfit/labels/train"
+    joined = f"config.CLUSTERFIT.JOINED_LABELS=[{other}]"
+    said, checkpoint = train("run", *SOFT_NESTED, *held_out, joined)
+    of_own = [tmp_path / "run/clusterfit" / place / "labels/train" for place in (".", "also/2")]
+    for head, (folder, width, wanted) in enumerate(zip((*of_own, other), (3, 2, 3), (2.0, 1.5, 2.0), strict=True)):
+        labels = PseudoLabels.open(folder)
+        assert labels.nearest.shape == (30, width)
+        temperature = fitted_temperature(labels.nearest_distances, wanted)
+        assert f"Targets of head {head}: soft_nested, temperature {temperature:.6g}; 0 samples" in said
+    assert [len(value) for name, value in model_of(checkpoint)["heads"].items() if name.endswith("bias")] == [4, 2, 4]
+    [accuracy] = accuracies(tmp_path / "run")
+    assert list(accuracy) == ["clusters_0_4", "clusters_1_2", "clusters_2_4"]
+    said, _ = train("run", *SOFT_NESTED, *held_out, joined, "config.CLUSTERFIT.TARGETS.ALSO_PERPLEXITY=[1.2]", code=2)
+    assert "CLUSTERFIT.targets.also_perplexity[0]: it was made with 1.5, this run has 1.2" in said, said
+
+
 def test_labels_without_the_nearest_clusters_are_refused_and_stay(train, tmp_path, student_run):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/clusterfit").symlink_to(student_run / "clusterfit")
@@ -83,7 +108,7 @@ def test_a_second_codebook_leaves_samples_out(train, tmp_path, student_run, stud
 
 
 def test_a_training_that_was_stopped_ends_with_the_same_weights(train, tmp_path):
-    options = (*SOFT, NO_CHANCE, "config.OPTIMIZER.num_epochs=3", "config.CHECKPOINT.CHECKPOINT_FREQUENCY=1")
+    options = (*SOFT_NESTED, NO_CHANCE, "config.OPTIMIZER.num_epochs=3", "config.CHECKPOINT.CHECKPOINT_FREQUENCY=1")
     options += ("config.CLUSTERFIT.TARGETS.MIN_MARGIN=0.1",)
     _, expected = train("undisturbed", *options)
     _, _ = train("run", *options)
@@ -99,7 +124,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(train, tmp_path)
 def test_two_processes_train_as_one(train, tmp_path):
     """A linear layer on the pixels, since batch normalisation is each process's own."""
     linear = (
-        *SOFT,
+        *SOFT_NESTED,
         NO_CHANCE,
         "config.MODEL.TRUNK.NAME=raw_pixels",
         "config.MODEL.TRUNK.VISION_TRANSFORMERS.IMAGE_SIZE=32",
@@ -110,7 +135,7 @@ def test_two_processes_train_as_one(train, tmp_path):
     _, two = train(
         "two", *linear, "config.DISTRIBUTED.NUM_PROC_PER_NODE=2", "config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=4"
     )
-    for name in ("nearest.npy", "nearest_distances.npy", "labels.npy"):
+    for name in ("nearest.npy", "nearest_distances.npy", "labels.npy", "../../also/2/labels/train/nearest.npy"):
         first, second = (tmp_path / run / "clusterfit/labels/train" / name for run in ("one", "two"))
         assert first.read_bytes() == second.read_bytes()
     for name, value in model_of(one)["heads"].items():

@@ -84,21 +84,24 @@ def _targets(
     settings: ClusterFitConfig, heads: Mapping[str, Sequence[PseudoLabels]], second: PseudoLabels | None
 ) -> dict[str, list[Targets]]:
     """What each split is trained or scored on; nothing where that is the labels. Weights are those of the training."""
-    rules, clustered = settings.targets, settings.features.data_partition
-    if not rules.by_sample:
+    clustered = settings.features.data_partition
+    if not settings.targets.by_sample:
         return {}
-    found = {}
-    found[clustered] = of_training = [Targets(labels, rules, second) for labels in heads[clustered]]
-    for number, targets in enumerate(of_training):
-        said = f", temperature {targets.temperature:.6g}" if rules.kind == "soft" else ""
-        logger.info(
-            "Targets of head %d: %s%s; %d samples are left out.", number, rules.kind, said, targets.num_left_out
-        )
-    alike = dataclasses.replace(rules, min_margin=0.0, margin_power=0.0, agrees_with="")
+    rules = [each.targets for each in settings.heads] + [settings.targets] * len(settings.joined_labels)
+    of_training = [Targets(labels, own, second) for labels, own in zip(heads[clustered], rules, strict=True)]
+    for number, (targets, own) in enumerate(zip(of_training, rules, strict=True)):
+        said = f", temperature {targets.temperature:.6g}" if own.is_soft else ""
+        logger.info("Targets of head %d: %s%s; %d samples are left out.", number, own.kind, said, targets.num_left_out)
+    found = {clustered: of_training}
     for split in heads.keys() - {clustered}:
-        temperatures = [targets.temperature for targets in of_training]
-        pairs = zip(heads[split], temperatures, strict=True)
-        found[split] = [Targets(labels, alike, temperature=temperature) for labels, temperature in pairs]
+        found[split] = [
+            Targets(
+                labels,
+                dataclasses.replace(own, min_margin=0.0, margin_power=0.0, agrees_with=""),
+                temperature=targets.temperature,
+            )
+            for labels, own, targets in zip(heads[split], rules, of_training, strict=True)
+        ]
     return found
 
 
