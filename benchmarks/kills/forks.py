@@ -26,7 +26,7 @@ import tempfile
 import time
 import traceback
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import vissl_clusterfit
@@ -40,7 +40,7 @@ _run_at_exit = atexit._run_exitfuncs
 
 
 def prepare() -> None:
-    """Imports what the command needs, and has other interpreters forked. Once, before the first command."""
+    """Imports what the command needs, and calls :func:`fork_interpreters`. Once, before the first command."""
     from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (before VISSL)
 
     for name in ("vissl.engines", "vissl.hooks", "vissl.trainer", "vissl.utils.distributed_launcher", "sklearn.svm"):
@@ -51,6 +51,11 @@ def prepare() -> None:
             if not module.name.endswith("child_main"):  # which ignores signals
                 importlib.import_module(module.name)
     _keep_composed_configs()
+    fork_interpreters()
+
+
+def fork_interpreters() -> None:
+    """Has every interpreter that Python's multiprocessing starts, here and in what is forked from here, forked."""
     multiprocessing.util.spawnv_passfds = _fork_an_interpreter
 
 
@@ -66,30 +71,35 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "this system does not let a process adopt orphans")
 
 
-def start(overrides: Sequence[str], *, cwd: Path, output: Path, temporary: Path) -> int:
+def start(overrides: Sequence[str], *, cwd: Path, streams: Sequence[int], environment: Mapping[str, str]) -> int:
     """Starts the command as the first process of a session; its number.
 
     Args:
         overrides: as on the command line.
         cwd: where it runs.
-        output: the file to which it appends what it prints.
-        temporary: where it has its temporary files.
+        streams: descriptors of its output and its errors.
+        environment: its variables, all of them.
     """
     child = os.fork()
     if child:
         return child
     try:
         os.setsid()
-        descriptors = [os.open(os.devnull, os.O_RDONLY), os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)]
-        for stream, descriptor in enumerate([*descriptors, descriptors[1]]):
+        for stream, descriptor in enumerate([os.open(os.devnull, os.O_RDONLY), *streams]):
             os.dup2(descriptor, stream)
+        # Python's own remember what the descriptors were before, such as whether they can seek.
+        sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
         os.chdir(cwd)
-        os.environ["TMPDIR"] = str(temporary)
+        os.environ.clear()
+        os.environ.update(environment)
         _begin(COMMAND, ())
         from vissl_clusterfit.launch.main import main
 
         code = main(overrides)
         _end(code)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(70)
 

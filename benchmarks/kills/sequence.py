@@ -161,7 +161,13 @@ class Sequence:
         self.tally.starts += 1
         command = self._scenario.command(self.folder, self._place.inputs, self._dice)
         self._since, self._code = time.time_ns(), None
-        self._launcher = forks.start(command, cwd=self.log.parent, output=self.log, temporary=self._temporary)
+        with self.log.open("ab") as log:
+            self._launcher = forks.start(
+                command,
+                cwd=self.log.parent,
+                streams=(log.fileno(), log.fileno()),
+                environment={**os.environ, "TMPDIR": str(self._temporary)},
+            )
 
     def _wait_for_moment(self, stage: int, fault: Fault) -> int | None:
         """The process that is to be hit, at a random moment of a stage; None if the run ended before."""

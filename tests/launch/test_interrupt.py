@@ -17,11 +17,11 @@ from vissl_clusterfit.storage import artifacts
     [("clusterfit_label", "config.CLUSTERFIT", 1, False), ("clusterfit_transfer", "config.TRANSFER", 2, True)],
 )
 def test_ctrl_c_in_a_stage_ends_all_processes(
-    start_script, student_overrides, tmp_path, engine, settings, num_processes, to_all
+    start_command, student_overrides, tmp_path, engine, settings, num_processes, to_all
 ):
     """A terminal sends it to all processes, ``kill -INT`` to the first."""
     images = write_images(tmp_path / "images", 300)
-    process = start_script(
+    process = start_command(
         *(student_overrides if settings == "config.CLUSTERFIT" else ["config=clusterfit/transfer"]),
         f"engine_name={engine}",
         "config.MACHINE.DEVICE=cpu",

@@ -48,9 +48,9 @@ def test_a_run_trains_on_artefacts_of_another_file_system(run_with_handlers, ove
 
 
 @pytest.mark.slow
-def test_every_process_of_a_run_has_the_handlers(run_with_handlers, overrides, student_run, tmp_path):
+def test_every_process_of_a_run_has_the_handlers(run_with_handlers, start_script, overrides, student_run, tmp_path):
     two = "store://bucket/two"
-    result = run_with_handlers(
+    process = start_script(
         *overrides,
         "config.MULTI_PROCESSING_METHOD=spawn",
         "config.DATA.NUM_DATALOADER_WORKERS=1",
@@ -59,7 +59,8 @@ def test_every_process_of_a_run_has_the_handlers(run_with_handlers, overrides, s
         "config.DISTRIBUTED.NUM_PROC_PER_NODE=2",
         cwd=tmp_path,
     )
-    assert result.returncode == 0, result.stderr
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     assert contents(two) == tiny_store.contents(student_run / "clusterfit")
 
 

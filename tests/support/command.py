@@ -1,101 +1,178 @@
 """The command in a process of its own for every run, each forked from one that has imported VISSL already.
 
 A fresh interpreter spends seconds on imports, and these tests start the command often. What a run does, prints and
-returns is what ``tools/run_distributed_engines.py`` does, prints and returns, as that only calls ``main``.
+returns is what ``tools/run_distributed_engines.py`` does, prints and returns, as that only calls ``main``. What a run
+would start as another interpreter by multiprocessing is forked, too: ranks, fork servers, data workers. Tests of what
+an interpreter has to import start the script instead.
 """
 
 from __future__ import annotations
 
-import atexit
-import gc
+import contextlib
+import fcntl
 import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import IO, Any
+
+from repository import ROOT
+
+#: Of a message: the overrides and the whole environment.
+_LONGEST = 1 << 17
+
+
+class Command:
+    """A command that has been started: what tests use of ``subprocess.Popen``."""
+
+    def __init__(self, server: CommandServer, pid: int, stdout: IO[str], stderr: IO[str]) -> None:
+        self.pid, self.stdout, self.stderr = pid, stdout, stderr
+        self.returncode: int | None = None
+        self._server = server
+        self._end = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Waits for its end; its exit code, negative where a signal ended it."""
+        if self.returncode is None:
+            if not wait([self._end], timeout):
+                raise subprocess.TimeoutExpired(f"the command {self.pid}", timeout)
+            os.close(self._end)
+            self.returncode = self._server.ask({"ended": self.pid})
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for its end and that of all that writes to the same pipes; what came through each."""
+        said: dict[IO[str], str] = {}
+        pipes = (self.stdout, self.stderr)
+        readers = [threading.Thread(target=lambda pipe=pipe: said.update({pipe: pipe.read()})) for pipe in pipes]
+        for reader in readers:
+            reader.daemon = True
+            reader.start()
+        self.wait(timeout)
+        for reader in readers:
+            reader.join(timeout)
+        if len(said) < len(pipes):
+            raise subprocess.TimeoutExpired(f"what the command {self.pid} has left", timeout)
+        return said[self.stdout], said[self.stderr]
+
+    def send_signal(self, number: int) -> None:
+        """Signals its first process."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def ranks(self) -> list[int]:
+        """The processes that it has started for its ranks, by their numbers."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [int(child) for child in children if Path(f"/proc/{child}/comm").read_text() == "spawned\n"]
 
 
 class CommandServer:
-    """Starts at the first run; ``stop`` ends it and whatever it left running."""
+    """Starts at the first command; ``stop`` ends it and the commands that still run."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
+        self._turn = threading.Lock()
 
-    def run(self, *overrides: str, cwd: Path) -> subprocess.CompletedProcess:
-        """Runs the command to its end in the folder ``cwd``."""
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            said = {name: Path(folder) / name for name in ("stdout", "stderr")}
-            request = {"argv": overrides, "cwd": str(cwd), **{name: str(file) for name, file in said.items()}}
-            print(json.dumps(request), file=self._process.stdin, flush=True)
-            answer = self._process.stdout.readline()
+    def start(self, *overrides: str, cwd: Path, **environment: str) -> Command:
+        """Starts the command in the folder ``cwd``, with these variables besides those that are set here."""
+        pipes = [os.pipe() for _ in range(2)]
+        for _, end in pipes:
+            fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 1 << 20)  # what a test does not read yet must not stop it
+        streams = [os.fdopen(begin, encoding="utf-8", errors="replace") for begin, _ in pipes]
+        try:
+            return Command(self, self._start(overrides, cwd, environment, [end for _, end in pipes]), *streams)
+        finally:
+            for _, end in pipes:
+                os.close(end)
+
+    def run(self, *overrides: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+        """Runs the command to its end, whatever it may leave behind."""
+        as_text = {"mode": "w+", "encoding": "utf-8", "errors": "replace"}
+        with tempfile.TemporaryFile(**as_text) as stdout, tempfile.TemporaryFile(**as_text) as stderr:
+            pid = self._start(overrides, cwd, environment, [stdout.fileno(), stderr.fileno()])
+            code = Command(self, pid, stdout, stderr).wait()
+            texts = []
+            for stream in (stdout, stderr):
+                stream.seek(0)
+                texts.append(stream.read())
+        return subprocess.CompletedProcess(list(overrides), code, *texts)
+
+    def _start(self, overrides: Sequence[str], cwd: Path, more: Mapping[str, str], streams: Sequence[int]) -> int:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
+        return self.ask({"overrides": overrides, "cwd": str(cwd), "environment": environment}, streams)
+
+    def ask(self, request: Mapping[str, Any], streams: Sequence[int] = ()) -> int:
+        """The number with which the server answers: of a process, or its exit code."""
+        with self._turn:
+            if self._process is None:
+                self._channel, its_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                self._process = subprocess.Popen(
+                    [sys.executable, __file__, str(its_end.fileno())],
+                    pass_fds=[its_end.fileno()],
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    start_new_session=True,
+                )
+                its_end.close()
+            socket.send_fds(self._channel, [json.dumps(request).encode()], streams)
+            answer = self._channel.recv(_LONGEST)
             assert answer, "the process that starts commands has died"
-            texts = {name: file.read_text("utf-8", "replace") for name, file in said.items()}
-        return subprocess.CompletedProcess(list(overrides), json.loads(answer), **texts)
-
-    def ranks(self) -> list[int]:
-        """The processes that the command which runs now has started for its ranks, by their numbers."""
-        return [
-            rank
-            for launcher in _children(self._process.pid)
-            for rank in _children(launcher)
-            if b"multiprocessing.spawn" in Path(f"/proc/{rank}/cmdline").read_bytes()
-        ]
+            return json.loads(answer)
 
     def stop(self) -> None:
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._channel.close()
             self._process.wait()
 
 
-def _children(process: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-
-
-def serve() -> None:
+def serve(channel: socket.socket) -> None:
+    """Starts commands, and says how they ended, until the other end of the channel is closed."""
     from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (before VISSL)
 
+    sys.path[:] = [*sys.path[1:], str(ROOT / "benchmarks")]  # as the script finds modules, and forks besides
+    forks = importlib.import_module("kills.forks")
     for name in ("vissl_clusterfit.launch.runs.process_pool", "torch.utils.cpp_extension"):
         importlib.import_module(name)  # the first imports what every run does, the second is what VISSL's log asks
     # Hydra's plugins and parser, and VISSL's defaults.
     importlib.import_module("vissl.utils.hydra_config").compose_hydra_configuration(
         ["config=test/cpu_test/test_cpu_resnet_simclr"]
     )
-    gc.collect()
-    gc.freeze()  # a child that collects what it shares with its parent would copy it
-    for line in sys.stdin:
-        request = json.loads(line)
-        child = os.fork()
-        if not child:
-            run(**request)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201  (the answer)
-
-
-def run(argv: list[str], cwd: str, stdout: str, stderr: str) -> None:
-    from vissl_clusterfit.launch.main import main
-
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for stream, path in ((1, stdout), (2, stderr)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-    os.chdir(cwd)
-    code = main(argv)
-    # As an interpreter ends, but for the objects that all children share: taking those apart would copy them.
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    os._exit(code)
+    sys.path.pop()
+    forks.fork_interpreters()
+    forks.freeze()
+    running = set()
+    while (message := socket.recv_fds(channel, _LONGEST, 2))[0]:
+        request, streams = json.loads(message[0]), message[1]
+        if "ended" in request:
+            answer = os.waitstatus_to_exitcode(os.waitpid(request["ended"], 0)[1])
+            running.remove(request["ended"])
+        else:
+            answer = forks.start(**request, streams=streams)
+            running.add(answer)
+        for stream in streams:
+            os.close(stream)
+        channel.send(json.dumps(answer).encode())
+    for command in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(command, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    serve()
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    os._exit(0)  # what was imported for children is not taken apart

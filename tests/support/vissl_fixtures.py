@@ -67,16 +67,27 @@ def teacher(tmp_path_factory, model_config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_command():
-    """``run_command(*overrides, cwd=…)``: the command in a process of its own, without the time for its imports."""
+def commands():
     server = CommandServer()
-    yield server.run
+    yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
+def run_command(commands):
+    """``run_command(*overrides, cwd=…)``: the command in a process of its own, without the time for its imports."""
+    return commands.run
+
+
+@pytest.fixture(scope="session")
+def start_command(commands):
+    """``start_command(*overrides, cwd=…)`` does not wait for its end."""
+    return commands.start
+
+
+@pytest.fixture(scope="session")
 def start_script():
-    """Starts ``tools/run_distributed_engines.py`` as a user does, from another folder."""
+    """Starts ``tools/run_distributed_engines.py`` as a user does, from another folder. Nothing is imported before."""
 
     def start(*overrides: str, cwd: Path, before: tuple[str, ...] = ()) -> subprocess.Popen:
         return subprocess.Popen(

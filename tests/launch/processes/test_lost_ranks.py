@@ -8,38 +8,31 @@ import re
 import shutil
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
+from subprocess import CompletedProcess
 
 import pytest
-from command import CommandServer
+from command import Command
 from hosts import free_port
 from tiny import write_images
 from tiny_store import contents
 
 
-@pytest.fixture(scope="module")
-def servers():
-    """What starts the commands of two nodes."""
-    pair = CommandServer(), CommandServer()
-    yield pair
-    for server in pair:
-        server.stop()
-
-
 @pytest.fixture
-def start_nodes(servers, tmp_path):
-    """``start_nodes(*overrides)`` begins a run on two nodes; it gives what becomes the result of each."""
-    with ThreadPoolExecutor(2) as pool:
+def start_nodes(start_command, tmp_path):
+    """``start_nodes(*overrides)`` begins a run on two nodes; it gives the command of each."""
 
-        def start(*overrides: str, each: tuple = ((), ())) -> list:
-            address = f"config.DISTRIBUTED.RUN_ID=127.0.0.1:{free_port()}"
-            common = ["config.DISTRIBUTED.NUM_NODES=2", "config.DISTRIBUTED.NUM_PROC_PER_NODE=1", address]
-            return [
-                pool.submit(server.run, *overrides, *each[node], *common, f"node_id={node}", cwd=tmp_path)
-                for node, server in enumerate(servers)
-            ]
+    def start(*overrides: str, each: tuple = ((), ())) -> list[Command]:
+        address = f"config.DISTRIBUTED.RUN_ID=127.0.0.1:{free_port()}"
+        common = ["config.DISTRIBUTED.NUM_NODES=2", "config.DISTRIBUTED.NUM_PROC_PER_NODE=1", address]
+        return [start_command(*overrides, *each[node], *common, f"node_id={node}", cwd=tmp_path) for node in range(2)]
 
-        yield start
+    return start
+
+
+def results(commands: list[Command]) -> list[CompletedProcess]:
+    """What they have said, and their exit codes."""
+    said = [command.communicate(timeout=100) for command in commands]
+    return [CompletedProcess((), command.returncode, *texts) for command, texts in zip(commands, said, strict=True)]
 
 
 STAGES = {
@@ -52,9 +45,7 @@ STAGES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage, node", [("extraction", 1), ("clustering", 0), ("training", 1)])
-def test_a_rank_that_is_killed(
-    servers, start_nodes, student_run, student_overrides, run_command, tmp_path, stage, node
-):
+def test_a_rank_that_is_killed(start_nodes, student_run, student_overrides, run_command, tmp_path, stage, node):
     folder = tmp_path / "run"
     before, sign = STAGES[stage]
     for name in before:
@@ -64,14 +55,14 @@ def test_a_rank_that_is_killed(
         command.append("config.OPTIMIZER.num_epochs=6")  # the last of which is far when the first has ended
     running = start_nodes(*command)
     while not any(folder.glob(sign)):
-        assert not any(result.done() for result in running), [result.result() for result in running if result.done()]
+        assert all(one.poll() is None for one in running), [one.communicate() for one in running if one.poll()]
         time.sleep(0.001)
-    (rank,) = servers[node].ranks()
+    (rank,) = running[node].ranks()
     os.kill(rank, signal.SIGKILL)
     begin = time.monotonic()
-    results = [result.result(timeout=100) for result in running]
+    ended = results(running)
     assert time.monotonic() - begin < 60
-    for result in results:
+    for result in ended:
         assert result.returncode == 1
         cause = f"Rank {node} (node {node}, {os.uname().nodename}): it was ended by SIGKILL."
         assert result.stderr.splitlines()[-1].startswith(cause), result.stderr
@@ -80,7 +71,7 @@ def test_a_rank_that_is_killed(
     if stage == "training":  # whose steps have a batch of each process
         assert again.returncode == 2
         assert "  DISTRIBUTED.NUM_NODES * NUM_PROC_PER_NODE: it was made with 2, this run has 1\nUndo" in again.stderr
-        again, _ = [result.result(timeout=200) for result in start_nodes(*command)]
+        again, _ = results(start_nodes(*command))
     assert again.returncode == 0, again.stderr
     assert contents(folder / "clusterfit") == contents(student_run / "clusterfit")
     assert any(folder.glob("model_final_checkpoint_phase*.torch"))
@@ -92,15 +83,12 @@ def test_the_cause_is_the_last_thing_on_both_screens(start_nodes, student_run, s
     """One rank of the two cannot continue; the other then notices that its connection is closed."""
     folder = tmp_path / "run"
     shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
-    results = [
-        result.result(timeout=100)
-        for result in start_nodes(
-            *student_overrides,
-            f"config.CHECKPOINT.DIR={folder}",
-            each=((), ("config.DATA.TRAIN.TRANSFORMS=[{name:RandomCrop,size:4000},{name:ToTensor}]",)),
-        )
-    ]
-    for result in results:
+    running = start_nodes(
+        *student_overrides,
+        f"config.CHECKPOINT.DIR={folder}",
+        each=((), ("config.DATA.TRAIN.TRANSFORMS=[{name:RandomCrop,size:4000},{name:ToTensor}]",)),
+    )
+    for result in results(running):
         assert result.returncode == 2
         assert "Traceback" not in result.stderr
         said = result.stderr.splitlines()[-1]
@@ -119,7 +107,7 @@ def test_a_node_with_other_images_is_refused(start_nodes, student_run, student_o
         shutil.copytree(student_run / "clusterfit", folder / "clusterfit")
     overrides = [*student_overrides, f"config.CHECKPOINT.DIR={folder}"]
     each = ((), (f"config.DATA.TRAIN.DATA_PATHS=[{images}]",))
-    for result in [result.result(timeout=100) for result in start_nodes(*overrides, each=each)]:
+    for result in results(start_nodes(*overrides, each=each)):
         assert result.returncode == 2, result.stderr
         assert re.search(
             r"^error: .*train was made for other data: \d+ of 30 samples differ", result.stderr, re.MULTILINE
@@ -130,14 +118,8 @@ def test_a_node_with_other_images_is_refused(start_nodes, student_run, student_o
 
 @pytest.mark.slow
 def test_folders_that_are_not_shared_are_refused(start_nodes, student_overrides, tmp_path):
-    results = [
-        result.result(timeout=100)
-        for result in start_nodes(
-            *student_overrides,
-            each=tuple((f"config.CHECKPOINT.DIR={tmp_path / str(node)}",) for node in range(2)),
-        )
-    ]
-    for result in results:
+    each = tuple((f"config.CHECKPOINT.DIR={tmp_path / str(node)}",) for node in range(2))
+    for result in results(start_nodes(*student_overrides, each=each)):
         assert result.returncode == 2
         assert result.stderr.startswith(
             f"error: config.CLUSTERFIT.OUTPUT_DIR: found {tmp_path}/1/clusterfit, which on "

@@ -15,11 +15,11 @@ from tiny_store import contents
     "num_processes, start_method", [(2, "fork"), (1, "forkserver"), (1, "spawn")], ids=lambda value: str(value)
 )
 def test_processes_and_workers_change_nothing(
-    student_run, student_overrides, run_command, tmp_path, num_processes, start_method
+    student_run, student_overrides, start_script, tmp_path, num_processes, start_method
 ):
     """Data workers unpickle the paired source, so there, too, VISSL has to be repaired first."""
     folder = tmp_path / "run"
-    result = run_command(
+    process = start_script(
         *student_overrides,
         f"config.CHECKPOINT.DIR={folder}",
         f"config.DISTRIBUTED.NUM_PROC_PER_NODE={num_processes}",
@@ -27,7 +27,8 @@ def test_processes_and_workers_change_nothing(
         "config.DATA.NUM_DATALOADER_WORKERS=1",
         cwd=tmp_path,
     )
-    assert result.returncode == 0, result.stderr
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     assert contents(folder / "clusterfit") == contents(student_run / "clusterfit")
     assert (folder / "model_final_checkpoint_phase0.torch").is_file()
 
@@ -56,10 +57,10 @@ def wait_until(condition, limit_s):
 @pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["fork", "forkserver"])
 def test_a_training_that_is_killed_leaves_no_process_behind(
-    student_run, student_overrides, start_script, tmp_path, start_method
+    student_run, student_overrides, start_command, tmp_path, start_method
 ):
     """A fork server, VISSL's default, is alive as long as its children are, and those as long as it is."""
-    process = start_script(
+    process = start_command(
         *student_overrides,
         f"config.CHECKPOINT.DIR={tmp_path / 'run'}",
         f"config.CLUSTERFIT.OUTPUT_DIR={student_run / 'clusterfit'}",

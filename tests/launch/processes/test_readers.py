@@ -100,8 +100,8 @@ def test_files_that_may_not_grow(command, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["extraction", "training"])
-def test_a_process_that_reads_and_is_killed(command, start_script, tmp_path, kind):
-    process = start_script(*command[kind], cwd=tmp_path)
+def test_a_process_that_reads_and_is_killed(command, start_command, tmp_path, kind):
+    process = start_command(*command[kind], cwd=tmp_path)
     reader = None
     end = time.monotonic() + 200
     while reader is None and time.monotonic() < end and process.poll() is None:

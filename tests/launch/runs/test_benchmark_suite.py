@@ -102,7 +102,7 @@ def test_what_was_measured_on_other_weights_is_not_taken_for_this(planned, data,
 
 @pytest.mark.slow
 def test_one_that_fails_stops_no_other_and_a_suite_that_is_killed_resumes(
-    start_script, student_overrides, student_run, data, tmp_path
+    start_command, student_overrides, student_run, data, tmp_path
 ):
     """Killed in the third benchmark, a training of VISSL's: the second is not run again, nor are its first epochs."""
     folder = tmp_path / "student"
@@ -116,7 +116,7 @@ def test_one_that_fails_stops_no_other_and_a_suite_that_is_killed_resumes(
         ),
         f"config.CHECKPOINT.DIR={folder}",
     )
-    process = start_script(*command, cwd=tmp_path)
+    process = start_command(*command, cwd=tmp_path)
     assert any("Starting phase 4 " in line for line in process.stdout), process.stderr.read()
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
@@ -126,7 +126,7 @@ def test_one_that_fails_stops_no_other_and_a_suite_that_is_killed_resumes(
     (folder / "results.json").unlink()  # it is made of those of the benchmarks
     made = (linear / "model_phase0.torch").stat().st_mtime_ns
 
-    process = start_script(*command, cwd=tmp_path)
+    process = start_command(*command, cwd=tmp_path)
     said, errors = process.communicate()
     assert process.returncode == 2, errors
     assert "nowhere" in errors

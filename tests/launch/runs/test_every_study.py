@@ -94,14 +94,14 @@ def untrained_teacher(study: list[str], place: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("study", STUDIES)
-def test_a_reduced_one_reports(study, data, start_script, images, tmp_path):
+def test_a_reduced_one_reports(study, data, start_command, images, tmp_path):
     given = [*folders(data, tmp_path), *(SMALL_IMAGES if data == "images" else ()), *SMALL, *STUDIES[study]]
     if study == "capacity" and data == "images":
         given.append("study.widths=[2,4]")
     whole = command(study, data, tmp_path / "study", *given)
     if study == "own_teacher":
         whole.append(f"study.teacher={untrained_teacher(whole, tmp_path / 'teacher.torch')}")
-    process = start_script(*whole, cwd=tmp_path)
+    process = start_command(*whole, cwd=tmp_path)
     said, errors = process.communicate()
     assert process.returncode == 0, said + errors
     settings = StudySettings.from_config(compose(whole)[2].STUDY)

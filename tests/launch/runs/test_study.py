@@ -14,7 +14,7 @@ SEEDS, TARGETS, BENCHMARKS = ("1", "2"), ("digit", "parity"), ("linear", "knn")
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_resumes_and_reports(start_script, tmp_path):
+def test_a_study_that_is_killed_resumes_and_reports(start_command, tmp_path):
     folder = tmp_path / "a study"
     command = (
         "config=clusterfit/study/label_noise",
@@ -26,7 +26,7 @@ def test_a_study_that_is_killed_resumes_and_reports(start_script, tmp_path):
         "config.OPTIMIZER.num_epochs=1",
         "config.CLUSTERFIT.NUM_CLUSTERS=5",
     )
-    process = start_script(*command, cwd=tmp_path)
+    process = start_command(*command, cwd=tmp_path)
     assert any("  10 of " in line for line in process.stdout), process.stderr.read()
     process.send_signal(signal.SIGINT)
     process.communicate()
@@ -35,7 +35,7 @@ def test_a_study_that_is_killed_resumes_and_reports(start_script, tmp_path):
     assert len(made) >= 10
     assert not (folder / "study.md").exists()
 
-    process = start_script(*command, cwd=tmp_path)
+    process = start_command(*command, cwd=tmp_path)
     said, errors = process.communicate()
     assert process.returncode == 0, said + errors
     assert {file: file.stat().st_mtime_ns for file in made} == made
@@ -65,7 +65,7 @@ def test_a_study_that_is_killed_resumes_and_reports(start_script, tmp_path):
     [*students] = folder.glob("runs/ClusterFit/*/*/training/clusterfit/labels/train/labels.npy")
     assert len(students) == 2
 
-    process = start_script(*command, cwd=tmp_path)
+    process = start_command(*command, cwd=tmp_path)
     said, errors = process.communicate()
     assert process.returncode == 0, errors
     assert " done  " not in said

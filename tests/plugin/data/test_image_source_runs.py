@@ -34,7 +34,7 @@ def test_a_run_on_every_kind_makes_the_labels_of_the_folder(run_command, student
 
 
 def test_a_run_on_tars_that_is_killed_resumes_to_the_same_bytes(
-    run_command, start_script, student_overrides, folder, tmp_path
+    run_command, start_command, student_overrides, folder, tmp_path
 ):
     place = as_tars(folder, tmp_path / "tars")
     assert (
@@ -43,7 +43,7 @@ def test_a_run_on_tars_that_is_killed_resumes_to_the_same_bytes(
     overrides = [*student_overrides, *sources(place), "engine_name=clusterfit_label"]
     killed = tmp_path / "killed"
     features = killed / "clusterfit/features/train"
-    process = start_script(
+    process = start_command(
         *overrides, f"config.CHECKPOINT.DIR={killed}", "config.DATA.NUM_DATALOADER_WORKERS=2", cwd=tmp_path
     )
     while not [*features.glob("rows-*.json")] and process.poll() is None:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_parts import trunk_of
-from command import CommandServer
 from following import run_next
 from PIL import Image
 from results_file import rows_in
@@ -182,11 +181,7 @@ def test_a_file_that_may_run_code_is_used_where_it_is_trusted(transfer, teacher,
     assert f"the environment variable {TRUST_VARIABLE}=1" in refused.stderr
     assert "Traceback" not in refused.stderr
     monkeypatch.setenv(TRUST_VARIABLE, "1")
-    server = CommandServer()  # with this environment
-    try:
-        trusted = transfer(*ONE, weights, command=server.run)
-    finally:
-        server.stop()
+    trusted = transfer(*ONE, weights)
     assert trusted.returncode == 0, trusted.stderr
 
 

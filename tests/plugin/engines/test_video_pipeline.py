@@ -76,9 +76,9 @@ def test_two_processes_give_the_bytes_of_one(overrides, undisturbed, run_command
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_resumes_to_the_same_bytes(overrides, undisturbed, run_command, start_script, tmp_path):
+def test_a_run_that_is_killed_resumes_to_the_same_bytes(overrides, undisturbed, run_command, start_command, tmp_path):
     features = tmp_path / "artifacts/features/train"
-    process = start_script(*overrides, f"config.CHECKPOINT.DIR={tmp_path}", cwd=tmp_path)
+    process = start_command(*overrides, f"config.CHECKPOINT.DIR={tmp_path}", cwd=tmp_path)
     while not [*features.glob("rows-*.json")] and process.poll() is None:
         time.sleep(0.005)
     process.kill()
@@ -94,10 +94,10 @@ def test_a_run_that_is_killed_resumes_to_the_same_bytes(overrides, undisturbed, 
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_resumes_from_its_last_epoch(overrides, run_command, start_script, tmp_path):
+def test_a_training_that_is_killed_resumes_from_its_last_epoch(overrides, run_command, start_command, tmp_path):
     several = [*overrides, f"config.CHECKPOINT.DIR={tmp_path}", "config.OPTIMIZER.num_epochs=6"]
     several += ["config.CHECKPOINT.AUTO_RESUME=true", "config.CHECKPOINT.CHECKPOINT_FREQUENCY=1"]
-    process = start_script(*several, cwd=tmp_path)
+    process = start_command(*several, cwd=tmp_path)
     while not (tmp_path / "model_phase1.torch").exists() and process.poll() is None:
         time.sleep(0.005)
     process.kill()

@@ -141,7 +141,9 @@ def test_layers_of_another_trunk_are_refused_before_anything_starts(tmp_path):
         compose([linear, "config.MACHINE.DEVICE=cpu", named, f"config.CHECKPOINT.DIR={tmp_path}/b"])
 
 
-def test_a_full_disk_ends_the_run_and_the_next_start_makes_the_export(student_run, exporting, start_script, tmp_path):
+def test_a_full_disk_ends_the_run_and_the_next_start_makes_the_export(
+    student_run, exporting, start_script, run_command, tmp_path
+):
     run = tmp_path / "run"
     shutil.copytree(student_run, run, symlinks=True)
     shutil.rmtree(run / "export")
@@ -154,5 +156,4 @@ def test_a_full_disk_ends_the_run_and_the_next_start_makes_the_export(student_ru
     assert "Traceback" not in said
     assert "cannot be written: File too large" in said
     assert not [path for path in run.rglob("*") if "export" in path.name]
-    process = start_script(*command, cwd=tmp_path)
-    assert process.communicate(timeout=120)[0].count(f"export: {run}/export/card.json") == 1
+    assert run_command(*command, cwd=tmp_path).stdout.count(f"export: {run}/export/card.json") == 1

@@ -94,12 +94,12 @@ def test_another_precision_is_refused_and_auto_resumes_in_that_of_the_record(tra
 
 @pytest.mark.slow
 def test_a_training_in_bfloat16_that_is_killed_ends_with_the_same_bytes(
-    undisturbed, train, student_overrides, start_script, tmp_path
+    undisturbed, train, student_overrides, start_command, tmp_path
 ):
     folder = tmp_path / "run"
     settings = (LOWER, NO_CHANCE, "config.OPTIMIZER.num_epochs=4", "config.CHECKPOINT.CHECKPOINT_FREQUENCY=1")
     for phase in (0, 1):
-        process = start_script(*student_overrides, f"config.CHECKPOINT.DIR={folder}", *settings, cwd=tmp_path)
+        process = start_command(*student_overrides, f"config.CHECKPOINT.DIR={folder}", *settings, cwd=tmp_path)
         while not (folder / f"model_phase{phase}.torch").exists() and process.poll() is None:
             time.sleep(0.01)
         with contextlib.suppress(ProcessLookupError):

@@ -9,7 +9,6 @@ import time
 from importlib.util import find_spec
 
 import pytest
-from command import CommandServer
 from tiny import NO_CHANCE
 from vissl.config import AttrDict
 
@@ -63,13 +62,13 @@ def test_each_step_and_each_phase_has_a_row(training, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_that_was_killed_has_each_row_once_and_whole(
-    training, start_script, student_overrides, held_out, tmp_path
+    training, start_command, student_overrides, held_out, tmp_path
 ):
     many = "config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=2"
     _, whole = training("whole", many)
     folder = tmp_path / "killed"
     command = [*student_overrides, *held_out, *EVERY_STEP, "config.OPTIMIZER.num_epochs=2", many]
-    process = start_script(*command, f"config.CHECKPOINT.DIR={folder}", cwd=tmp_path)
+    process = start_command(*command, f"config.CHECKPOINT.DIR={folder}", cwd=tmp_path)
     file = folder / "metrics.jsonl"
     assert any("Starting phase 2 [train]" in line for line in process.stdout), process.stderr.read()
     while b'"epoch": 2' not in file.read_bytes():
@@ -158,7 +157,7 @@ def test_tensorboard_has_the_losses_by_the_hook_of_vissl(training, tmp_path):
 
 
 @pytest.fixture
-def offline(student_overrides, held_out, tmp_path):
+def offline(run_command, student_overrides, held_out, tmp_path):
     """A training whose clients reach no server: ``training``, and the address of MLflow's store."""
     store = f"file://{tmp_path}/mlflow"
     with pytest.MonkeyPatch.context() as patch:
@@ -168,16 +167,14 @@ def offline(student_overrides, held_out, tmp_path):
             ("MLFLOW_TRACKING_URI", store),
         ):
             patch.setenv(name, value)
-        server = CommandServer()
 
         def run(name, *overrides):
             two = (*student_overrides, *held_out, *EVERY_STEP, "config.OPTIMIZER.num_epochs=2")
-            done = server.run(*two, *overrides, f"config.CHECKPOINT.DIR={tmp_path / name}", cwd=tmp_path)
+            done = run_command(*two, *overrides, f"config.CHECKPOINT.DIR={tmp_path / name}", cwd=tmp_path)
             assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout + done.stderr, rows(tmp_path / name)
 
         yield run, store
-        server.stop()
 
 
 def forget_last_epoch(folder):

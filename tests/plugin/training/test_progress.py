@@ -72,12 +72,12 @@ def test_a_training_ends_well_beside_damaged_costs(run_command, student_override
 
 @pytest.mark.slow
 def test_a_last_test_phase_that_was_killed_is_done_on_the_next_start(
-    start_script, run_command, undisturbed, tested, tmp_path
+    start_command, run_command, undisturbed, tested, tmp_path
 ):
     killed, folder = tmp_path / "killed", tmp_path / "run"
     shutil.copytree(undisturbed[0] / "clusterfit", folder / "clusterfit")
     command = [*tested, f"config.CHECKPOINT.DIR={folder}"]
-    process = start_script(*command, cwd=tmp_path)
+    process = start_command(*command, cwd=tmp_path)
     assert any("Starting phase 1 [test]" in line for line in process.stdout), process.stderr.read()
     process.send_signal(signal.SIGKILL)
     process.communicate()

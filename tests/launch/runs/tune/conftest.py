@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import watched_files
 from benchmark_data import write_classes
+from command import CommandServer
 from tune_work import NUM_CLASSES, NUM_TEST, NUM_TRAIN
 from vissl.config import AttrDict
 
@@ -32,13 +33,22 @@ def data(tmp_path_factory) -> list[str]:
     ]
 
 
+@pytest.fixture(scope="module")
+def start_watched():
+    """``start_command`` where processes import the module that watches files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(dependencies.IMPORT_VARIABLE, "watched_files")
+        patch.setenv("PYTHONPATH", os.path.dirname(watched_files.__file__), prepend=os.pathsep)
+        server = CommandServer()
+        yield server.start
+        server.stop()
+
+
 @pytest.fixture
 def opened(tmp_path, monkeypatch):
-    """The times at which processes that are started from now on open each file of TEST."""
+    """The times at which commands that are started from now on open each file of TEST."""
     log = tmp_path / "opened.txt"
-    monkeypatch.setenv(dependencies.IMPORT_VARIABLE, "watched_files")
     monkeypatch.setenv(watched_files.LOG_VARIABLE, str(log))
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(watched_files.__file__), prepend=os.pathsep)
 
     def times() -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}

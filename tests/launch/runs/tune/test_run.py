@@ -22,12 +22,12 @@ from vissl_clusterfit.report.results import read_results
 
 
 @pytest.mark.slow
-def test_a_tuning_that_is_killed_resumes_and_scores_the_test_split_once(start_script, data, teacher, opened, tmp_path):
+def test_a_tuning_that_is_killed_resumes_and_scores_the_test_split_once(start_watched, data, teacher, opened, tmp_path):
     """Killed in the second training, that of a rate at which the loss is soon no number."""
     run = tmp_path / "run"
     command = (*LINEAR, *data, f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={teacher}", f"config.CHECKPOINT.DIR={run}")
     command = (*command, "+config.TUNE.LEARNING_RATES=[0.05,1e38]")
-    process = start_script(*command, cwd=tmp_path)
+    process = start_watched(*command, cwd=tmp_path)
     assert any("Training 2 of 2 without" in line for line in process.stdout), process.stderr.read()
     assert any("Starting phase 0 " in line for line in process.stdout), process.stderr.read()
     os.kill(process.pid, signal.SIGKILL)
@@ -37,7 +37,7 @@ def test_a_tuning_that_is_killed_resumes_and_scores_the_test_split_once(start_sc
     assert not opened()
     assert not (run / "validation.json").exists()
 
-    process = start_script(*command, cwd=tmp_path)
+    process = start_watched(*command, cwd=tmp_path)
     said, errors = process.communicate()
     assert process.returncode == 0, errors
     assert first.stat().st_mtime_ns == made
@@ -59,7 +59,7 @@ def test_a_tuning_that_is_killed_resumes_and_scores_the_test_split_once(start_sc
         assert part in rows[0].protocol
 
     files = {file: file.stat().st_mtime_ns for file in (run / "tune").rglob("*") if file.is_file()}
-    process = start_script(*command, cwd=tmp_path)
+    process = start_watched(*command, cwd=tmp_path)
     said, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "This tuning was finished before: nothing is trained or scored again." in said
@@ -97,7 +97,7 @@ def accuracies(cfg: AttrDict, network: dict[str, dict[str, torch.Tensor]]) -> di
 
 @pytest.mark.slow
 def test_each_layer_is_trained_with_its_own_choice_and_scored_as_it_was_trained(
-    start_script, composed, data, teacher, opened, tmp_path
+    start_watched, composed, data, teacher, opened, tmp_path
 ):
     """On two processes. The validation scores are made up so that the layers differ."""
     run = tmp_path / "run"
@@ -105,7 +105,7 @@ def test_each_layer_is_trained_with_its_own_choice_and_scored_as_it_was_trained(
         write_finished_training(run / f"tune/lr={rate},wd=0.0005", 3, res4=res4, res5=res5)
     settings = ("+config.TUNE.LEARNING_RATES=[0.02,0.05,0.1]", "config.DISTRIBUTED.NUM_PROC_PER_NODE=2")
     weights, place = f"config.MODEL.WEIGHTS_INIT.PARAMS_FILE={teacher}", f"config.CHECKPOINT.DIR={run}"
-    process = start_script(*LINEAR, *data, weights, place, *settings, cwd=tmp_path)
+    process = start_watched(*LINEAR, *data, weights, place, *settings, cwd=tmp_path)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     record = json.loads((run / "validation.json").read_text())
