@@ -85,14 +85,18 @@ LONG := browse/test_page browse/test_page_in_browser clustering/test_fit_several
 UNITS := $(addprefix tests/,browse clustering config datasets features images labels models planner report search storage transfer \
 	verification video) $(LONG:%=--ignore=tests/%.py)
 
+# What make check leaves out besides, so that it takes less than two minutes; test-oldest and test-newest have it.
+LONGER := clustering/test_hierarchical_start clustering/test_initialization clustering/test_shared_passes \
+	datasets/synthetic/test_moving_digits labels/test_label_together models/test_networks verification/test_verify
+
 # Each process has one thread, and none compiles the package anew, whatever the surroundings say of bytecode.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest
 
 check: lint
-	$(PYTEST) -q -n 3 -m "not slow" $(UNITS)
+	$(PYTEST) -q -n 3 --dist worksteal -m "not slow" $(UNITS) $(LONGER:%=--ignore=tests/%.py)
 
 test: lint
-	$(PYTEST) --slow -n 3
+	$(PYTEST) --slow -n 3 --dist worksteal
 
 # A Python's interpreter: on the path, where one may lead nowhere, or pyenv's.
 python_of = $(shell for p in "$$(command -v python$(1))" $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1).*/bin/python; do \
@@ -112,7 +116,7 @@ define test_units
 	@$(UV) venv --quiet --clear --python $(2) build/$(1)
 	@$(UV) pip install --quiet --python build/$(1)/bin/python $$(grep -h '^setuptools==' $(3))
 	@$(call sync,build/$(1)/bin/python,$(3))
-	PYTHONPATH=$(CURDIR) $(PYTEST:$(PY)%=build/$(1)/bin/python%) -q -n 3 -m "not slow" -p no:cacheprovider $(UNITS)
+	PYTHONPATH=$(CURDIR) $(PYTEST:$(PY)%=build/$(1)/bin/python%) -q -n 3 --dist worksteal -m "not slow" -p no:cacheprovider $(UNITS)
 endef
 
 # The documents as a site in build/site; every warning is an error (with --quiet none would be counted).

@@ -2,10 +2,15 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
+from tiny import write_images
 
+from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.commands.main import main
 
 ROWS = np.random.default_rng(1).standard_normal((400, 6)).astype(np.float32)
@@ -28,15 +33,41 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_each_leads_to_the_next_from_features_to_the_report(run):
-    words = ["import", "features", "features.npy", "run/features", "--names", "names.txt"]
-    came_by = []
-    while words:
-        said, following = run(*words)
-        assert words[0] == "report" or len(said.splitlines()) <= 4
-        came_by.append(words[0])
-        words = following
-    assert came_by == ["import", "cluster", "label", "report"]
+IMPORT = ("import", "features", "features.npy", "run/features", "--names", "names.txt")
+
+
+@pytest.fixture
+def follow(run):
+    """Types what each command proposes, until one proposes nothing; the commands by name."""
+
+    def follow(*words):
+        came_by = []
+        while words:
+            said, following = run(*words)
+            assert words[0] == "report" or len(said.splitlines()) <= 4
+            came_by.append(words[0])
+            words = following
+        return came_by
+
+    return follow
+
+
+def test_each_leads_to_the_next_from_features_to_the_report(follow):
+    assert follow(*IMPORT) == ["import", "cluster", "label", "report"]
+
+
+def test_each_leads_to_the_next_from_images_to_the_report(follow, tmp_path):
+    write_images(tmp_path / "my images", 24)
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), "network.pth")
+    network = ("torchvision:shufflenet_v2_x0_5", "my run/features", "--weights", "network.pth", "--size", "32")
+    assert follow("embed", "my images", *network) == ["embed", "cluster", "label", "report"]
+
+
+def test_each_leads_to_the_next_from_two_levels_to_the_report(run, follow):
+    run(*IMPORT)
+    two_levels = ("--num-clusters", "12", "--num-coarse-clusters", "3")
+    assert follow("cluster", "run/features", "run/codebook", *two_levels) == ["cluster", "label", "report"]
+    assert Codebook.open(Path("run/codebook")).coarse_centroids.shape == (3, 6)
 
 
 @pytest.mark.parametrize(
