@@ -41,7 +41,12 @@ def test_a_picture_of_another_kind_is_finished_at_once():
     assert torch.equal(steps[0](picture), Normalize([0.5], [0.2])(ToTensor()(picture)))
 
 
-@pytest.mark.parametrize("steps", [[], STEPS[:3], [*STEPS, CenterCrop(8)], STEPS[3:]])
+WRONG = [Normalize([0.5] * 2, [0.2] * 2), Normalize([0.5] * 3, [0.2, 0.0, 0.2])]
+
+
+@pytest.mark.parametrize(
+    "steps", [[], STEPS[:3], [*STEPS, CenterCrop(8)], STEPS[3:], *([ToTensor(), wrong] for wrong in WRONG)]
+)
 def test_other_transforms_are_left_as_they_are(images, steps):
     assert unfinished(steps) is None
     assert TransformedImages(images.images, Compose(steps)).unfinished() is None

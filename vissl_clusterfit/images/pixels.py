@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 _STEPS = ("ToTensor", "Normalize")
-_LARGEST = 255.0
+_LARGEST, _NUM_COLOURS = 255.0, 3
 
 
 class Finish:
@@ -49,17 +49,23 @@ class ToPixels:
 
 
 def unfinished(steps: Sequence[Any]) -> tuple[list[Any], Finish] | None:
-    """Transforms that leave their last two steps to a device, and these; None where the last two are others.
+    """Transforms that leave their last two steps to a device, and these; None where the last two are others, or fail.
 
     Args:
         steps: of torchvision, or VISSL's wrappers of such.
     """
     last = [getattr(step, "transform", step) for step in steps[-2:]]
     of_some = any(getattr(step, "indices", None) for step in steps[-2:])  # of VISSL's several images alone
-    if tuple(type(step).__name__ for step in last) != _STEPS or of_some:
+    if tuple(type(step).__name__ for step in last) != _STEPS or of_some or not _fits_colours(last[1]):
         return None
     to_pixels: Any = ToPixels(*last)
     if last[0] is not steps[-2]:
         to_pixels, wrapped = copy.copy(steps[-2]), to_pixels
         to_pixels.transform = wrapped
     return [*steps[:-2], to_pixels], Finish(last[1].mean, last[1].std)
+
+
+def _fits_colours(normalize: Any) -> bool:
+    """Whether ``Normalize`` can take pictures in colour: of others it is said with the sample."""
+    mean, std = (torch.as_tensor(each).flatten() for each in (normalize.mean, normalize.std))
+    return all(len(each) in (1, _NUM_COLOURS) for each in (mean, std)) and bool(std.all())

@@ -18,6 +18,7 @@ from vissl.utils.misc import is_apex_available, set_dataloader_seeds
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, TeacherError, problem
 from vissl_clusterfit.features.worker_init import end_with_parent
+from vissl_clusterfit.plugin.data.batches import ArrivedBatches, in_one_message, leave_pixels
 from vissl_clusterfit.plugin.data.small_pictures import keep_small_pictures
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ def staying_on_cpu(method: Callable[..., None]) -> Callable[..., None]:
 def with_batches(build_dataloader: Callable[..., Any]) -> Callable[..., Any]:
     """VISSL's ``build_dataloader``, which is called before features are extracted, with a look at how many batches are.
 
-    Small pictures are kept for later epochs.
+    Small pictures are kept for later epochs, and batches arrive as ``data/batches.py`` has them.
 
     The function it gives raises ConfigError where there is none: the data are fewer than one, and the rest is dropped.
     """
@@ -199,6 +200,7 @@ def with_batches(build_dataloader: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(build_dataloader)
     def build(dataset: Any, dataset_config: Any, *more: Any, **kwargs: Any) -> Any:
         keep_small_pictures(dataset)
+        finish = leave_pixels(dataset, dataset_config)
         loader = build_dataloader(dataset, dataset_config, *more, **kwargs)
         if not len(loader):
             name, size, processes = f"config.DATA.{dataset.split}", len(dataset), distributed.world_size()
@@ -211,7 +213,9 @@ def with_batches(build_dataloader: Callable[..., Any]) -> Callable[..., Any]:
                     remedy=f"Lower it, or set {name}.DROP_LAST=false.",
                 )
             )
-        return loader
+        if kwargs["device"].type == "cpu":
+            in_one_message(loader)
+        return ArrivedBatches(loader, finish)
 
     return build
 

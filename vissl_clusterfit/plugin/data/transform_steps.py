@@ -19,6 +19,9 @@ from vissl_clusterfit.plugin.data.labelled_source import PseudoLabelledSource
 
 logger = logging.getLogger(__name__)
 
+_CROPS = (torchvision.transforms.CenterCrop, v2.CenterCrop)
+_RESIZES = (torchvision.transforms.Resize, v2.Resize)
+
 
 class TransformFailed(DataError):
     """One transform cannot take one image. ``given`` is VISSL's sample as it was before all transforms."""
@@ -44,7 +47,7 @@ class Steps(torchvision.transforms.Compose):
         for step in self.transforms:
             sizes = [_size(image) for image in sample["data"]] if isinstance(sample, Mapping) else []
             try:
-                if sizes and all(valid == 1 for valid in sample["data_valid"]):
+                if sizes and _needs_room(step) and all(valid == 1 for valid in sample["data_valid"]):
                     _require_room(step, sizes)
                 sample = step(sample)
             except ClusterFitError:
@@ -136,15 +139,19 @@ def _size(image: Any) -> tuple[int, int] | None:
     return None
 
 
+def _needs_room(step: Any) -> bool:
+    return isinstance(getattr(step, "transform", step), _CROPS + _RESIZES)
+
+
 def _require_room(step: Any, sizes: Sequence[tuple[int, int] | None]) -> None:
     """Refuses a crop that is larger than an image, and an image that would be scaled beyond all measure."""
     transform = getattr(step, "transform", step)
     for width, height in filter(None, sizes):
-        if isinstance(transform, (torchvision.transforms.CenterCrop, v2.CenterCrop)):
+        if isinstance(transform, _CROPS):
             tall, wide = (transform.size * 2)[:2] if isinstance(transform.size, Sequence) else (transform.size,) * 2
             if width < wide or height < tall:
                 raise ValueError(f"the crop of {wide} x {tall} pixels is larger than the image. Put Resize before it")
-        if isinstance(transform, (torchvision.transforms.Resize, v2.Resize)):
+        if isinstance(transform, _RESIZES):
             side = transform.size[0] if isinstance(transform.size, Sequence) and transform.size else transform.size
             one_side = not isinstance(transform.size, Sequence) or len(transform.size) == 1
             num_pixels = side * side * max(width, height) // max(1, min(width, height)) if one_side and side else 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
 
@@ -26,6 +26,7 @@ from vissl_clusterfit.config.clusterfit import part_for_any_training
 from vissl_clusterfit.config.compute import AUTO, ComputeSettings
 from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.errors import ConfigError, problem
+from vissl_clusterfit.plugin.data.batches import changed
 from vissl_clusterfit.plugin.training.record import record_compute, recorded_compute
 from vissl_clusterfit.plugin.training.seen_images import image_size
 
@@ -180,19 +181,15 @@ def _computing(forward: Callable[..., Any], compute: Compute, context: Callable[
     @functools.wraps(forward)
     def forward_as_chosen(model: nn.Module, batch: Any) -> Any:
         with context():
-            outputs = forward(model, _mapped(compute.arranged, batch))
-        return _mapped(torch.Tensor.float, outputs)
+            outputs = forward(model, _floats(compute.arranged, batch))
+        return _floats(torch.Tensor.float, outputs)
 
     return forward_as_chosen
 
 
-def _mapped(change: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
-    """A tensor, or those in lists and dictionaries, changed."""
-    if isinstance(value, torch.Tensor):
-        return change(value) if value.is_floating_point() else value
-    if isinstance(value, Mapping):
-        return {name: _mapped(change, each) for name, each in value.items()}
-    return [_mapped(change, each) for each in value] if isinstance(value, list | tuple) else value
+def _floats(change: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
+    """Tensors of floats, in lists and dictionaries, changed."""
+    return changed(value, torch.Tensor, lambda tensor: change(tensor) if tensor.is_floating_point() else tensor)
 
 
 def with_scale(get_state: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
