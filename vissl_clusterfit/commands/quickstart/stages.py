@@ -30,6 +30,8 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 #: Evaluations at the same time: each of them takes little more than one core.
 NUM_EVALUATIONS = 2
+#: The priority of one that others are not to wait for.
+_LOWEST = 19
 #: How long a stage may take to end after Ctrl-C.
 _GRACE_S = 30
 #: What makes a training of a small quickstart.
@@ -46,12 +48,14 @@ class Stage:
         config: its name.
         overrides: of it.
         before: stands in front of its progress, where others run at the same time.
+        waits: whether it takes what others leave of the cores.
     """
 
     title: str
     config: str
     overrides: Sequence[str] = ()
     before: str = ""
+    waits: bool = False
 
 
 def control_stage(training: Sequence[str]) -> Stage:
@@ -99,7 +103,10 @@ def run_stages(
     evaluations = []
     for model, overrides in models.items():
         named = [f'config.TRANSFER.MODEL_NAME="{model}"', f"config.CHECKPOINT.DIR={folders[model]}"]
-        evaluations.append(Stage(f"Evaluating: {model}", "evaluate", [*overrides, *named], f"{model}: "))
+        beside = _number_of_stages(folder, stages, overrides) < len(stages)
+        evaluations.append(
+            Stage(f"Evaluating: {model}", "evaluate", [*overrides, *named], before=f"{model}: ", waits=beside)
+        )
     logs = [f"{stage.config}.log" for stage in stages] + [f"evaluate_{_file_name(model)}.log" for model in models]
     after = [_number_of_stages(folder, stages, overrides) for overrides in models.values()]
 
@@ -107,7 +114,7 @@ def run_stages(
         title = f"{number} of {len(logs)}: {stage.title}"
         return _run(folder / "logs" / logs[number - 1], f"{group}/{stage.config}", folder, title, stage)
 
-    # A model is evaluated while the next one is trained: both take little more than one core.
+    # A model is evaluated while the next one is trained, which takes little more than one core and is waited for.
     pool, begun = ThreadPoolExecutor(NUM_EVALUATIONS), list[Future[int]]()
     try:
         for num_done in range(len(stages) + 1):
@@ -165,6 +172,9 @@ def _run(log: Path, config: str, folder: Path, title: str, stage: Stage) -> int:
             stderr=subprocess.STDOUT,
             env={**os.environ, **ENVIRONMENT, VARIABLE: str(told)},
         )
+        if stage.waits:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, process.pid, _LOWEST)
         try:
             code = watch(process, told, lambda line: tqdm.write(f"    {line}"), stage.before)
         except KeyboardInterrupt:  # which the run has got from the terminal, too
