@@ -221,7 +221,7 @@ class StudyPlan:
                 return None
             names[f"weights {number}"] = quoted(weights)
             names[f"run {number}"] = self._place(before, point, seed, chosen) / "training"
-        num_epochs = max(1, round(method.epochs * self._num_epochs))
+        num_epochs = max(1, round(method.epochs * self._num_epochs / method.more))
         run = StudyRun(
             self._place(name, point, seed, value) / "training",
             (

@@ -30,6 +30,8 @@ class MethodSettings:
     training: list = setting([])
     #: The length of its training, as a multiple of OPTIMIZER.num_epochs. 0: it is not trained.
     epochs: float = setting(1.0, at_least=0.0)
+    #: It trains on so many times as many pictures as the others, and sees each so much more rarely.
+    more: float = setting(1.0, above=0.0)
     #: A checkpoint that is there, in the place of a training.
     weights: str = setting("")
     #: The methods whose runs this one needs, of the same seed and point.

@@ -63,10 +63,10 @@ def test_other_or_changed_pictures_are_refused(pictures, tmp_path):
 
 def test_further_pictures_change_none_of_the_others(pictures, tmp_path):
     kind, folder = pictures
-    write_pictures(tmp_path / "pictures", PicturesSettings(kind, **SMALL, unlabelled=50))
+    write_pictures(tmp_path / "pictures", PicturesSettings(kind, **SMALL, more=0.5))
     made, others = contents(tmp_path / "pictures"), contents(folder)
     more = {path: made[path] for path in made if path.startswith("unlabelled/")}
-    assert len(more) == 50
+    assert len(more) == 30
     assert all(made[path] == others[path] for path in others if path.endswith((".bmp", ".npy")))
     assert not {*more.values()} & {content for path, content in others.items() if path.endswith(".bmp")}
 

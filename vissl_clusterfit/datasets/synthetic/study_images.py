@@ -41,10 +41,15 @@ class PicturesSettings:
     train: int = setting(1500, at_least=1)
     validation: int = setting(600, at_least=1)
     test: int = setting(1500, at_least=1)
-    #: Further pictures to cluster, whose labels nobody knows.
-    unlabelled: int = setting(0, at_least=0)
+    #: Further pictures to cluster, whose labels nobody knows: so many times as many as PRETRAIN.
+    more: float = setting(0.0, at_least=0.0, at_most=1000.0)
     #: Draws everything that is random. The study's own seeds change the trainings, not the pictures.
     seed: int = setting(0, at_least=0)
+
+    @property
+    def unlabelled(self) -> int:
+        """How many further pictures there are."""
+        return round(self.more * self.pretrain)
 
 
 def write_pictures(folder: Path, settings: PicturesSettings) -> None:
@@ -55,8 +60,9 @@ def write_pictures(folder: Path, settings: PicturesSettings) -> None:
         MissingDependencyError: what brings the fonts is not installed.
     """
     what, inputs = f"pictures of {settings.kind}", asdict(settings)
-    if not settings.unlabelled:  # as in folders that are older than these
-        del inputs[UNLABELLED]
+    del inputs["more"]
+    if settings.unlabelled:
+        inputs[UNLABELLED] = settings.unlabelled
     write_drawn_set(folder, what, inputs, lambda temporary: _write_splits(temporary, settings))
 
 
