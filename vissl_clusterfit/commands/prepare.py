@@ -1,6 +1,7 @@
 r"""Prepares a target data set from its publisher's files. Nothing is downloaded.
 
     vissl-clusterfit prepare cars --archives archives/cars --output data
+    vissl-clusterfit prepare icons --archives /usr/share/icons --output data
     vissl-clusterfit prepare kinetics400 --train train.csv --test validate.csv --videos FOLDER --output OUT
     vissl-clusterfit prepare sports1m --train train_partition.txt --test test_partition.txt --labels labels.txt \
         --videos FOLDER --output OUT
@@ -11,7 +12,7 @@ r"""Prepares a target data set from its publisher's files. Nothing is downloaded
 
 Pictures: from the archives in --archives, as their publisher ships them, the data set is unpacked into
 OUTPUT/DATA_SET, with the lists of images and labels that the configs clusterfit/transfer/DATA_SET_… read.
-docs/datasets.md says which files are needed. Started again after it was stopped, it resumes.
+docs/datasets.md says which files are needed, and where icon themes come from. Started again, it resumes.
 
 Videos: OUTPUT gets train.txt and test.txt (path, tab, numbers of classes), classes.txt, and what was not found in
 train-missing.txt and test-missing.txt, for DATA_SOURCES: [video_filelist]. No video is copied or decoded.
@@ -27,6 +28,7 @@ from pathlib import Path
 from vissl_clusterfit.commands.parsing import say_end
 from vissl_clusterfit.errors import ConfigError, problem
 
+ICONS = "icons"
 # What each set of videos needs beside --train, --videos and --output.
 VIDEOS = {
     "kinetics400": ("test",),
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of the command."""
     from vissl_clusterfit.datasets.catalogue import RECIPES
 
-    names = [*sorted(RECIPES), *VIDEOS]
+    names = [*sorted(RECIPES), ICONS, *VIDEOS]
     parser.add_argument("data_set", metavar="DATA_SET", choices=names, help=f"one of {', '.join(names)}")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="pictures: of all prepared data sets")
     pictures = parser.add_argument_group("pictures")
@@ -63,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
         _require(options, "train", "videos", *VIDEOS[options.data_set])
         return _prepare_videos(options)
     _require(options, "archives")
+    if options.data_set == ICONS:
+        return _prepare_icons(options.archives, options.output / ICONS)
     from vissl_clusterfit.datasets.catalogue import RECIPES
     from vissl_clusterfit.datasets.preparation import prepare
 
@@ -71,6 +75,16 @@ def run(options: argparse.Namespace) -> int:
     counts = ", ".join(f"{split} {count}" for split, count in manifest["num_images"].items())
     done = f"{options.output / options.data_set}: {manifest['num_classes']} classes; images: {counts}"
     say_end(done, then=["list", "configs", f"transfer/{options.data_set}"])
+    return 0
+
+
+def _prepare_icons(themes: Path, folder: Path) -> int:
+    from vissl_clusterfit.datasets.icons import prepare_icons
+
+    manifest = prepare_icons(themes, folder)
+    counts = ", ".join(f"{split} {count}" for split, count in manifest["num_images"].items())
+    parts = " and ".join(f"{len(manifest['inputs'][part])} {part}s" for part in ("context", "theme"))
+    say_end(f"{folder}: {parts}; images: {counts}", then=["list", "configs", "study/targets"])
     return 0
 
 
