@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def quickstart(folder: Path, *, small: bool, control: bool, open_page: bool) -> 
     training = SMALL_TRAINING if small else ()
     clustering = SMALL_CLUSTERING if small else ()
     print("Writing scikit-learn's handwritten digits as image files", flush=True)
-    write_digits(folder / "images", SMALL_DIGITS if small else DigitsSpec())
+    draw = functools.partial(write_digits, folder / "images", SMALL_DIGITS if small else DigitsSpec())
     stages = [
         Stage("Pre-training the teacher (RotNet, which sees no labels)", "teacher", training),
         Stage("Its features, their clusters, and the student", "clusterfit", [*training, *clustering]),
@@ -39,4 +40,4 @@ def quickstart(folder: Path, *, small: bool, control: bool, open_page: bool) -> 
         "untrained network": [],
         **teacher_and_student(folder, control=control),
     }
-    return run_stages(folder, "clusterfit/quickstart", stages, models, started=started, open_page=open_page)
+    return run_stages(folder, "clusterfit/quickstart", stages, models, draw=draw, started=started, open_page=open_page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def quickstart(folder: Path, *, small: bool, control: bool, open_page: bool) -> 
     training = SMALL_TRAINING if small else ()
     clustering = SMALL_CLUSTERING if small else ()
     print("Writing clips of scikit-learn's handwritten digits, moving, as video files", flush=True)
-    write_moving_digits(folder / "clips", SMALL_DIGITS if small else DIGITS)
+    draw = functools.partial(write_moving_digits, folder / "clips", SMALL_DIGITS if small else DIGITS)
     stages = [
         Stage("Pre-training the teacher on verbs, several per clip and many of them wrong", "teacher", training),
         Stage("Its features, their clusters, and the student", "clusterfit", [*training, *clustering]),
@@ -41,4 +42,6 @@ def quickstart(folder: Path, *, small: bool, control: bool, open_page: bool) -> 
         "untrained network": [],
         **teacher_and_student(folder, control=control),
     }
-    return run_stages(folder, "clusterfit/video/quickstart", stages, models, started=started, open_page=open_page)
+    return run_stages(
+        folder, "clusterfit/video/quickstart", stages, models, draw=draw, started=started, open_page=open_page
+    )
