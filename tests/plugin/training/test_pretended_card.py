@@ -1,5 +1,6 @@
 """What a step of a training adds to the network, on tensors that say they are on a card: no mistake, and few waits."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,9 @@ from pretend_card import pretended_card
 from vissl.config import AttrDict
 
 from vissl_clusterfit.compute.chosen import Compute
+from vissl_clusterfit.errors import ConfigError
 from vissl_clusterfit.plugin.training import compute as training_compute
+from vissl_clusterfit.plugin.training import divergence
 from vissl_clusterfit.plugin.training.loss import ClusterFitLoss
 from vissl_clusterfit.plugin.training.meter import ClusterAccuracyMeter
 
@@ -46,3 +49,18 @@ def test_a_meter_takes_what_is_on_a_card(card):
     meter = ClusterAccuracyMeter(num_meters=1, topk_values=[1], meter_names=[])
     meter.update(torch.eye(3).to("cuda"), torch.tensor([0, 1, -1]).to("cuda"))
     assert meter.value["top_1"][0] == 100.0
+
+
+@pytest.mark.parametrize(("value", "ends"), [(1.0, False), (3e38, False), (float("nan"), True), (float("inf"), True)])
+def test_looking_for_what_is_no_number_waits_once_for_an_output_and_not_for_the_loss(card, value, ends):
+    output = torch.tensor([[0.5, value, 1.0], [value, 0.0, 2.0]]).to("cuda")
+    task = SimpleNamespace(last_batch=SimpleNamespace(model_output=output), iteration=7, train_phase_idx=0)
+    card.waits.clear()
+    with pytest.raises(ConfigError, match="an output of the network at iteration 7") if ends else nullcontext():
+        divergence.end_at_output(None, task)
+    assert card.waits.total() == (1 if value == 1.0 else 2)
+    task.losses, task.last_batch.loss = [value * 4], torch.tensor(value).to("cuda")
+    card.waits.clear()
+    with pytest.raises(ConfigError, match="a loss at iteration 7") if ends else nullcontext():
+        divergence.end_at_loss(None, task)
+    assert not card.waits

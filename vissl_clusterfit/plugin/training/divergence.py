@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -30,14 +31,19 @@ def end_at_output(_hook: Any, task: Any) -> None:
     """``CheckNanModelOutputHook.on_forward``, whose own calls a method that it does not have."""
     output = task.last_batch.model_output
     outputs = output if isinstance(output, list) else [output]
-    if not all(bool(torch.isfinite(each).all()) for each in outputs):
+    if not all(map(_all_finite, outputs)):
         _end(task, "an output of the network")
 
 
 def end_at_loss(_hook: Any, task: Any) -> None:
-    """``CheckNanLossHook.on_loss_and_meter``, as a message."""
-    if not bool(torch.isfinite(task.last_batch.loss.data).all()):
+    """``CheckNanLossHook.on_loss_and_meter``, as a message; by the loss that VISSL's step has waited for already."""
+    if not (math.isfinite(task.losses[-1]) if task.losses else _all_finite(task.last_batch.loss)):
         _end(task, "a loss")
+
+
+def _all_finite(values: torch.Tensor) -> bool:
+    """By their sum, which has what one of them has; of a sum that is too large each is looked at."""
+    return math.isfinite(values.detach().sum().item()) or bool(torch.isfinite(values).all())
 
 
 def kept_unless_checked(on_forward: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
