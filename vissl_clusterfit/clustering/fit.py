@@ -105,12 +105,13 @@ def fit_codebook(
     raw = StoreSource(store, indices=indices)
     require_enough_points(settings.num_clusters, raw.num_vectors)
     require_coarse_clusters_fit(settings.num_coarse_clusters, raw.num_vectors)
+    limit = f", config.CLUSTERFIT.DATA_LIMIT {settings.data_limit}" if settings.data_limit >= 0 else ""
     logger.info(
-        "The codebook is computed from %d of %d samples (%d unreadable, config.CLUSTERFIT.DATA_LIMIT %d).",
+        "The codebook is computed from %d of %d samples (%d unreadable%s).",
         raw.num_vectors,
         store.num_samples,
         len(store.unreadable),
-        settings.data_limit,
+        limit,
     )
     cosine = settings.metric == "cosine"
     inputs = codebook_inputs(store.inputs, settings)
