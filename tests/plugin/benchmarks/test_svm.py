@@ -173,8 +173,9 @@ def test_low_shot_of_one_class_each_looks_at_the_drawn_images_only(benchmark, vo
 
 
 @pytest.mark.slow
-def test_vissls_config_as_it_is(run_command, voc, teacher, tmp_path):
+def test_vissls_config_as_it_is(run_command, teacher, tmp_path):
     """All five layers of 224 pixels, eleven costs, the dual form; only the machine is smaller. It copies the lists."""
+    voc = write_voc(tmp_path / "train", 18, 3, seed=0), write_voc(tmp_path / "test", 15, 3, seed=1)
     result = run_command(
         SVM[0],
         *ON_THIS_MACHINE,
