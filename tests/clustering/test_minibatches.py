@@ -43,15 +43,17 @@ def test_with_few_vectors_per_cluster_the_first_iteration_sees_all():
 @pytest.mark.parametrize(
     ("num_vectors", "growing", "expected"),
     [
-        (2 * 10**6, True, 1 / 32),
-        (10**6, True, 1 / 16),
+        (2 * 10**6, True, 12_288 / (2 * 10**6)),
+        (10**6, True, 12_288 / 10**6),
         (96_000, True, 1 / 8),
-        (30_000, True, 1 / 2),
+        (30_000, True, 12_288 / 30_000),
         (5_000, True, 1),
         (10**6, False, 1),
     ],
 )
-def test_first_centroids_are_drawn_from_half_of_what_the_first_iteration_sees(num_vectors, growing, expected):
+def test_first_centroids_are_drawn_from_as_many_as_are_enough_of_what_the_first_iteration_sees(
+    num_vectors, growing, expected
+):
     num_clusters = 1000
     plan = steps(20, num_vectors, num_clusters, growing=growing)
     share = start_share(plan, num_vectors, num_clusters)

@@ -139,7 +139,7 @@ def test_passes_join_chunks_for_it_and_have_the_same_sums():
         ArraySource(rows).accumulate(Counting(centroids, product_type=dtype))
         for dtype in (torch.bfloat16, torch.float32)
     ]
-    assert sorted(calls) == sorted([*[2048] * 9, 20_000 - 9 * 2048, 8192, 8192, 20_000 - 2 * 8192])
+    assert sorted(calls) == sorted([*[2048] * 9, 20_000 - 9 * 2048, 6144, 6144, 6144, 20_000 - 3 * 6144])
     assert found[0].squares == found[1].squares
     for name in ("sums", "counts"):
         np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))

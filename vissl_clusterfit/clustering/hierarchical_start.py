@@ -26,7 +26,7 @@ import torch
 from numpy.typing import DTypeLike
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.clustering.initialization import kmeans_plusplus
+from vissl_clusterfit.clustering.coarse import COARSE_ITERATIONS, coarse_centroids
 from vissl_clusterfit.clustering.minibatches import MinibatchPlan
 from vissl_clusterfit.clustering.preprocessing import unit_rows
 from vissl_clusterfit.clustering.proportional import shares_of_clusters
@@ -39,13 +39,9 @@ from vissl_clusterfit.search.torch_search import full_precision
 
 logger = logging.getLogger(__name__)
 
-# Iterations of the coarse clustering, over a sample, and of the fine ones.
-_COARSE_ITERATIONS, _FINE_ITERATIONS = 3, 5
+_FINE_ITERATIONS = 5
 #: How often a vector is held against √K centroids.
-HIERARCHICAL_PASSES = _COARSE_ITERATIONS + 2 + _FINE_ITERATIONS + 1
-# Vectors of the sample for each coarse cluster.
-_VECTORS_PER_COARSE = 256
-_SMALLEST_SHARE = 1 / 64
+HIERARCHICAL_PASSES = COARSE_ITERATIONS + 2 + _FINE_ITERATIONS + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +79,9 @@ def hierarchical_start(
         spherical: scale centroids to unit norm.
     """
     share = (seen[0][0], seen[-1][1])
-    coarse = _coarse_centroids(source, round(math.sqrt(num_clusters)), seed, search_factory, share, spherical)
+    coarse = coarse_centroids(
+        source, round(math.sqrt(num_clusters)), seed, search_factory, share[1], spherical=spherical
+    )
     positions, members = _members(source, search_factory(coarse), share)
     sizes = np.bincount(members, minlength=len(coarse))
     counts = shares_of_clusters(sizes, num_clusters)
@@ -122,20 +120,6 @@ def hierarchical_start(
     totals = squares.sum(axis=0).tolist()
     known = {part: ClusterSums(*of_part) for part, *of_part in zip(seen, sums, numbers, totals, strict=True)}
     return HierarchicalStart(centroids, known)
-
-
-def _coarse_centroids(
-    source: VectorSource, count: int, seed: int, search_factory: SearchFactory, share: Fraction, spherical: bool
-) -> np.ndarray:
-    """(C, D) float32, of a sample."""
-    sample = (0.0, min(share[1], max(_VECTORS_PER_COARSE * count / source.num_vectors, _SMALLEST_SHARE)))
-    centroids = kmeans_plusplus(source, count, seed, search_factory, sample)
-    for _ in range(_COARSE_ITERATIONS):
-        sums = source.accumulate(search_factory(centroids), sample)
-        filled = sums.counts > 0
-        centroids[filled] = sums.sums[filled] / sums.counts[filled, None]
-        centroids = unit_rows(centroids) if spherical else centroids
-    return centroids
 
 
 def _members(source: VectorSource, search: Search, share: Fraction) -> tuple[np.ndarray, np.ndarray]:

@@ -42,7 +42,7 @@ def kmeans_plusplus(
         search_factory: makes a search of centroids.
         share: of the source, from which all are drawn; it must hold K vectors or more.
     """
-    distances = [np.full(len(positions), np.inf, dtype=np.float32) for positions in source.positions(share)]
+    distances = np.full(sum(map(len, source.positions(share))), np.inf, dtype=np.float32)
     drawn = np.empty(0, dtype=np.int64)
     centroids = np.empty((0, source.dim), dtype=np.float32)
     for number in range(NUM_ROUNDS):
@@ -59,16 +59,18 @@ def kmeans_plusplus(
     return centroids
 
 
-def _approach(search: Search, centroids_KD: np.ndarray, distances: list[np.ndarray]) -> ChunkTask:
-    """Lowers the squared distances of each chunk to those from centroids that are nearer."""
-    remaining = iter(distances)
+def _approach(search: Search, centroids_KD: np.ndarray, distances: np.ndarray) -> ChunkTask:
+    """Lowers the squared distances of all vectors, in order, to those from centroids that are nearer."""
+    done = 0
 
     def find(rows_nD: np.ndarray) -> np.ndarray:
         return _squared_distances(rows_nD, centroids_KD, search.labels(rows_nD))
 
     def keep(_: np.ndarray, __: np.ndarray, found: np.ndarray) -> None:
-        before = next(remaining)
+        nonlocal done
+        before = distances[done : done + len(found)]
         np.minimum(before, found, out=before)
+        done += len(found)
 
     return ChunkTask(keep, find, search.num_threads)
 
@@ -83,15 +85,17 @@ def _squared_distances(rows_nD: np.ndarray, centroids_KD: np.ndarray, labels_n: 
 
 
 def _draw(
-    source: VectorSource, share: Fraction, distances: list[np.ndarray], drawn: np.ndarray, count: int, stream: int
+    source: VectorSource, share: Fraction, distances: np.ndarray, drawn: np.ndarray, count: int, stream: int
 ) -> np.ndarray:
     """Draws positions without replacement, with weights; sorted.
 
     Each position gets an exponential time with its weight as rate; the first ones are drawn (Efraimidis and Spirakis,
     2006). So what is drawn does not depend on which process has which position.
     """
-    first, own = np.empty(0), np.empty(0, dtype=np.int64)
-    for positions, weight in zip(source.positions(share), distances, strict=True):
+    first, own, done = np.empty(0), np.empty(0, dtype=np.int64), 0
+    for positions in source.positions(share):
+        weight = distances[done : done + len(positions)]
+        done += len(positions)
         waiting = -np.log(uniform(positions, stream))
         # At the start all weights are the same; later those without one, which equal a centroid, come last.
         rates = np.where(np.isinf(weight), 1.0, np.maximum(weight.astype(np.float64), 1e-300))

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vissl_clusterfit.clustering.coarse import near_points
 from vissl_clusterfit.clustering.hierarchical_start import hierarchical_start
 from vissl_clusterfit.clustering.initialization import kmeans_plusplus, random_start
 from vissl_clusterfit.clustering.minibatches import MinibatchPlan, has_settled, start_share, steps, width
 from vissl_clusterfit.clustering.preprocessing import unit_rows
-from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Farthest, Fraction, VectorSource
+from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Fraction, VectorSource
+from vissl_clusterfit.clustering.update import fill_empty, means
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.progress import DETAIL
 from vissl_clusterfit.search.protocol import SearchFactory
@@ -23,8 +25,6 @@ RANDOM, KMEANS_PLUSPLUS, HIERARCHICAL = "random", "k-means++", "hierarchical"
 
 # After iterations that saw parts, so many passes at most fill clusters that are empty: each cluster gives one vector.
 _LAST_FILLS = 8
-# Numbers of the centroids whose means are computed at a time: they stay in the processor's cache.
-_MEANS_VALUES = 1 << 15
 
 
 #: What is known of each share: its vectors as they were last assigned.
@@ -132,6 +132,9 @@ def kmeans(
     hierarchical = start == HIERARCHICAL
     plan = steps(num_iter, source.num_vectors, num_clusters, growing=growing, hierarchical=hierarchical)
     known, given = Sums(), Sums()
+    iteration_search = search_factory
+    if plan != [(ALL,)] * num_iter:
+        iteration_search = near_points(source, num_clusters, seed, search_factory, spherical=spherical)
     if resume_from is not None:
         state, known = resume_from
         if not state.retained and all(share == 1 for share in state.shares):
@@ -140,7 +143,7 @@ def kmeans(
     else:
         if initial_centroids is None and start == KMEANS_PLUSPLUS:
             sample = start_share(plan, source.num_vectors, num_clusters)
-            initial_centroids = kmeans_plusplus(source, num_clusters, seed, search_factory, sample)
+            initial_centroids = kmeans_plusplus(source, num_clusters, seed, iteration_search, sample)
         elif initial_centroids is None and hierarchical:
             seen = plan[0] if plan else (ALL,)
             begun = hierarchical_start(source, num_clusters, seed, search_factory, seen, spherical=spherical)
@@ -155,7 +158,7 @@ def kmeans(
         if step in plan[number - 1 - state.num_unchanged : number - 1]:
             state = _repeated(state)
         else:
-            state = _iterate(source, state, known, given, search_factory, step, spherical)
+            state = _iterate(source, state, known, given, iteration_search, step, spherical)
             logger.info(
                 "k-means iteration %d of %d, on %.3g %% of the features: objective %.6g, %d empty clusters repaired.",
                 number,
@@ -187,7 +190,7 @@ def _fill_last(source: VectorSource, state: KMeansResult, search_factory: Search
     centroids, counts = state.centroids.copy(), state.counts.copy()
     for _ in range(_LAST_FILLS):
         farthest = source.farthest(search_factory(centroids))
-        filled = _fill_empty(centroids, counts, farthest, source)
+        filled = fill_empty(centroids, counts, farthest, source)
         repaired = (*state.repaired[:-1], state.repaired[-1] + filled)
         state = replace(state, centroids=centroids.copy(), counts=counts.copy(), repaired=repaired)
         if not filled or not state.num_empty:
@@ -220,11 +223,11 @@ def _iterate(
         cost, number = cost + sums.cost(state.centroids), number + sums.num_vectors
         known[share] = sums if share == ALL else sums.kept()
     counts = np.sum([sums.counts for sums in known.values()], axis=0)
-    moved = _means([known[share] for share in sorted(known)], counts, state.centroids, spherical)
+    moved = means([known[share] for share in sorted(known)], counts, state.centroids, spherical)
     repaired = 0
     if not counts.all():
         farthest = source.farthest(search, step[-1])
-        repaired = _fill_empty(moved, counts, farthest, source, known[step[-1]])
+        repaired = fill_empty(moved, counts, farthest, source, known[step[-1]])
     return KMeansResult(
         moved,
         (*state.objective, cost / max(1, number)),
@@ -278,58 +281,3 @@ def _conclude(result: KMeansResult, num_iter: int, fillable: bool) -> None:
             if fillable
             else "there are fewer features that differ by more than rounding",
         )
-
-
-def _means(parts: list[ClusterSums], counts: np.ndarray, centroids: np.ndarray, spherical: bool) -> np.ndarray:
-    """The new centroids; that of an empty cluster stays where it was."""
-    moved = centroids.copy()
-    # In blocks: float64 copies of all sums would be the most memory that k-means takes.
-    size = max(1, _MEANS_VALUES // moved.shape[1])
-    for block in (slice(low, low + size) for low in range(0, len(moved), size)):
-        filled = counts[block] > 0
-        means = np.zeros(moved[block].shape)
-        for part in parts:
-            means += part.sums[block]
-        means = means[filled] / counts[block][filled, None]
-        if spherical:
-            norms = np.linalg.norm(means, axis=1, keepdims=True)
-            # The mean of opposite vectors has no direction.
-            has_direction = norms > np.finfo(np.float32).eps
-            means = np.where(has_direction, means / np.maximum(norms, 1e-300), moved[block][filled])
-        moved[block][filled] = means
-    return moved
-
-
-def _fill_empty(
-    centroids: np.ndarray,
-    counts: np.ndarray,
-    farthest: Farthest,
-    source: VectorSource,
-    fresh: ClusterSums | None = None,
-) -> int:
-    """Moves centroids of empty clusters, in place, onto vectors that are far from theirs, and counts these for them.
-
-    Args:
-        centroids: (K, D) float32.
-        counts: (K,) int64, of all vectors.
-        farthest: of each cluster.
-        source: of the vectors.
-        fresh: the sums of the share in which the farthest vectors were looked for, where a later iteration needs them.
-
-    Returns:
-        How many were moved.
-    """
-    empty = np.flatnonzero(counts == 0)
-    # Nearer than twice float32's resolution is as good as on the centroid.
-    on_centroid = (2 * np.finfo(np.float32).eps) ** 2 * np.einsum("kd,kd->k", centroids, centroids)
-    donors = np.flatnonzero((counts > 1) & (farthest.distances > on_centroid))
-    donors = donors[np.argsort(-farthest.distances[donors], kind="stable")][: len(empty)]
-    donors = donors[np.argsort(farthest.positions[donors])]
-    taken = source.take(farthest.positions[donors])
-    empty = empty[: len(donors)]
-    centroids[empty] = taken
-    in_sums = () if fresh is None else ((fresh.sums, taken), (fresh.counts, 1))
-    for of_each, one in (*in_sums, (counts, 1)):
-        of_each[donors] -= one
-        of_each[empty] += one
-    return len(donors)

@@ -27,8 +27,9 @@ MinibatchPlan = tuple[Fraction, ...]
 
 # The sample that grows, smallest first, and how many vectors per cluster each needs; with fewer, the end is worse.
 _SAMPLES: tuple[tuple[MinibatchPlan, int], ...] = ((((0.0, 1 / 16),), 96), (PARTS[:1], 96), (PARTS[:2], 24))
-# Of half of what the first iteration sees, first centroids are drawn, if there are so many for each.
-_VECTORS_PER_START = 3
+# First centroids are drawn from so many vectors, and so many for each; where half of what the first iteration sees has
+# fewer than the least number for each, from all that it sees.
+_VECTORS_AT_START, _VECTORS_PER_START, _FEWEST_PER_START = 12_288, 4, 3
 # Fewer iterations are the first of so many.
 _FEWEST_ITERATIONS = 12
 # With fewer vectors, each iteration sees all of them.
@@ -72,10 +73,11 @@ def steps(
 
 
 def start_share(plan: list[MinibatchPlan], num_vectors: int, num_clusters: int) -> Fraction:
-    """Where the first centroids are drawn from: half of what the first iteration sees, where that is enough."""
+    """Where the first centroids are drawn from: at most half of what the first iteration sees, where that is enough."""
     seen = width(plan[0]) if plan else 1.0
-    enough = num_vectors * seen / 2 >= _VECTORS_PER_START * num_clusters
-    return 0.0, seen / 2 if plan[:1] != [(ALL,)] and enough else seen
+    if plan[:1] == [(ALL,)] or num_vectors * seen / 2 < _FEWEST_PER_START * num_clusters:
+        return 0.0, seen
+    return 0.0, min(seen / 2, max(_VECTORS_AT_START, _VECTORS_PER_START * num_clusters) / num_vectors)
 
 
 def width(step: MinibatchPlan) -> float:

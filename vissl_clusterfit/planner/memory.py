@@ -15,6 +15,7 @@ from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS, RA
 from vissl_clusterfit.clustering.sources import chunk_rows, joined_rows
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import FAISS
+from vissl_clusterfit.search.near_points import FEWEST_CENTROIDS_WITH_LISTS, num_points
 from vissl_clusterfit.search.neighbourhoods import BEST_ROWS, CENTROIDS_PER_REFERENCE, FEWEST_CENTROIDS, NEAR_ONE_OF
 from vissl_clusterfit.search.tile import block_rows, tile_size
 
@@ -154,12 +155,12 @@ def _float32_centroids(work: Workload) -> int:
 
 def _rows(work: Workload, num_clusters: int = 0) -> int:
     """The vectors that a thread has at a time, where they are held against so many centroids."""
-    asked_for = BEST_ROWS if _leaves_out(work, num_clusters) else 0
+    asked_for = BEST_ROWS if _leaves_out(work, num_clusters, FEWEST_CENTROIDS_WITH_LISTS) else 0
     return min(joined_rows(work.input_dim, asked_for), work.own_vectors)
 
 
-def _leaves_out(work: Workload, num_clusters: int) -> bool:
-    return work.backend != FAISS and work.device == "cpu" and num_clusters >= FEWEST_CENTROIDS
+def _leaves_out(work: Workload, num_clusters: int, fewest: int = FEWEST_CENTROIDS) -> bool:
+    return work.backend != FAISS and work.device == "cpu" and num_clusters >= fewest
 
 
 def _chunks(work: Workload, num_clusters: int = 0) -> int:
@@ -178,6 +179,8 @@ def _search(work: Workload, num_clusters: int, product_bytes: int) -> int:
     if _leaves_out(work, num_clusters):
         points = -(-num_clusters // CENTROIDS_PER_REFERENCE)
         found += points * (work.dim + 8) * product_bytes + 4 * points * (num_clusters // NEAR_ONE_OF)
+    if _leaves_out(work, num_clusters, FEWEST_CENTROIDS_WITH_LISTS):
+        found += 4 * num_points(num_clusters) * num_clusters  # distances of which the lists are made
     return found
 
 

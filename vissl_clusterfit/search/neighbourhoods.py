@@ -21,6 +21,7 @@ import torch
 
 from vissl_clusterfit.search import error_bounds
 from vissl_clusterfit.search.error_bounds import RoundedOperand
+from vissl_clusterfit.search.near_lists import scores_near
 
 #: With fewer centroids, all products take less time than finding out which to leave out.
 FEWEST_CENTROIDS = 2048
@@ -33,8 +34,8 @@ CENTROIDS_PER_REFERENCE, NEAR_ONE_OF = 16, 32
 _ITERATIONS = 2
 # Scores of so many values are computed at a time while the lists are made.
 _BLOCK_VALUES = 1 << 22
-# Rows of one product with the reference points; of one with the centroids near one, and how many such are one call.
-_POINT_ROWS, _PIECE_ROWS, _PIECES = 2048, 32, 16
+# Rows of one product with the reference points.
+_POINT_ROWS = 2048
 # Of rows that were looked at, so many at least, this share must be certain, or it does not pay.
 _LOOKED_AT, _SHARE_THAT_PAYS = 4096, 0.5
 # What rounding may take from a length, in units of the lengths that it is computed from; far more than it does.
@@ -130,7 +131,7 @@ class Neighbourhoods:
         best, group = (torch.cat(side) for side in zip(*found, strict=True))
         away = self._distance(best, to_points, prepared)
         error = error_bounds.score_error(prepared, self._prepared, self._dim)
-        scores = self._scores(operand, group)
+        scores = scores_near(operand, self._operand, group, self._near)
         best = scores.topk(count, dim=1).values[:, -1] if count > 1 else scores.amax(dim=1)
         reach = self._reach[group] - _ROUNDING * (self._longest + prepared.norms)
         certain = self._distance(best, error, prepared) + away <= reach
@@ -141,40 +142,7 @@ class Neighbourhoods:
         row, member = (scores.float() >= limit[:, None]).nonzero().unbind(1)
         return Candidates(row, self._near[group[row], member].long(), certain)
 
-    def _scores(self, operand: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-        """(n, L) of the product type, of rows (n, W) and the centroids near their reference points (n,).
-
-        Rows of the same reference point fill pieces of equal height, and a few pieces are one product: each by itself
-        would take less time than its call.
-        """
-        num_points, num_near = self._near.shape
-        sizes = torch.bincount(group, minlength=num_points)
-        pieces = -(-sizes // _PIECE_ROWS)
-        order = group.argsort(stable=True)
-        # Where a row is among the rows of all pieces: after the pieces of other points, and the rows of its own.
-        place = torch.empty_like(order)
-        first = _starts(pieces) * _PIECE_ROWS - _starts(sizes)
-        place[order] = torch.arange(len(order)) + first[group[order]]
-        source = torch.zeros(int(pieces.sum()) * _PIECE_ROWS, dtype=torch.int64)  # where there is no row, any
-        source[place] = torch.arange(len(order))
-        point = torch.repeat_interleave(torch.arange(num_points), pieces)
-        scores = torch.empty(len(point), _PIECE_ROWS, num_near, dtype=self._dtype)
-        for low in range(0, len(point), _PIECES):
-            of = point[low : low + _PIECES]
-            rows = operand.index_select(0, source[low * _PIECE_ROWS : (low + len(of)) * _PIECE_ROWS])
-            near = self._operand.index_select(0, self._near[of].flatten())
-            torch.bmm(
-                rows.view(len(of), _PIECE_ROWS, -1),
-                near.view(len(of), num_near, -1).transpose(1, 2),
-                out=scores[low : low + len(of)],
-            )
-        return scores.view(-1, num_near).index_select(0, place)
-
     def _distance(self, scores: torch.Tensor, error: torch.Tensor, rows: RoundedOperand) -> torch.Tensor:
         """At least the distances (n,) that these computed scores (n,) stand for."""
         least = error_bounds.least_score(scores, error, self._dtype)
         return (rows.norms.square() - 2 * least).clamp_(min=0).sqrt_() * (1 + _ROUNDING)
-
-
-def _starts(counts: torch.Tensor) -> torch.Tensor:
-    return counts.cumsum(0) - counts

@@ -13,6 +13,7 @@ import torch
 
 from vissl_clusterfit.search import error_bounds
 from vissl_clusterfit.search.error_bounds import RoundedOperand
+from vissl_clusterfit.search.near_lists import scores_near
 from vissl_clusterfit.search.neighbourhoods import FEWEST_CENTROIDS, FEWEST_ROWS_WITH_POINTS, Neighbourhoods
 
 #: Centroids of one product; more are searched part by part.
@@ -49,19 +50,26 @@ def _up_to(number: int, multiple: int) -> int:
 
 
 class Tile:
-    """Up to some ten thousand centroids (K, D) float32 and their operand of the product."""
+    """Up to some ten thousand centroids (K, D) float32 and their operand of the product.
 
-    def __init__(self, centroids: torch.Tensor, dtype: torch.dtype) -> None:
+    Args:
+        centroids: (K, D) float32.
+        dtype: the product type.
+        like: a tile whose operands of rows are to fit this one, too.
+    """
+
+    def __init__(self, centroids: torch.Tensor, dtype: torch.dtype, like: Tile | None = None) -> None:
         self.num_clusters, self._dim = centroids.shape
         self._centroids = centroids
-        self._dtype = dtype
-        self._shift = centroids.mean(dim=0)
+        self.dtype = dtype
+        self._shift: torch.Tensor = centroids.mean(dim=0) if like is None else like._shift
         if not torch.isfinite(self._shift).all():  # the sum overflows
             self._shift = centroids[0].clone()
         squares = self._squared_lengths(centroids)
         # A power of two brings very long and very short vectors to a length that float32 can square.
         exponent = math.frexp(math.sqrt(float(squares.max())))[1]
-        self._scale = 1.0 if abs(exponent) <= 10 else math.ldexp(1.0, max(-126, min(126, -exponent)))
+        scale = 1.0 if abs(exponent) <= 10 else math.ldexp(1.0, max(-126, min(126, -exponent)))
+        self._scale: float = scale if like is None else like._scale
         # Columns for half the squared norm, and rows of scores that belong to no vector, up to whole groups.
         self._width = _up_to(self._dim + 3, _WIDTH_MULTIPLE)
         self._operand = torch.zeros(
@@ -85,25 +93,58 @@ class Tile:
 
     @functools.cached_property
     def _finer(self) -> Tile:
-        return self if self._dtype == torch.float32 else Tile(self._centroids, torch.float32)
+        return self if self.dtype == torch.float32 else Tile(self._centroids, torch.float32)
 
     def labels(self, rows: torch.Tensor) -> torch.Tensor:
         """The nearest centroids of (n, D), as (n,) int64."""
-        row, candidate = self._candidates(rows, 1)
-        labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-        labels[row] = candidate
-        uncertain = torch.bincount(row, minlength=len(rows)) > 1
-        of_uncertain = uncertain[row]
-        row, candidate = row[of_uncertain], candidate[of_uncertain]
+        return self._nearest_candidates(rows, *self._candidates(rows, 1))
+
+    def labels_near(self, rows: torch.Tensor, points: Tile, near: torch.Tensor) -> torch.Tensor:
+        """The nearest of the centroids in the list of the nearest point of each of (n, D), as (n,) int64.
+
+        Args:
+            rows: (n, D).
+            points: G of them, in a tile like this one.
+            near: (G, L) int32, the lists.
+        """
+        operand, prepared = self._operand_of(rows, _up_to(len(rows), _HEIGHT_MULTIPLE))
+        group = points._labels_of(rows, operand, prepared)
+        scores = scores_near(operand[: len(rows)], self._operand, group, near)
+        error = error_bounds.score_error(prepared, self._prepared, self._dim)
+        limit = self._limit(scores.amax(dim=1), error, prepared)
+        row, member = (~(scores.float() < limit[:, None])).nonzero().unbind(1)
+        labels, _, row, candidate = _certain_labels(row, near[group[row], member].long(), len(rows))
+        return self._decided_labels(rows, labels, row, candidate)
+
+    def _labels_of(self, rows: torch.Tensor, operand: torch.Tensor, prepared: RoundedOperand) -> torch.Tensor:
+        """The nearest centroids of rows (n, D) whose operand is there, as (n,) int64."""
+        size = block_rows(self.num_clusters, rows.device.type)
+        found = []
+        for low in range(0, len(rows), size):
+            of = slice(low, min(low + size, len(rows)))
+            its = RoundedOperand(prepared.norms[of], prepared.residuals[of])
+            row, candidate = self._among_all(operand[low : low + size], its, 1)
+            found.append((row + low, candidate))
+        row, candidate = (torch.cat(side) for side in zip(*found, strict=True))
+        return self._nearest_candidates(rows, row, candidate)
+
+    def _nearest_candidates(self, rows: torch.Tensor, row: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+        """Of all pairs (P,) that may be nearest, the nearest ones, as (n,) int64."""
+        labels, uncertain, row, candidate = _certain_labels(row, candidate, len(rows))
         if self._are_many(row, uncertain, 1):
             labels[uncertain] = self._narrowed(rows[uncertain], 1)[0][:, 0]
             return labels
+        return self._decided_labels(rows, labels, row, candidate)
+
+    def _decided_labels(
+        self, rows: torch.Tensor, labels: torch.Tensor, row: torch.Tensor, candidate: torch.Tensor
+    ) -> torch.Tensor:
+        """The labels, with those of rows that have several candidates (P,) decided by their distances."""
         row, candidate = self._settled_in_float32(rows, row, candidate)
         labels[row] = candidate
         uncertain = torch.bincount(row, minlength=len(rows)) > 1
-        of_uncertain = uncertain[row]
-        if of_uncertain.any():
-            row, candidate = row[of_uncertain], candidate[of_uncertain]
+        if uncertain.any():
+            row, candidate = row[uncertain[row]], candidate[uncertain[row]]
             labels[uncertain] = self._decide(rows, row, candidate, uncertain, 1)[0][:, 0]
         return labels
 
@@ -128,7 +169,7 @@ class Tile:
     def leaves_out(self) -> bool:
         """Whether rows are first held against reference points (``neighbourhoods.py``), or may be."""
         on_processor = self._centroids.device.type == "cpu"  # a GPU would wait for many small products
-        many = self.num_clusters >= FEWEST_CENTROIDS and self._dtype != torch.float32
+        many = self.num_clusters >= FEWEST_CENTROIDS and self.dtype != torch.float32
         return on_processor and many and (self._near is None or self._near.pays)
 
     def _neighbourhoods(self, num_rows: int, count: int) -> Neighbourhoods | None:
@@ -147,7 +188,7 @@ class Tile:
         near = self._neighbourhoods(len(rows), count)
         if near is None:
             if len(rows) <= size:
-                return self._among_all(rows, count)
+                return self._among_all(*self._operand_of_height(rows), count)
             return self._in_blocks(rows, torch.arange(len(rows)), count, size)
         operand, prepared = self._operand_of(rows, len(rows))
         found = near.candidates(operand, prepared, count)
@@ -157,40 +198,51 @@ class Tile:
     def _in_blocks(
         self, rows: torch.Tensor, of: torch.Tensor, count: int, size: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        found = [(part, *self._among_all(rows[part], count)) for part in of.split(size) if len(part)]
+        found = [
+            (part, *self._among_all(*self._operand_of_height(rows[part]), count))
+            for part in of.split(size)
+            if len(part)
+        ]
         pairs = [(part[row], candidate) for part, row, candidate in found] or [(of, of)]
         row, candidate = (torch.cat(side) for side in zip(*pairs, strict=True))
         return row, candidate
 
     def _operand_of(self, rows: torch.Tensor, height: int) -> tuple[torch.Tensor, RoundedOperand]:
         """Rows as the other operand (height, W) of the product, filled up with zeros."""
-        operand = torch.empty(height, self._width, dtype=self._dtype, device=rows.device)
+        operand = torch.empty(height, self._width, dtype=self.dtype, device=rows.device)
         prepared = error_bounds.shifted(rows, self._shift, self._scale, operand[: len(rows), : self._dim])
         operand[: len(rows), self._dim :] = self._ones
         operand[len(rows) :] = 0
         return operand, prepared
 
-    def _among_all(self, rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        # A product of few heights: oneDNN compiles and keeps one for each.
-        height = _up_to(len(rows), min(_HEIGHT_MULTIPLE, block_rows(self.num_clusters, rows.device.type)))
-        operand, prepared = self._operand_of(rows, height)
+    def _operand_of_height(self, rows: torch.Tensor) -> tuple[torch.Tensor, RoundedOperand]:
+        """The operand of few heights: oneDNN compiles and keeps a product for each."""
+        least = min(_HEIGHT_MULTIPLE, block_rows(self.num_clusters, rows.device.type))
+        return self._operand_of(rows, _up_to(len(rows), least))
+
+    def _among_all(
+        self, operand: torch.Tensor, prepared: RoundedOperand, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pairs of rows and centroids that may be among the ``count`` nearest; rows of an operand (H, W)."""
         # Scores of a group are far apart, those of a row's neighbours side by side: so maxima are quick to find.
-        scores = (self._operand @ operand.T).view(len(self._operand) // _GROUP, _GROUP, height)[:, :, : len(rows)]
+        scores = (self._operand @ operand.T).view(len(self._operand) // _GROUP, _GROUP, len(operand))
+        scores = scores[:, :, : len(prepared.norms)]
         maxima = scores.amax(dim=1)
         enough = len(maxima) >= count
         best = maxima.topk(count, dim=0).values[-1] if enough and count > 1 else maxima.amax(dim=0)
-        limit = error_bounds.score_threshold(
-            best, error_bounds.score_error(prepared, self._prepared, self._dim), self._dtype
-        )
-        anything = ~(prepared.norms < error_bounds.LONGEST_ROW)
+        limit = self._limit(best, error_bounds.score_error(prepared, self._prepared, self._dim), prepared)
         if not enough:
-            anything = torch.ones_like(anything)
-        limit = torch.where(anything, torch.full_like(limit, -torch.inf), limit)
+            limit.fill_(-torch.inf)
         group, row = (~(maxima.float() < limit)).nonzero().unbind(1)
         pair, member = (~(scores[group, :, row].float() < limit[row, None])).nonzero().unbind(1)
         candidate = group[pair] * _GROUP + member
         real = candidate < self.num_clusters
         return row[pair][real], candidate[real]
+
+    def _limit(self, best: torch.Tensor, error: torch.Tensor, prepared: RoundedOperand) -> torch.Tensor:
+        """Scores of rows below this (n,) float32 are certainly less than the best (n,); none is of very long rows."""
+        limit = error_bounds.score_threshold(best, error, self.dtype)
+        return torch.where(prepared.norms < error_bounds.LONGEST_ROW, limit, torch.full_like(limit, -torch.inf))
 
     def _decide(
         self, rows: torch.Tensor, row: torch.Tensor, candidate: torch.Tensor, wanted: torch.Tensor, count: int
@@ -224,3 +276,14 @@ class Tile:
             for of, to in zip(row.split(size), candidate.split(size), strict=True)
         ]
         return torch.cat(parts)
+
+
+def _certain_labels(
+    row: torch.Tensor, candidate: torch.Tensor, num_rows: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of pairs (P,) labels (n,), right where a row has one candidate; where it has more (n,); and their pairs."""
+    labels = torch.empty(num_rows, dtype=torch.int64, device=row.device)
+    labels[row] = candidate
+    uncertain = torch.bincount(row, minlength=num_rows) > 1
+    of_uncertain = uncertain[row]
+    return labels, uncertain, row[of_uncertain], candidate[of_uncertain]

@@ -1,0 +1,108 @@
+"""Searches by lists of centroids near points."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from brute_force import squared_distances
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vissl_clusterfit.clustering.coarse import near_points
+from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, kmeans
+from vissl_clusterfit.clustering.sources import ArraySource
+from vissl_clusterfit.search import near_points as lists
+from vissl_clusterfit.search.faiss_search import FaissSearch
+from vissl_clusterfit.search.near_points import NearPoints
+from vissl_clusterfit.search.torch_search import TorchSearch
+
+SEARCHES = [functools.partial(TorchSearch, product_type=dtype) for dtype in (torch.float32, torch.bfloat16)]
+
+
+def clumps(num_rows, dim=16, seed=0, num_groups=60, spread=0.3):
+    rng = np.random.default_rng(seed)
+    middles = rng.standard_normal((num_groups, dim))
+    of = rng.integers(0, num_groups, num_rows)
+    return (middles[of] + spread * rng.standard_normal((num_rows, dim))).astype(np.float32)
+
+
+@pytest.mark.parametrize("make_search", SEARCHES, ids=["float32", "bfloat16"])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1), whole_numbers=st.booleans(), length=st.floats(1e-6, 1e6))
+def test_the_nearest_of_the_list_of_the_nearest_point(make_search, seed, whole_numbers, length):
+    rng = np.random.default_rng(seed)
+    rows, centroids, points = (clumps(number, 6, seed, 5) for number in (90, 40, 8))
+    if whole_numbers:  # ties
+        rows, centroids, points = (np.round(values * 2) for values in (rows, centroids, points))
+    rows, centroids, points = (values * np.float32(length) for values in (rows, centroids, points))
+    near = np.array([rng.choice(40, 7, replace=False) for _ in points])
+    found = make_search(centroids).around(points, torch.from_numpy(near).int())(rows)
+    group = squared_distances(rows, points).argmin(axis=1)
+    squared = squared_distances(rows, centroids)
+    for row, of, label in zip(squared, group, found, strict=True):
+        listed = np.sort(near[of])
+        assert label == listed[row[listed].argmin()]
+
+
+@pytest.fixture
+def search():
+    rows = clumps(9000)
+    points = near_points(ArraySource(rows), 512, 0, TorchSearch)
+    assert isinstance(points, NearPoints)
+    return rows, points
+
+
+def test_most_rows_find_the_nearest_of_all(search):
+    rows, points = search
+    around = points(rows[:512])
+    assert type(around) is not TorchSearch
+    exact = TorchSearch(rows[:512])
+    assert (around.labels(rows) == exact.labels(rows)).mean() > 0.99
+    assert around.labels(rows[:512]).tolist() == list(range(512))  # a centroid is in the list of its own point
+    for mine, exactly in zip(around.nearest(rows[:50], 3), exact.nearest(rows[:50], 3), strict=True):
+        np.testing.assert_array_equal(mine, exactly)
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_neither_chunks_nor_threads_change_a_label(search, num_threads):
+    rows, points = search
+    whole = points(rows[:600]).labels(rows)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        again = points(rows[:600])
+        parts = [again.labels(rows[low : low + 700]) for low in range(0, len(rows), 700)]
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_where_lists_would_be_too_short_the_search_is_of_all(search):
+    """Far from all groups every centroid is about as near, and no list has the nearest of most."""
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((4096, 256)).astype(np.float32)
+    points = near_points(ArraySource(rows), 512, 0, TorchSearch)
+    assert type(points(rows[:512])) is TorchSearch
+
+
+def test_few_centroids_and_other_searches_have_no_lists(search):
+    rows, points = search
+    assert type(points(rows[:511])) is TorchSearch
+    assert near_points(ArraySource(rows), 511, 0, TorchSearch) is TorchSearch
+    assert near_points(ArraySource(rows), 512, 0, FaissSearch) is FaissSearch
+
+
+def test_k_means_around_points_ends_as_low(monkeypatch):
+    rows = clumps(20_000, num_groups=30)
+    made = []
+    call = NearPoints.__call__
+    monkeypatch.setattr(NearPoints, "__call__", lambda *of: made.append(call(*of)) or made[-1])
+    options = {"start": KMEANS_PLUSPLUS, "growing": True}
+    found = [kmeans(ArraySource(rows), 512, 20, 0, TorchSearch, **options).centroids]
+    assert sum(type(search) is not TorchSearch for search in made) >= 20
+    monkeypatch.setattr(lists, "FEWEST_CENTROIDS_WITH_LISTS", 513)
+    monkeypatch.setattr("vissl_clusterfit.clustering.coarse.FEWEST_CENTROIDS_WITH_LISTS", 513)
+    found.append(kmeans(ArraySource(rows), 512, 20, 0, TorchSearch, **options).centroids)
+    around, exact = (TorchSearch(centroids).nearest(rows)[1].mean() for centroids in found)
+    assert around <= 1.01 * exact

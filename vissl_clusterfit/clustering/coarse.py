@@ -1,0 +1,78 @@
+"""Few clusters of a sample: coarse ones of a clustering on two levels, and points around which iterations search.
+
+Legend: N vectors, D dimensions, C coarse clusters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vissl_clusterfit.clustering.initialization import kmeans_plusplus
+from vissl_clusterfit.clustering.preprocessing import unit_rows
+from vissl_clusterfit.clustering.protocol import VectorSource
+from vissl_clusterfit.search.near_points import (
+    FEWEST_CENTROIDS_WITH_LISTS,
+    SAMPLE_ROWS,
+    NearPoints,
+    num_points,
+    takes_lists,
+)
+from vissl_clusterfit.search.protocol import SearchFactory
+
+#: Iterations over the sample.
+COARSE_ITERATIONS = 3
+# Vectors of the sample for each coarse cluster.
+_VECTORS_PER_COARSE, _VECTORS_PER_POINT = 256, 64
+_SMALLEST_SHARE = 1 / 64
+
+
+def coarse_centroids(
+    source: VectorSource,
+    count: int,
+    seed: int,
+    search_factory: SearchFactory,
+    most: float = 1.0,
+    *,
+    per_cluster: int = _VECTORS_PER_COARSE,
+    spherical: bool = False,
+) -> np.ndarray:
+    """(C, D) float32, of a sample. All processes of the run call it together.
+
+    Args:
+        source: the vectors.
+        count: C.
+        seed: the same one gives the same centroids.
+        search_factory: makes a search of centroids.
+        most: the sample is no larger than this share of the source.
+        per_cluster: the vectors of the sample for each centroid.
+        spherical: scale centroids to unit norm.
+    """
+    sample = (0.0, min(most, max(per_cluster * count / source.num_vectors, _SMALLEST_SHARE)))
+    centroids = kmeans_plusplus(source, count, seed, search_factory, sample)
+    for _ in range(COARSE_ITERATIONS):
+        sums = source.accumulate(search_factory(centroids), sample)
+        filled = sums.counts > 0
+        centroids[filled] = sums.sums[filled] / sums.counts[filled, None]
+        centroids = unit_rows(centroids) if spherical else centroids
+    return centroids
+
+
+def near_points(
+    source: VectorSource, num_clusters: int, seed: int, search_factory: SearchFactory, *, spherical: bool = False
+) -> SearchFactory:
+    """What searches K centroids around points of the source, if searches by lists are there, or all of them.
+
+    All processes of the run call it together.
+    """
+    if num_clusters < FEWEST_CENTROIDS_WITH_LISTS or not takes_lists(search_factory(source.take(np.zeros(1, int)))):
+        return search_factory
+    points = coarse_centroids(
+        source,
+        num_points(num_clusters),
+        seed,
+        search_factory,
+        per_cluster=_VECTORS_PER_POINT,
+        spherical=spherical,
+    )
+    spread = np.linspace(0, source.num_vectors - 1, min(SAMPLE_ROWS, source.num_vectors)).astype(np.int64)
+    return NearPoints(points, source.take(spread), search_factory)
