@@ -48,9 +48,7 @@ def test_the_nearest_of_the_list_of_the_nearest_point(make_search, seed, whole_n
 @pytest.fixture
 def search():
     rows = clumps(9000)
-    points = near_points(ArraySource(rows), 512, 0, TorchSearch)
-    assert isinstance(points, NearPoints)
-    return rows, points
+    return rows, near_points(ArraySource(rows), 512, 0, TorchSearch)
 
 
 def test_most_rows_find_the_nearest_of_all(search):

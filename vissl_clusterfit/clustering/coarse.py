@@ -5,6 +5,8 @@ Legend: N vectors, D dimensions, C coarse clusters.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from vissl_clusterfit.clustering.initialization import kmeans_plusplus
@@ -17,7 +19,7 @@ from vissl_clusterfit.search.near_points import (
     num_points,
     takes_lists,
 )
-from vissl_clusterfit.search.protocol import SearchFactory
+from vissl_clusterfit.search.protocol import Search, SearchFactory
 
 #: Iterations over the sample.
 COARSE_ITERATIONS = 3
@@ -62,17 +64,25 @@ def near_points(
 ) -> SearchFactory:
     """What searches K centroids around points of the source, if searches by lists are there, or all of them.
 
-    All processes of the run call it together.
+    All processes of the run call what is returned together: the first time it draws the points.
     """
     if num_clusters < FEWEST_CENTROIDS_WITH_LISTS or not takes_lists(search_factory(source.take(np.zeros(1, int)))):
         return search_factory
-    points = coarse_centroids(
-        source,
-        num_points(num_clusters),
-        seed,
-        search_factory,
-        per_cluster=_VECTORS_PER_POINT,
-        spherical=spherical,
-    )
-    spread = np.linspace(0, source.num_vectors - 1, min(SAMPLE_ROWS, source.num_vectors)).astype(np.int64)
-    return NearPoints(points, source.take(spread), search_factory)
+
+    @functools.cache
+    def points() -> NearPoints:
+        drawn = coarse_centroids(
+            source,
+            num_points(num_clusters),
+            seed,
+            search_factory,
+            per_cluster=_VECTORS_PER_POINT,
+            spherical=spherical,
+        )
+        spread = np.linspace(0, source.num_vectors - 1, min(SAMPLE_ROWS, source.num_vectors)).astype(np.int64)
+        return NearPoints(drawn, source.take(spread), search_factory)
+
+    def search(centroids: np.ndarray) -> Search:
+        return (search_factory if len(centroids) < FEWEST_CENTROIDS_WITH_LISTS else points())(centroids)
+
+    return search

@@ -39,7 +39,9 @@ from vissl_clusterfit.search.torch_search import full_precision
 
 logger = logging.getLogger(__name__)
 
-_FINE_ITERATIONS = 5
+_FINE_ITERATIONS = 3
+# Vectors that are added up at a time, in float64: they stay in the processor's cache.
+_BLOCK_ROWS = 128
 #: How often a vector is held against √K centroids.
 HIERARCHICAL_PASSES = COARSE_ITERATIONS + 2 + _FINE_ITERATIONS + 1
 
@@ -96,12 +98,12 @@ def hierarchical_start(
         rng = np.random.default_rng([seed, index])
         found = _clustered(source.take(members), int(counts[index]), rng, spherical)
         of = slice(ends[index] - counts[index], ends[index])
-        return functools.partial(keep, index, of, found, [in_share(members, part) for part in seen])
+        part_of = np.argmax([in_share(members, part) for part in seen], axis=0)
+        return functools.partial(keep, index, of, found, part_of)
 
-    def keep(index: int, of: slice, found: _Clustered, parts: list[np.ndarray]) -> None:
+    def keep(index: int, of: slice, found: _Clustered, part_of: np.ndarray) -> None:
         centroids[of] = found.centroids
-        for number, part in enumerate(parts):
-            sums[number, of], numbers[number, of], squares[index, number] = found.sums_of(part)
+        sums[:, of], numbers[:, of], squares[index] = found.sums_of(part_of, len(seen))
 
     rank, world_size = source.part
     own = [index for index in np.argsort(-sizes, kind="stable")[rank::world_size].tolist() if counts[index]]
@@ -148,13 +150,18 @@ class _Clustered:
     centroids: np.ndarray
     labels: torch.Tensor
 
-    def sums_of(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Sums (k, D) float32, counts (k,) and squared norms of those of a part (n,) bool."""
-        count, chosen = len(self.centroids), torch.from_numpy(np.flatnonzero(part))
-        rows, labels = self.rows[chosen], self.labels[chosen]
-        sums = torch.zeros(count, rows.shape[1], dtype=torch.float64).index_add_(0, labels, rows.double())
-        squares = float(squared_norms(rows.numpy()).sum())
-        return sums.float().numpy(), torch.bincount(labels, minlength=count).numpy(), squares
+    def sums_of(self, part_n: np.ndarray, num_parts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each part, sums (P, k, D) float32, counts (P, k) and squared norms (P,); vectors belong to (n,) int64."""
+        count, (_, dim) = len(self.centroids), self.rows.shape
+        part = torch.from_numpy(part_n)
+        place = part * count + self.labels
+        sums = torch.zeros(num_parts * count, dim, dtype=torch.float64)
+        for rows, to in zip(self.rows.split(_BLOCK_ROWS), place.split(_BLOCK_ROWS), strict=True):
+            sums.index_add_(0, to, rows.double())
+        numbers = torch.bincount(place, minlength=len(sums)).view(num_parts, count)
+        norms = torch.from_numpy(squared_norms(self.rows.numpy()))
+        squares = torch.zeros(num_parts, dtype=torch.float64).index_add_(0, part, norms)
+        return sums.float().view(num_parts, count, dim).numpy(), numbers.numpy(), squares.numpy()
 
 
 def _clustered(rows_nD: np.ndarray, count: int, rng: np.random.Generator, spherical: bool) -> _Clustered:

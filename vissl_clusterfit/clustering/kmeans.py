@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -214,19 +215,19 @@ def _iterate(
     spherical: bool,
 ) -> KMeansResult:
     """The state after one more iteration; what is ``known`` is brought up to date, what is ``given`` not sought."""
-    search = search_factory(state.centroids)
+    search = functools.cache(lambda: search_factory(state.centroids))  # not made where all is given
     cost, number, sought = 0.0, 0, given.keys().isdisjoint(step)
     for share in step:
         for before in [before for before in known if _overlap(before, share)]:
             del known[before]
-        sums = given.pop(share, None) or source.accumulate(search, share)
+        sums = given.pop(share, None) or source.accumulate(search(), share)
         cost, number = cost + sums.cost(state.centroids), number + sums.num_vectors
         known[share] = sums if share == ALL else sums.kept()
     counts = np.sum([sums.counts for sums in known.values()], axis=0)
     moved = means([known[share] for share in sorted(known)], counts, state.centroids, spherical)
     repaired = 0
     if not counts.all():
-        farthest = source.farthest(search, step[-1])
+        farthest = source.farthest(search(), step[-1])
         repaired = fill_empty(moved, counts, farthest, source, known[step[-1]])
     return KMeansResult(
         moved,

@@ -69,7 +69,7 @@ class NearPoints:
     def __call__(self, centroids: np.ndarray) -> Search:
         """A search of (K, D) float32 centroids around the points; of all of them where lists would not be enough."""
         exact = self._search_factory(centroids)
-        if len(centroids) < FEWEST_CENTROIDS_WITH_LISTS or not isinstance(exact, TorchSearch) or not exact.takes_lists:
+        if not isinstance(exact, TorchSearch) or not exact.takes_lists:
             return exact
         near = self._lists(torch.from_numpy(centroids), exact.labels(self._sample))
         return exact if near is None else _NearSearch(exact, self._points.numpy(), near)
