@@ -146,8 +146,7 @@ def test_the_settings_of_further_clusters():
         ({"ALSO_NUM_CLUSTERS": [3, True]}, "ALSO_NUM_CLUSTERS: found .* allowed: a list of whole numbers"),
         ({"ALSO_NUM_CLUSTERS": [3, 3]}, r"allowed: different ones, without NUM_CLUSTERS \(12\)"),
         ({"ALSO_NUM_CLUSTERS": [3, 12]}, r"allowed: different ones, without NUM_CLUSTERS \(12\)"),
-        ({"ALSO_NUM_CLUSTERS": [300], "DATA_LIMIT": 200}, r"at least 1 \(TOP_CLUSTERS\), at most 200 \(DATA_LIMIT\)\."),
-        ({"ALSO_NUM_CLUSTERS": [3], "TOP_CLUSTERS": 5}, r"allowed: at least 5 \(TOP_CLUSTERS\), no limit\."),
+        ({"ALSO_NUM_CLUSTERS": [300], "DATA_LIMIT": 200}, r"found \[300\]; allowed: at most 200 \(DATA_LIMIT\)\."),
         ({"ALSO_NUM_CLUSTERS": [3], "START": "codebook"}, "START: found 'codebook' with ALSO_NUM_CLUSTERS"),
     ],
 )

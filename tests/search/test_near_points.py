@@ -84,6 +84,12 @@ def test_where_lists_would_be_too_short_the_search_is_of_all(search):
     assert type(points(rows[:512])) is TorchSearch
 
 
+def test_a_source_without_vectors_has_no_sums(search):
+    rows, points = search
+    sums = ArraySource(rows[:0]).accumulate(points(rows[:512]))
+    assert (sums.num_vectors, sums.sums.any()) == (0, False)
+
+
 def test_few_centroids_and_other_searches_have_no_lists(search):
     rows, points = search
     assert type(points(rows[:511])) is TorchSearch

@@ -56,9 +56,8 @@ def test_without_calibration_there_are_no_times(tmp_path):
 
 
 def test_what_will_not_fit_is_warned_of(tmp_path):
-    done = plan(
-        "--num-samples", "1e12", "--dim", 4096, "--num-clusters", "1e9", "--no-calibration", "--json", cwd=tmp_path
-    )
+    size = ["--num-samples", "1e12", "--dim", "1000000", "--num-components", 9, "--num-clusters", "1e9"]
+    done = plan(*size, "--no-calibration", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     memory, disk = json.loads(done.stdout)["warnings"]
     assert "Take machines with more memory" in memory

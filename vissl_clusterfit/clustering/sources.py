@@ -147,10 +147,12 @@ class ChunkedSource(ABC):
 
             return keep
 
-        most = joined_rows(self._raw_dim, max(work.num_rows for work in works))
-        # As many for each thread, to within half a chunk: else some would wait for the last.
-        of_a_thread = self.num_vectors * (share[1] - share[0]) / self.part[1] / num_threads
-        most = math.ceil(of_a_thread / math.ceil(of_a_thread / most)) + chunk_rows(self._raw_dim) // 2
+        most, asked_for = 0, max(work.num_rows for work in works)
+        if asked_for:
+            # As many for each thread, to within half a chunk: else some would wait for the last.
+            of_a_thread = math.ceil(self.num_vectors * (share[1] - share[0]) / self.part[1] / num_threads)
+            turns = max(1, math.ceil(of_a_thread / joined_rows(self._raw_dim, asked_for)))
+            most = of_a_thread // turns + chunk_rows(self._raw_dim) // 2
         ordered_map(_joined(self.positions(share), most), prepare, max(2, num_threads))
 
     def with_passes_by(self: Source, make_pass: Callable[[ChunkTask, Fraction], None]) -> Source:

@@ -155,12 +155,19 @@ def _float32_centroids(work: Workload) -> int:
 
 def _rows(work: Workload, num_clusters: int = 0) -> int:
     """The vectors that a thread has at a time, where they are held against so many centroids."""
-    asked_for = BEST_ROWS if _leaves_out(work, num_clusters, FEWEST_CENTROIDS_WITH_LISTS) else 0
+    asked_for = BEST_ROWS if _leaves_out(work, num_clusters) or has_lists(work, num_clusters) else 0
     return min(joined_rows(work.input_dim, asked_for), work.own_vectors)
 
 
-def _leaves_out(work: Workload, num_clusters: int, fewest: int = FEWEST_CENTROIDS) -> bool:
-    return work.backend != FAISS and work.device == "cpu" and num_clusters >= fewest
+def _leaves_out(work: Workload, num_clusters: int) -> bool:
+    return work.backend != FAISS and work.device == "cpu" and num_clusters >= FEWEST_CENTROIDS
+
+
+def has_lists(work: Workload, num_clusters: int) -> bool:
+    """Whether iterations search so many centroids by lists (``search/near_points.py``), if such are long enough."""
+    on_processor = work.backend != FAISS and work.device == "cpu"
+    fitting = FEWEST_CENTROIDS_WITH_LISTS <= num_clusters == tile_size(num_clusters)
+    return on_processor and fitting and any(share < 1 for share in work.shares)
 
 
 def _chunks(work: Workload, num_clusters: int = 0) -> int:
@@ -179,7 +186,7 @@ def _search(work: Workload, num_clusters: int, product_bytes: int) -> int:
     if _leaves_out(work, num_clusters):
         points = -(-num_clusters // CENTROIDS_PER_REFERENCE)
         found += points * (work.dim + 8) * product_bytes + 4 * points * (num_clusters // NEAR_ONE_OF)
-    if _leaves_out(work, num_clusters, FEWEST_CENTROIDS_WITH_LISTS):
+    if has_lists(work, num_clusters):
         found += 4 * num_points(num_clusters) * num_clusters  # distances of which the lists are made
     return found
 

@@ -15,9 +15,10 @@ from vissl_clusterfit.clustering.hierarchical_start import HIERARCHICAL_PASSES
 from vissl_clusterfit.clustering.initialization import NUM_ROUNDS
 from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS, RANDOM
 from vissl_clusterfit.clustering.minibatches import NUM_PARTS
-from vissl_clusterfit.planner.memory import Footprint, card_footprint, footprint
+from vissl_clusterfit.planner.memory import Footprint, card_footprint, footprint, has_lists
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import TORCH
+from vissl_clusterfit.search.near_points import num_points
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,12 @@ def _network(work: Workload) -> int:
 def _seconds(
     work: Workload, rates: Rates, reads: Mapping[str, float], assignments: Mapping[str, float]
 ) -> dict[str, float]:
-    def passes(stage: str, num_vectors: int, sharing: int, search: float = 0.0, other: float = 0.0) -> float:
+    def passes(
+        stage: str, num_vectors: int, sharing: int, search: float = 0.0, other: float = 0.0, against: float = 0.0
+    ) -> float:
         """Passes over so many vectors, each of which is read while the one before it is worked on."""
-        working = reads[stage] * (rates.prepare + other) + assignments.get(stage, 0.0) * work.num_clusters * search
+        compared = against or work.num_clusters
+        working = reads[stage] * (rates.prepare + other) + assignments.get(stage, 0.0) * compared * search
         return num_vectors * sharing * max(reads[stage] * rates.read, working)
 
     own, together = work.own_vectors, rates.shared_by
@@ -198,11 +202,25 @@ def _seconds(
     elif work.start == RANDOM and not work.num_done:
         seconds["first centroids"] = together * work.num_clusters * (rates.read + rates.prepare)
     updates = len(work.shares) * work.num_clusters * (together * rates.update + rates.keep)
-    seconds["iterations"] = passes("iterations", own, together, search=rates.label, other=rates.add) + updates
+    against = _compared(work)
+    seconds["iterations"] = updates + passes(
+        "iterations", own, together, search=rates.label, other=rates.add, against=against
+    )
     if work.processes > 1:
         seconds["network"] = len(work.shares) * _network(work) / rates.network
     seconds["labels"] = passes("labels", own, together, search=rates.nearest)
     return seconds
+
+
+def _compared(work: Workload) -> float:
+    """How many centroids an iteration holds a vector against, in units of large products.
+
+    With lists (``search/near_points.py``) most often 2√K points and K/32 centroids, whose small products take about
+    four times as long as large ones do (docs/performance.md).
+    """
+    if not has_lists(work, work.num_clusters):
+        return work.num_clusters
+    return min(work.num_clusters, 4 * (num_points(work.num_clusters) + work.num_clusters / 32))
 
 
 def warnings(plan: Plan, machine: Machine, *, features_are_there: bool = False) -> Iterator[str]:
