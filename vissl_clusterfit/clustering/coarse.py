@@ -24,7 +24,7 @@ from vissl_clusterfit.search.protocol import Search, SearchFactory
 #: Iterations over the sample.
 COARSE_ITERATIONS = 3
 # Vectors of the sample for each coarse cluster.
-_VECTORS_PER_COARSE, _VECTORS_PER_POINT = 256, 64
+_VECTORS_PER_COARSE = 64
 _SMALLEST_SHARE = 1 / 64
 
 
@@ -35,7 +35,6 @@ def coarse_centroids(
     search_factory: SearchFactory,
     most: float = 1.0,
     *,
-    per_cluster: int = _VECTORS_PER_COARSE,
     spherical: bool = False,
 ) -> np.ndarray:
     """(C, D) float32, of a sample. All processes of the run call it together.
@@ -46,10 +45,9 @@ def coarse_centroids(
         seed: the same one gives the same centroids.
         search_factory: makes a search of centroids.
         most: the sample is no larger than this share of the source.
-        per_cluster: the vectors of the sample for each centroid.
         spherical: scale centroids to unit norm.
     """
-    sample = (0.0, min(most, max(per_cluster * count / source.num_vectors, _SMALLEST_SHARE)))
+    sample = (0.0, min(most, max(_VECTORS_PER_COARSE * count / source.num_vectors, _SMALLEST_SHARE)))
     centroids = kmeans_plusplus(source, count, seed, search_factory, sample)
     for _ in range(COARSE_ITERATIONS):
         sums = source.accumulate(search_factory(centroids), sample)
@@ -76,7 +74,6 @@ def near_points(
             num_points(num_clusters),
             seed,
             search_factory,
-            per_cluster=_VECTORS_PER_POINT,
             spherical=spherical,
         )
         spread = np.linspace(0, source.num_vectors - 1, min(SAMPLE_ROWS, source.num_vectors)).astype(np.int64)
