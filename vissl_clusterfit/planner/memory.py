@@ -15,7 +15,7 @@ from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS, RA
 from vissl_clusterfit.clustering.sources import chunk_rows, joined_rows
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import FAISS
-from vissl_clusterfit.search.near_points import FEWEST_CENTROIDS_WITH_LISTS, num_points
+from vissl_clusterfit.search.near_points import FEWEST_CENTROIDS_WITH_LISTS, best_rows, num_points
 from vissl_clusterfit.search.neighbourhoods import BEST_ROWS, CENTROIDS_PER_REFERENCE, FEWEST_CENTROIDS, NEAR_ONE_OF
 from vissl_clusterfit.search.tile import block_rows, tile_size
 
@@ -155,7 +155,9 @@ def _float32_centroids(work: Workload) -> int:
 
 def _rows(work: Workload, num_clusters: int = 0) -> int:
     """The vectors that a thread has at a time, where they are held against so many centroids."""
-    asked_for = BEST_ROWS if _leaves_out(work, num_clusters) or has_lists(work, num_clusters) else 0
+    asked_for = BEST_ROWS if _leaves_out(work, num_clusters) else 0
+    if has_lists(work, num_clusters):
+        asked_for = max(asked_for, best_rows(num_points(num_clusters)))
     return min(joined_rows(work.input_dim, asked_for), work.own_vectors)
 
 

@@ -36,13 +36,17 @@ def scores_near(
     place = torch.empty_like(order)
     first = _starts(pieces) * _PIECE_ROWS - _starts(sizes)
     place[order] = torch.arange(len(order)) + first[group[order]]
-    source = torch.zeros(int(pieces.sum()) * _PIECE_ROWS, dtype=torch.int64)  # where there is no row, any
+    # Powers of two at a time: oneDNN compiles and keeps a product for each number of pieces.
+    most = 1 << max(0, (_LISTED_VALUES // (num_near * operand.shape[1])).bit_length() - 1)
+    number = int(pieces.sum())
+    filled_up = number // most * most + (1 << (number % most - 1).bit_length() if number % most else 0)
+    source = torch.zeros(filled_up * _PIECE_ROWS, dtype=torch.int64)  # where there is no row, any
     source[place] = torch.arange(len(order))
-    point = torch.repeat_interleave(torch.arange(num_points), pieces)
-    scores = torch.empty(len(point), _PIECE_ROWS, num_near, dtype=operand.dtype)
-    num_pieces = max(1, _LISTED_VALUES // (num_near * operand.shape[1]))
-    for low in range(0, len(point), num_pieces):
-        of = point[low : low + num_pieces]
+    point = torch.zeros(filled_up, dtype=torch.int64)
+    point[:number] = torch.repeat_interleave(torch.arange(num_points), pieces)
+    scores = torch.empty(filled_up, _PIECE_ROWS, num_near, dtype=operand.dtype)
+    for low in range(0, filled_up, most):
+        of = point[low : low + most]
         rows = operand.index_select(0, source[low * _PIECE_ROWS : (low + len(of)) * _PIECE_ROWS])
         listed = centroid_operand.index_select(0, near[of].flatten())
         torch.bmm(

@@ -31,6 +31,8 @@ from vissl_clusterfit.search.torch_search import TorchSearch, full_precision
 FEWEST_CENTROIDS_WITH_LISTS = 512
 #: So many points for each root of K.
 POINTS_PER_ROOT = 2
+# Rows of a search for each point.
+_ROWS_PER_POINT = 32
 #: Rows of the sample on which lists are measured.
 SAMPLE_ROWS = 512
 # One in so many centroids is in a list, the first number that is enough; multiples of so many.
@@ -50,6 +52,11 @@ def num_points(num_clusters: int) -> int:
 def takes_lists(search: Search) -> bool:
     """Whether such a search may be one by lists."""
     return isinstance(search, TorchSearch) and search.takes_lists
+
+
+def best_rows(number: int) -> int:
+    """The rows that are best given at a time for so many points: a few for each, or products would be of very few."""
+    return min(BEST_ROWS, _ROWS_PER_POINT * number)
 
 
 class NearPoints:
@@ -114,14 +121,14 @@ class _NearSearch:
     """Of centroids, by lists (G, L)."""
 
     def __init__(self, exact: TorchSearch, points: np.ndarray, near: torch.Tensor) -> None:
-        self._exact = exact
+        self._exact, self._num_points = exact, len(points)
         self._labels = exact.around(points, near)
         self.num_clusters, self.num_threads = exact.num_clusters, exact.num_threads
 
     @property
     def num_rows(self) -> int:
         """Several near each point."""
-        return BEST_ROWS
+        return best_rows(self._num_points)
 
     def labels(self, rows_nD: np.ndarray) -> np.ndarray:
         """The nearest of the centroids in the list of each row's point, as (n,) int64."""
