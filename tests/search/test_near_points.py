@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from vissl_clusterfit.clustering.coarse import near_points
 from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, kmeans
 from vissl_clusterfit.clustering.sources import ArraySource
-from vissl_clusterfit.search import near_points as lists
 from vissl_clusterfit.search.faiss_search import FaissSearch
 from vissl_clusterfit.search.near_points import NearPoints
 from vissl_clusterfit.search.torch_search import TorchSearch
@@ -76,7 +75,7 @@ def test_neither_chunks_nor_threads_change_a_label(search, num_threads):
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-def test_where_lists_would_be_too_short_the_search_is_of_all(search):
+def test_where_lists_would_be_too_short_the_search_is_of_all():
     """Far from all groups every centroid is about as near, and no list has the nearest of most."""
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((4096, 256)).astype(np.float32)
@@ -105,7 +104,6 @@ def test_k_means_around_points_ends_as_low(monkeypatch):
     options = {"start": KMEANS_PLUSPLUS, "growing": True}
     found = [kmeans(ArraySource(rows), 512, 20, 0, TorchSearch, **options).centroids]
     assert sum(type(search) is not TorchSearch for search in made) >= 20
-    monkeypatch.setattr(lists, "FEWEST_CENTROIDS_WITH_LISTS", 513)
     monkeypatch.setattr("vissl_clusterfit.clustering.coarse.FEWEST_CENTROIDS_WITH_LISTS", 513)
     found.append(kmeans(ArraySource(rows), 512, 20, 0, TorchSearch, **options).centroids)
     around, exact = (TorchSearch(centroids).nearest(rows)[1].mean() for centroids in found)

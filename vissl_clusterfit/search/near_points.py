@@ -91,23 +91,18 @@ class NearPoints:
 
         blocks = [slice(low, low + _BLOCK_POINTS) for low in range(0, len(self._points), _BLOCK_POINTS)]
         with full_precision():
-            squared = parallel_map(distances, blocks)
-        own = torch.stack([part.min(dim=0).values for part in squared]).argmin(dim=0)
-        for number, part in enumerate(squared):
-            mine = (own == number).nonzero()[:, 0]
-            part[part[:, mine].argmin(dim=0), mine] = -torch.inf  # first in the list
+            squared = torch.cat(parallel_map(distances, blocks))
+        own = squared.argmin(dim=0)
+        squared[own, torch.arange(len(centroids))] = -torch.inf  # first in the list
         # For each row of the sample, how many centroids come before the nearest one in the list of its point.
-        group = torch.from_numpy(self._sample_group)
-        rank = torch.empty(len(group))
-        labels = torch.from_numpy(sample_labels)
-        for number, part in enumerate(squared):
-            rows = (group // _BLOCK_POINTS == number).nonzero()[:, 0]
-            of_rows = part[group[rows] - number * _BLOCK_POINTS]
-            rank[rows] = (of_rows < of_rows.gather(1, labels[rows, None])).sum(dim=1).float()
+        rank = torch.empty(len(self._sample))
+        for row, (group, label) in enumerate(zip(self._sample_group, sample_labels, strict=True)):
+            rank[row] = (squared[group] < squared[group, label]).sum()
         num_near = self._list_length(rank, len(centroids))
         if not num_near:
             return None
-        return torch.cat(parallel_map(lambda part: part.topk(num_near, dim=1, largest=False).indices.int(), squared))
+        nearest = parallel_map(lambda part: part.topk(num_near, largest=False).indices, squared.split(_BLOCK_POINTS))
+        return torch.cat(nearest).int()
 
     def _list_length(self, rank: torch.Tensor, num_clusters: int) -> int:
         for one_in in _ONE_IN:
