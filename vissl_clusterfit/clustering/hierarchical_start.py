@@ -39,6 +39,7 @@ from vissl_clusterfit.search.torch_search import full_precision
 
 logger = logging.getLogger(__name__)
 
+# Iterations of the clustering of each coarse cluster.
 _FINE_ITERATIONS = 4
 # Vectors that are added up at a time, in float64: they stay in the processor's cache.
 _BLOCK_ROWS = 128
