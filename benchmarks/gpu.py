@@ -34,7 +34,7 @@ from training import NUM_CLASSES, PIXELS, STEPS, Side, overrides
 from vissl_clusterfit import KMeans
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
 from vissl_clusterfit.compute.inference import prepared
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
 from vissl_clusterfit.images.pixels import Finish

@@ -21,7 +21,8 @@ from inputs import clustered_features, machine
 from processes import in_own_process, measured
 
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.config.clusterfit import ClusterFitConfig, FeatureSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.features import FeatureSettings
 from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.features.writer import FeatureStoreWriter

@@ -33,7 +33,8 @@ from vissl.utils.hydra_config import compose_hydra_configuration, convert_to_att
 
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.config.clusterfit import ClusterFitConfig, FeatureSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.features import FeatureSettings
 from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.features.writer import FeatureStoreWriter

@@ -9,7 +9,8 @@ from tiny_store import edit_manifest, rewrite_manifest, rewrite_rows
 
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.config.clusterfit import ClusterFitConfig, FeatureSettings, SamplingSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig, SamplingSettings
+from vissl_clusterfit.config.features import FeatureSettings
 from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError
 from vissl_clusterfit.storage import artifacts
 

@@ -11,7 +11,8 @@ from tiny_store import contents, rewrite_manifest, save_store
 from vissl_clusterfit.clustering import fit, sources, two_level
 from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
 from vissl_clusterfit.clustering.two_level import shares_of_clusters
-from vissl_clusterfit.config.clusterfit import ClusterFitConfig, FeatureSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.features import FeatureSettings
 from vissl_clusterfit.errors import ArtifactError, ConfigError
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.search.torch_search import TorchSearch

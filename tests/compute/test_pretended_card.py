@@ -8,7 +8,7 @@ from stage_work import Numbers, convolutions
 
 from vissl_clusterfit import KMeans
 from vissl_clusterfit.compute.chosen import PLAIN
-from vissl_clusterfit.config.clusterfit import AUTO_BATCH, EncodingSettings
+from vissl_clusterfit.config.features import AUTO_BATCH, EncodingSettings
 from vissl_clusterfit.features import batch_size
 from vissl_clusterfit.features.card import Card
 from vissl_clusterfit.features.extract import extract_features

@@ -8,7 +8,7 @@ import pytest
 import torch
 from stage_work import Numbers
 
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_names import NAMES_FILE, NameList

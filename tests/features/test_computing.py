@@ -10,8 +10,8 @@ from torch import nn
 
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
 from vissl_clusterfit.compute.inference import prepared
-from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.config.compute import ComputeSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features import computing
 from vissl_clusterfit.features.computing import NOTE_NAME, chosen_compute, measured_compute, stores_beside

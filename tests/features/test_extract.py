@@ -8,7 +8,7 @@ import torch
 from processes import context, running
 from stage_work import Numbers, encode
 
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features import extract, pipeline
 from vissl_clusterfit.features.extract import extract_features

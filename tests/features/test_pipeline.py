@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from vissl_clusterfit.compute import folding
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
 from vissl_clusterfit.compute.inference import prepared
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.card import Card
 from vissl_clusterfit.features.extract import extract_features

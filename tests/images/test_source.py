@@ -9,7 +9,7 @@ from tiny import write_images
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError, DataError
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_names import names_of

@@ -19,7 +19,7 @@ from tiny_store import save_store
 
 from vissl_clusterfit import import_features, import_labels, make_codebook, make_labels
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_list import dataset_inputs

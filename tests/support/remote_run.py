@@ -7,7 +7,8 @@ from stage_work import COUNT, SHARD_SIZE, Numbers
 
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.config.clusterfit import ClusterFitConfig, EncodingSettings, FeatureSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.features import EncodingSettings, FeatureSettings
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.sample_list import dataset_inputs
 from vissl_clusterfit.labels.assign import label_store

@@ -21,7 +21,8 @@ from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.fit import fit_codebook, fit_codebooks
 from vissl_clusterfit.compute.chosen import Compute
 from vissl_clusterfit.compute.inference import prepared
-from vissl_clusterfit.config.clusterfit import ClusterFitConfig, EncodingSettings, FeatureSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.features import EncodingSettings, FeatureSettings
 from vissl_clusterfit.errors import ClusterFitError
 from vissl_clusterfit.features import extract as extraction
 from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples

@@ -6,7 +6,8 @@ import numpy as np
 from tiny_store import save_store
 
 from vissl_clusterfit.clustering.fit import fit_codebook
-from vissl_clusterfit.config.clusterfit import ClusterFitConfig, FeatureSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
+from vissl_clusterfit.config.features import FeatureSettings
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.assign import label_store
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
-from vissl_clusterfit.config.clusterfit import EncodingSettings
 from vissl_clusterfit.config.compute import AUTO, ComputeSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.config.schema import read_settings
 from vissl_clusterfit.errors import ConfigError, naming_settings, problem
 from vissl_clusterfit.features.batches import Encoder

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.config.clusterfit import AUTO_BATCH, EncodingSettings
+from vissl_clusterfit.config.features import AUTO_BATCH, EncodingSettings
 from vissl_clusterfit.errors import DataError, problem
 from vissl_clusterfit.features.batch_size import FIXED, batch_size_on
 from vissl_clusterfit.features.batches import Encoder, ImageSource

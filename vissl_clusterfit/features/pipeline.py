@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.features.batches import Encoder, Finish, ImageSource, encode_samples, stack_images
 from vissl_clusterfit.features.card import Card
 from vissl_clusterfit.features.spent import Clock, Spent

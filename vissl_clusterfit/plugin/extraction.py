@@ -11,8 +11,9 @@ from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.compute.chosen import Compute
-from vissl_clusterfit.config.clusterfit import ClusterFitConfig, EncodingSettings
+from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.compute import AUTO
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.features.batches import Encoder, ImageSource
 from vissl_clusterfit.features.computing import chosen_compute, measured_compute, stores_beside
 from vissl_clusterfit.features.extract import extract_features

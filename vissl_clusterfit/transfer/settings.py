@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.config.schema import read_settings, setting
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.transfer.knn import KnnSettings

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tiny import STUDENT, write_images
 
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.errors import ArtifactError, ConfigError, DataError
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.imports import import_features

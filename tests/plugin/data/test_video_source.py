@@ -15,7 +15,7 @@ from videos import numbers_of, write_sound, write_video
 from vissl.config import AttrDict
 from vissl.data import build_dataset
 
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.errors import ConfigError, DataError
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.launch.compose.compose import compose

@@ -8,7 +8,7 @@ import torchvision
 from vissl.config import AttrDict
 from vissl.models import build_model
 
-from vissl_clusterfit.config.clusterfit import FeatureSettings, TeacherSettings
+from vissl_clusterfit.config.features import FeatureSettings, TeacherSettings
 from vissl_clusterfit.errors import ConfigError, TeacherError
 from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder, teacher_spec
 from vissl_clusterfit.storage.artifacts import file_sha256

@@ -17,7 +17,7 @@ from vissl.models.model_helpers import get_trunk_output_feature_names
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.features.layers import LayerRows, readable_share
 from vissl_clusterfit.plugin.benchmarks.rows import BenchmarkSettings, common_fields

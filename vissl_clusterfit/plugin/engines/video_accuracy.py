@@ -25,7 +25,7 @@ from vissl_clusterfit import distributed
 from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.compute.chosen import Compute
 from vissl_clusterfit.compute.inference import prepared
-from vissl_clusterfit.config.clusterfit import EncodingSettings
+from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.config.schema import read_settings, setting
 from vissl_clusterfit.errors import ConfigError, DataError, problem
 from vissl_clusterfit.features.store import FeatureStore

@@ -19,7 +19,7 @@ from vissl.models import build_model
 from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
 from vissl_clusterfit.compute.inference import prepared
-from vissl_clusterfit.config.clusterfit import FeatureSettings, TeacherSettings
+from vissl_clusterfit.config.features import FeatureSettings, TeacherSettings
 from vissl_clusterfit.config.network_names import LIBRARY_WEIGHTS
 from vissl_clusterfit.errors import ConfigError, TeacherError, problem
 from vissl_clusterfit.models.network import fill
