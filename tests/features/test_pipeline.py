@@ -1,5 +1,7 @@
 import logging
+import multiprocessing
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from vissl_clusterfit.compute import folding
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
 from vissl_clusterfit.compute.inference import prepared
 from vissl_clusterfit.config.features import EncodingSettings
-from vissl_clusterfit.errors import ArtifactError
+from vissl_clusterfit.errors import ArtifactError, TeacherError
 from vissl_clusterfit.features.card import Card
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.features.writer import FeatureStoreWriter
@@ -29,8 +31,11 @@ class SlowNumbers(Numbers):
     def __init__(self, count: int, *, waits_s: float = 0.0, works_s: float = 0.0) -> None:
         super().__init__(count)
         self.waits_s, self.works_s = waits_s, works_s
+        self.was_read: Any = None
 
     def __getitem__(self, index: int):
+        if self.was_read is not None:
+            self.was_read.set()
         time.sleep(self.waits_s)
         ends = time.thread_time() + self.works_s
         while time.thread_time() < ends:
@@ -89,6 +94,28 @@ def test_a_shard_is_written_while_the_next_is_computed(tmp_path, monkeypatch):
     extract_features(Numbers(12), lambda: seen, tmp_path, INPUTS, SETTINGS)
     assert events.index("computed 6") < events.index("written 0")
     assert events[-1] == "written 6"
+
+
+def test_images_are_read_while_the_network_is_loaded(tmp_path):
+    images = SlowNumbers(12)
+    read = multiprocessing.get_context("fork").Event()
+    images.was_read = read
+
+    def load():
+        assert read.wait(30), "no image is read before the network is there"
+        return encode
+
+    extract_features(images, load, tmp_path, INPUTS, SETTINGS, num_workers=1)
+
+
+def test_a_network_that_cannot_be_loaded_leaves_no_lease_and_no_process(tmp_path):
+    def refuse():
+        raise TeacherError("no such layer")
+
+    with pytest.raises(TeacherError, match="no such layer"):
+        extract_features(Numbers(21), refuse, tmp_path, INPUTS, SETTINGS, num_workers=1)
+    assert list((tmp_path / "leases").iterdir()) == []
+    assert multiprocessing.active_children() == []
 
 
 def test_what_writing_raises_ends_the_extraction_and_its_leases(tmp_path, monkeypatch):

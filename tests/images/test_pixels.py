@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,11 @@ from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
+from vissl_clusterfit.compute.chosen import PLAIN, Compute
+from vissl_clusterfit.compute.inference import prepared
+from vissl_clusterfit.config.features import EncodingSettings
+from vissl_clusterfit.features.batches import stack_images
+from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.images import TransformedImages, open_images
 from vissl_clusterfit.images.pixels import Finish, unfinished
 
@@ -26,6 +33,33 @@ def test_a_batch_that_is_finished_has_the_same_bits(images):
     assert torch.equal(finish(pixels), torch.stack([images[index][0] for index in range(5)]))
     assert torch.equal(finish(pixels[2]), images[2][0])
     assert torch.equal(finish(images[2][0]), images[2][0])
+
+
+def test_a_batch_of_pixels_has_its_channels_last_as_pictures_do(images):
+    others, finish = images.unfinished()
+    pixels = stack_images([others[index][0] for index in range(5)])
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+    assert finish(pixels).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(finish(pixels), torch.stack([images[index][0] for index in range(5)]))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("compute", [PLAIN, Compute("float32", channels_last=True), Compute("bfloat16", True)])
+def test_features_have_the_bits_of_those_from_finished_batches(images, tmp_path, compute, num_workers):
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, 8, 3).eval().requires_grad_(False)
+
+    def encoder():
+        own = copy.deepcopy(network)
+        return prepared(lambda batch: own(batch).float().mean(dim=(2, 3)), own, torch.device("cpu"), compute)
+
+    inputs, settings = {"dataset": images.inputs()}, EncodingSettings(batch_size=2)
+    store = extract_features(images, encoder, tmp_path / "store", inputs, settings, num_workers=num_workers)
+    encode = encoder()
+    with torch.inference_mode():
+        batches = [torch.stack([images[each][0] for each in part]) for part in ([0, 1], [2, 3], [4])]
+        expected = torch.cat([encode(batch) for batch in batches])
+    np.testing.assert_array_equal(store.read(0, 5), expected.numpy())
 
 
 def test_every_value_has_the_same_bits():

@@ -62,4 +62,6 @@ def stack_images(images: Sequence[torch.Tensor]) -> torch.Tensor:
                 remedy="Add Resize and CenterCrop.",
             )
         )
+    if images[0].dtype == torch.uint8 and images[0].ndim == 3:  # pixels stay as they are in memory, channels last
+        return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
     return torch.stack(tuple(images))

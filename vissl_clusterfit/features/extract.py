@@ -84,10 +84,11 @@ def extract_features(
     writer.begin()
     missing = writer.missing()
     if missing:
-        encode = make_encoder()
+        make_once = functools.cache(make_encoder)
         if settings.batch_size == AUTO_BATCH:
-            settings = dataclasses.replace(settings, batch_size=batch_size_on(device, encode, images))
-        pipeline = Pipeline(images, encode, writer, settings, num_workers, device)
+            size = batch_size_on(device, lambda some: make_once()(some), images)
+            settings = dataclasses.replace(settings, batch_size=size)
+        pipeline = Pipeline(images, make_once, writer, settings, num_workers, device)
         with ExtractionProgress(writer, missing) as progress:
             while missing := writer.missing():
                 if not pipeline.extract(missing, progress.add, functools.partial(_require_readable, writer, settings)):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.compute.memory import all_freed_memory_kept
 from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.features.batches import Encoder, Finish, ImageSource, encode_samples, stack_images
 from vissl_clusterfit.features.card import Card
@@ -35,7 +39,7 @@ class Pipeline:
 
     Args:
         images: the split.
-        encode: the network.
+        make_encoder: gives the network. It is called once, when the processes that read have begun.
         writer: of the store.
         settings: batch size.
         num_workers: processes that read images.
@@ -48,17 +52,16 @@ class Pipeline:
     def __init__(
         self,
         images: ImageSource,
-        encode: Encoder,
+        make_encoder: Callable[[], Encoder],
         writer: FeatureStoreWriter,
         settings: EncodingSettings,
         num_workers: int,
         device: str,
     ) -> None:
-        # On a card normalisation is done there; on a processor it would only wait for the network's threads.
-        left = getattr(images, "unfinished", lambda: None)() if device == "cuda" else None
+        left = getattr(images, "unfinished", lambda: None)()
         self._images: ImageSource = left[0] if left else images
         self._finish: Finish | None = left[1] if left else None
-        self._encode, self._writer = encode, writer
+        self._make_encoder, self._writer = make_encoder, writer
         self._settings, self._num_workers = settings, num_workers
         self._card = Card(self._finish) if device == "cuda" else None
         self._ahead = Card.AHEAD if device == "cuda" else 0
@@ -98,8 +101,10 @@ class Pipeline:
         rows: list[np.ndarray] = []
         unreadable: dict[int, str] = {}
         try:
-            with torch.inference_mode(), self.spent.running():
-                for features, reasons in self._features(loader):
+            batches = iter(loader)  # which starts the processes; they read while the network is loaded
+            encode = self._make_encoder()
+            with torch.inference_mode(), self._memory(), self.spent.running():
+                for features, reasons in self._features(encode, batches):
                     shard, lease = claims.taken[0]
                     position = shard.start + sum(map(len, rows))
                     for offset, reason in enumerate(reasons):
@@ -127,23 +132,27 @@ class Pipeline:
                 lease.release()
         return num_shards
 
-    def _features(self, loader: DataLoader) -> Iterator[tuple[np.ndarray, list[str]]]:
+    def _memory(self) -> AbstractContextManager[None]:
+        return all_freed_memory_kept() if self._card is None else contextlib.nullcontext()
+
+    def _features(self, encode: Encoder, batches: Iterator[Any]) -> Iterator[tuple[np.ndarray, list[str]]]:
         """The features (B, D) float32 of each batch, and why which of its samples could not be read."""
         under_way: deque[tuple[Callable[[], np.ndarray], list[str]]] = deque()
-        for pixels, reasons, seconds in self.spent.over(loader):
+        for pixels, reasons, seconds in self.spent.over(batches):
             self.spent.add_reading(seconds, len(reasons))
             with self.spent.on("network"):
-                under_way.append((self._begun(pixels), reasons))
+                under_way.append((self._begun(encode, pixels), reasons))
             if len(under_way) > self._ahead:
                 yield self._arrived(*under_way.popleft())
         while under_way:
             yield self._arrived(*under_way.popleft())
 
-    def _begun(self, pixels: torch.Tensor) -> Callable[[], np.ndarray]:
+    def _begun(self, encode: Encoder, pixels: torch.Tensor) -> Callable[[], np.ndarray]:
         """A function that gives the features of a batch; on a processor they are computed now."""
         if self._card is not None:
-            return self._card.features(self._encode, pixels)
-        features = encode_samples(self._encode, pixels).float().numpy()
+            return self._card.features(encode, pixels)
+        images = pixels if self._finish is None else self._finish(pixels)
+        features = encode_samples(encode, images).float().numpy()
         return lambda: features
 
     def _arrived(self, features: Callable[[], np.ndarray], reasons: list[str]) -> tuple[np.ndarray, list[str]]:

@@ -36,7 +36,10 @@ class Finish:
 
 
 class ToPixels:
-    """In the place of ``ToTensor`` and ``Normalize``: pixels (3, H, W) uint8, or of another picture what they give."""
+    """In the place of ``ToTensor`` and ``Normalize``: pixels (3, H, W) uint8, or of another picture what they give.
+
+    Pixels have their channels last in memory, as pictures do.
+    """
 
     def __init__(self, to_tensor: Callable[[Any], Any], normalize: Callable[[Any], Any]) -> None:
         self._to_tensor, self._normalize = to_tensor, normalize
@@ -44,7 +47,7 @@ class ToPixels:
     def __call__(self, picture: Any) -> Any:
         """Of one picture."""
         if isinstance(picture, Image.Image) and picture.mode == "RGB":
-            return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+            return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         return self._normalize(self._to_tensor(picture))
 
 
