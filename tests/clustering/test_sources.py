@@ -160,6 +160,14 @@ def test_a_store_gives_the_samples_that_were_asked_for(make_store, blobs):
     np.testing.assert_array_equal(source.take(np.array([0, 1])), blobs[[3, 700]])
 
 
+def test_rows_in_memory_are_left_as_they_were(blobs):
+    rows = (blobs * 3).astype(np.float32)
+    before = rows.copy()
+    source = ArraySource(rows, preprocessing=Preprocessing(normalize=True))
+    np.testing.assert_array_equal(np.concatenate([prepared for _, prepared in source.chunks()]), unit_rows(before))
+    np.testing.assert_array_equal(rows, before)
+
+
 def test_rows_are_prepared_as_they_are_read(make_store, blobs):
     source = StoreSource(make_store(blobs), Preprocessing(normalize=True))
     np.testing.assert_allclose(np.linalg.norm(source.take(np.arange(1000)), axis=1), 1, rtol=1e-6)

@@ -142,3 +142,16 @@ def test_norms_and_residuals_are_no_less_than_they_are(dtype):
         assert (found.norms.double().numpy() >= np.linalg.norm(exact, axis=1) * (1 - 2.0**-20)).all()
         lost = np.linalg.norm(exact - operand.double().numpy(), axis=1)
         assert (found.residuals.double().numpy() >= lost).all()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_operands_that_are_made_in_parts_are_those_of_the_whole(dtype, monkeypatch):
+    rows = torch.from_numpy(vectors_of("random", np.random.default_rng(0), 300, 33))
+    shift = rows.mean(dim=0)
+    operands = [torch.empty(rows.shape, dtype=dtype) for _ in range(2)]
+    whole = error_bounds.shifted(rows, shift, 0.5, operands[0])
+    monkeypatch.setattr(error_bounds, "_PART_VALUES", 33 * 7)
+    parts = error_bounds.shifted(rows, shift, 0.5, operands[1])
+    assert torch.equal(*operands)
+    assert torch.equal(whole.norms, parts.norms)
+    assert torch.equal(whole.residuals, parts.residuals)

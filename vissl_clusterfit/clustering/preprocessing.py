@@ -30,14 +30,20 @@ _SAFE_SQUARES = (1e-30, 1e38)
 EXACT, IN_FLOAT32 = "exact", "float32"
 
 
-def unit_rows(rows_nD: np.ndarray) -> np.ndarray:
-    """Rows scaled to unit L2 norm, as (n, D) float32. Rows of zeros stay as they are."""
+def unit_rows(rows_nD: np.ndarray, *, in_place: bool = False) -> np.ndarray:
+    """Rows scaled to unit L2 norm, as (n, D) float32. Rows of zeros stay as they are.
+
+    Args:
+        rows_nD: (n, D) float32.
+        in_place: overwrite them instead of taking memory for the result.
+    """
     with np.errstate(over="ignore", under="ignore"):
         squares = row_squares(rows_nD)
     safe = (squares > _SAFE_SQUARES[0]) & (squares < _SAFE_SQUARES[1])
-    out = rows_nD / np.sqrt(np.where(safe, squares, 1), dtype=np.float32)[:, None]
-    if not safe.all():
-        rows = rows_nD[~safe].astype(np.float64)
+    rows = rows_nD[~safe].astype(np.float64)
+    norms = np.sqrt(np.where(safe, squares, 1), dtype=np.float32)[:, None]
+    out = np.divide(rows_nD, norms, out=rows_nD if in_place else None)
+    if len(rows):
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         out[~safe] = rows / np.where(norms > 0, norms, 1)
     return out
@@ -78,10 +84,10 @@ class Preprocessing:
             own is others if own is None or others is None else np.array_equal(own, others) for own, others in arrays
         )
 
-    def apply(self, rows_nD: np.ndarray) -> np.ndarray:
-        """Raw features (n, D) float32 to vectors (n, D_out) float32."""
+    def apply(self, rows_nD: np.ndarray, *, in_place: bool = False) -> np.ndarray:
+        """Raw features (n, D) float32, which ``in_place`` may overwrite, to vectors (n, D_out) float32."""
         if self.normalize:
-            rows_nD = unit_rows(rows_nD)
+            rows_nD = unit_rows(rows_nD, in_place=in_place)
         if self._projection is not None:
             rows_nD = self._projection(rows_nD)
         elif self.components is not None:

@@ -57,6 +57,9 @@ Source = TypeVar("Source", bound="ChunkedSource")
 class ChunkedSource(ABC):
     """A source whose vectors are read, checked and prepared in chunks of fixed size."""
 
+    #: Whether what is read may be overwritten.
+    _reads_copies = False
+
     def __init__(self, num_vectors: int, raw_dim: int, preprocessing: Preprocessing, part: RankShard) -> None:
         self.num_vectors = num_vectors
         self.part = part
@@ -84,7 +87,7 @@ class ChunkedSource(ABC):
         # A NaN or an infinity shows in the sum, which is quicker to find than to test every value; so may finite ones.
         if not np.isfinite(rows.sum()) and not np.isfinite(rows).all():
             raise self._non_finite()
-        return self.preprocessing.apply(rows)
+        return self.preprocessing.apply(rows, in_place=self._reads_copies)
 
     def _ranges(self) -> Iterator[np.ndarray]:
         size = chunk_rows(self._raw_dim)
@@ -298,6 +301,8 @@ class StoreSource(ChunkedSource):
         indices: (n,) int64, sorted: the samples to use, of which unreadable ones are left out; all if None.
         part: that this process reads.
     """
+
+    _reads_copies = True
 
     def __init__(
         self,

@@ -286,10 +286,13 @@ class FeatureStore:
         numbers, counts = np.unique(shard_of, return_counts=True)
         stops = np.cumsum(counts)
         for number, low, high in zip(numbers, stops - counts, stops, strict=True):
-            shard = self._shards[number]
-            rows, wanted = self._rows(shard), indices[low:high] - shard.start
-            if rows.dtype == out.dtype:
-                np.take(rows, wanted, axis=0, out=out[low:high], mode="clip")  # without a copy between
-            else:
-                out[low:high] = rows[wanted]
+            self._take_from(self._shards[number], indices[low:high], out[low:high])
         return out
+
+    def _take_from(self, shard: Shard, indices: np.ndarray, out: np.ndarray) -> None:
+        # What is mapped counts as memory of the process, so one shard is at a time.
+        rows, wanted = self._rows(shard), indices - shard.start
+        if rows.dtype == out.dtype:
+            np.take(rows, wanted, axis=0, out=out, mode="clip")  # without a copy between
+        else:
+            out[:] = rows[wanted]

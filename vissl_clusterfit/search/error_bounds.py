@@ -27,6 +27,8 @@ _U = 2.0**-24
 _ENLARGED = 1 + 2.0**-8
 # What squares below the smallest float32 may take from a norm, in units of the largest centroid.
 _VANISHED = 2.0**-50
+# Numbers of the rows that a processor rounds at a time.
+_PART_VALUES = 1 << 18
 # Below it, float32 squares vanish.
 _VANISHED_SQUARE = 1e-30
 #: Rows that are so much longer than the longest centroid are decided without a matrix product.
@@ -48,6 +50,15 @@ class RoundedOperand:
 
 def shifted(rows: torch.Tensor, shift: torch.Tensor, scale: float, operand: torch.Tensor) -> RoundedOperand:
     """Rows (n, D) float32 less a shift (D,) float32, times a power of two, rounded into an operand (n, D)."""
+    if rows.device.type != "cpu":
+        return _shifted(rows, shift, scale, operand)
+    # In parts that stay in the processor's cache: a copy of all rows would be memory for nothing.
+    size = max(1, _PART_VALUES // rows.shape[1])
+    parts = [_shifted(part, shift, scale, of) for part, of in zip(rows.split(size), operand.split(size), strict=True)]
+    return RoundedOperand(torch.cat([part.norms for part in parts]), torch.cat([part.residuals for part in parts]))
+
+
+def _shifted(rows: torch.Tensor, shift: torch.Tensor, scale: float, operand: torch.Tensor) -> RoundedOperand:
     exact = rows - shift
     if scale != 1.0:
         exact.mul_(scale)

@@ -42,6 +42,8 @@ _LIST_MULTIPLE = 16
 _MOST_MISSED = 0.005
 # Points of one product while the lists are made.
 _BLOCK_POINTS = 32
+# Rows of the sample whose lists are looked at together.
+_BLOCK_ROWS = 64
 
 
 def num_points(num_clusters: int) -> int:
@@ -71,17 +73,17 @@ class NearPoints:
     def __init__(self, points: np.ndarray, sample: np.ndarray, search_factory: SearchFactory) -> None:
         self._points, self._sample, self._search_factory = torch.from_numpy(points), sample, search_factory
         self._squares = self._points.square().sum(dim=1, keepdim=True)
-        self._sample_group = search_factory(points).labels(sample)
+        self._sample_group = torch.from_numpy(search_factory(points).labels(sample))
 
     def __call__(self, centroids: np.ndarray) -> Search:
         """A search of (K, D) float32 centroids around the points; of all of them where lists would not be enough."""
         exact = self._search_factory(centroids)
         if not isinstance(exact, TorchSearch) or not exact.takes_lists:
             return exact
-        near = self._lists(torch.from_numpy(centroids), exact.labels(self._sample))
+        near = self._lists(torch.from_numpy(centroids), torch.from_numpy(exact.labels(self._sample)))
         return exact if near is None else _NearSearch(exact, self._points.numpy(), near)
 
-    def _lists(self, centroids: torch.Tensor, sample_labels: np.ndarray) -> torch.Tensor | None:
+    def _lists(self, centroids: torch.Tensor, sample_labels: torch.Tensor) -> torch.Tensor | None:
         """(G, L) int32; None where L would be too large."""
         squares = centroids.square().sum(dim=1)
 
@@ -94,10 +96,8 @@ class NearPoints:
             squared = torch.cat(parallel_map(distances, blocks))
         own = squared.argmin(dim=0)
         squared[own, torch.arange(len(centroids))] = -torch.inf  # first in the list
-        # For each row of the sample, how many centroids come before the nearest one in the list of its point.
-        rank = torch.empty(len(self._sample))
-        for row, (group, label) in enumerate(zip(self._sample_group, sample_labels, strict=True)):
-            rank[row] = (squared[group] < squared[group, label]).sum()
+        of_sample = zip(self._sample_group.split(_BLOCK_ROWS), sample_labels.split(_BLOCK_ROWS), strict=True)
+        rank = torch.cat(parallel_map(lambda part: _ranks(squared, *part), of_sample))
         num_near = self._list_length(rank, len(centroids))
         if not num_near:
             return None
@@ -110,6 +110,12 @@ class NearPoints:
             if float((rank >= length).float().mean()) <= _MOST_MISSED:
                 return length
         return 0
+
+
+def _ranks(squared: torch.Tensor, group: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """How many centroids come before the nearest one (n,) in the list of a row's point (n,), by distances (G, K)."""
+    of_row = squared[group]
+    return (of_row < of_row.gather(1, label[:, None])).sum(dim=1)
 
 
 class _NearSearch:
