@@ -60,7 +60,7 @@ def embed(
     dtype: str = "float32",
     max_unreadable: float = 0.05,
     keep_names: bool = True,
-    num_workers: int = 0,
+    num_workers: int | str = 0,
     device: str = "cpu",
     precision: str = AUTO,
     channels_last: str | bool = AUTO,
@@ -93,7 +93,7 @@ def embed(
         dtype: of the features on disk, "float32" or "float16".
         max_unreadable: the share of images that may be unreadable; they get no label.
         keep_names: keep the names of the images, so that labels have them.
-        num_workers: processes that read images; 0 for none.
+        num_workers: processes that read images; 0 for none, "auto" for as many as measure to be enough for the network.
         device: "cpu" or "cuda".
         precision: float32, bfloat16 or float16; "auto" for what features in the folder have, or else what is fastest
             on this device, within 5 % of those in float32. It is said in the log and in the manifest.
@@ -159,7 +159,7 @@ def embed(
             place,
             {**inputs, **compute.inputs()},
             encoding,
-            num_workers=num_workers,
+            num_workers=None if num_workers == AUTO else int(num_workers),
             names=source.name_list,
             device=device,
         )

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from typing import Any
 
 from vissl_clusterfit.commands.parsing import count, count_or_auto, progress_shown, say_end, share
@@ -46,9 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-unreadable", type=share, default=0.05, metavar="SHARE", help="of the images (%(default)s)"
     )
     parser.add_argument("--no-names", action="store_true", help="keep no names of the images")
-    workers = min(8, os.cpu_count() or 1)
     parser.add_argument(
-        "--num-workers", type=count, default=workers, metavar="W", help="processes that read images (%(default)s here)"
+        "--num-workers",
+        type=count_or_auto,
+        default="auto",
+        metavar="W",
+        help="processes that read images (auto: as many as keep ahead of the network)",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(

@@ -111,9 +111,9 @@ def _compared(work: Work, other: Work, expected: torch.Tensor | None, device: to
     seconds = [math.inf, math.inf]
     for _ in range(_REPEATS):  # in turn: other work disturbs both
         for number, each in enumerate((work, other)):
-            begun = _now(device)
+            begun = seconds_of(device)
             each()
-            seconds[number] = min(seconds[number], _now(device) - begun)
+            seconds[number] = min(seconds[number], seconds_of(device) - begun)
     return seconds[0] / max(seconds[1], 1e-9), _difference(rows, expected)
 
 
@@ -125,7 +125,7 @@ def _difference(rows: torch.Tensor | None, expected: torch.Tensor | None) -> flo
     return float(apart.median()) if bool(torch.isfinite(rows).all()) else math.inf
 
 
-def _now(device: torch.device) -> float:
+def seconds_of(device: torch.device) -> float:
     """Seconds, when a device has done its work. Those of all processors together: other work takes none of them."""
     if device.type != "cuda":
         return time.process_time()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from vissl_clusterfit.config.schema import setting
 
 AUTO = "auto"
+#: Of ``config.DATA``: that ``NUM_DATALOADER_WORKERS`` was left to the machine, so extractions measure.
+READERS_BY_RATE = "READERS_BY_RATE"
 
 
 @dataclass(frozen=True)

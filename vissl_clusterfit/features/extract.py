@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,8 @@ def extract_features(
     inputs: Mapping[str, Any],
     settings: EncodingSettings,
     *,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
+    processes: int = 1,
     names: NameList | None = None,
     device: str = "cpu",
 ) -> FeatureStore:
@@ -52,7 +54,9 @@ def extract_features(
         folder: of the store.
         inputs: what the features are made from.
         settings: batch and shard size, dtype, share of samples that may be unreadable.
-        num_workers: processes that read images, per process of the run.
+        num_workers: processes that read images, per process of the run; None for as many as measure to be enough for
+            the network (``readers.py``). The features are the same.
+        processes: of the run on this machine, which share its cores.
         names: of the samples, to be kept in the store; None where they are not.
         device: on which the network computes, "cpu" or "cuda".
 
@@ -88,7 +92,8 @@ def extract_features(
         if settings.batch_size == AUTO_BATCH:
             size = batch_size_on(device, lambda some: make_once()(some), images)
             settings = dataclasses.replace(settings, batch_size=size)
-        pipeline = Pipeline(images, make_once, writer, settings, num_workers, device)
+        cores = max(1, len(os.sched_getaffinity(0)) // processes)
+        pipeline = Pipeline(images, make_once, writer, settings, num_workers, device, cores)
         with ExtractionProgress(writer, missing) as progress:
             while missing := writer.missing():
                 if not pipeline.extract(missing, progress.add, functools.partial(_require_readable, writer, settings)):

@@ -19,6 +19,7 @@ from vissl_clusterfit.compute.memory import all_freed_memory_kept
 from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.features.batches import Encoder, Finish, ImageSource, encode_samples, stack_images
 from vissl_clusterfit.features.card import Card
+from vissl_clusterfit.features.readers import FEWEST_BATCHES, measured_readers
 from vissl_clusterfit.features.spent import Clock, Spent
 from vissl_clusterfit.features.store import Shard
 from vissl_clusterfit.features.worker_init import end_with_parent
@@ -42,7 +43,8 @@ class Pipeline:
         make_encoder: gives the network. It is called once, when the processes that read have begun.
         writer: of the store.
         settings: batch size.
-        num_workers: processes that read images.
+        num_workers: processes that read images; None for as many as measure to be enough.
+        cores: of this process of the run.
         device: on which the network computes, "cpu" or "cuda".
 
     Attributes:
@@ -55,14 +57,15 @@ class Pipeline:
         make_encoder: Callable[[], Encoder],
         writer: FeatureStoreWriter,
         settings: EncodingSettings,
-        num_workers: int,
+        num_workers: int | None,
         device: str,
+        cores: int,
     ) -> None:
         left = getattr(images, "unfinished", lambda: None)()
         self._images: ImageSource = left[0] if left else images
         self._finish: Finish | None = left[1] if left else None
         self._make_encoder, self._writer = make_encoder, writer
-        self._settings, self._num_workers = settings, num_workers
+        self._settings, self._num_workers, self._device, self._cores = settings, num_workers, device, cores
         self._card = Card(self._finish) if device == "cuda" else None
         self._ahead = Card.AHEAD if device == "cuda" else 0
         self.spent = Spent()
@@ -90,7 +93,7 @@ class Pipeline:
         loader: DataLoader = DataLoader(
             _Timed(self._images, self._finish),
             batch_sampler=claims,
-            num_workers=self._num_workers,
+            num_workers=self._readers(missing),
             collate_fn=_collate,  # type: ignore[arg-type]
             worker_init_fn=end_with_parent,
             pin_memory=self._card is not None,
@@ -131,6 +134,21 @@ class Pipeline:
             for _, lease in claims.taken:
                 lease.release()
         return num_shards
+
+    def _readers(self, missing: list[Shard]) -> int:
+        if self._num_workers is None:
+            num_batches = sum(shard.stop - shard.start for shard in missing) // self._settings.batch_size
+            self._num_workers = 1 if num_batches < FEWEST_BATCHES else self._measured_readers()
+        return self._num_workers
+
+    def _measured_readers(self) -> int:
+        encode, finish = self._make_encoder(), self._finish or (lambda images: images)
+
+        def whole(batch: torch.Tensor) -> torch.Tensor:
+            return encode(finish(batch))
+
+        with torch.inference_mode(), self._memory():
+            return measured_readers(self._images, whole, self._settings.batch_size, self._device, self._cores)
 
     def _memory(self) -> AbstractContextManager[None]:
         return all_freed_memory_kept() if self._card is None else contextlib.nullcontext()

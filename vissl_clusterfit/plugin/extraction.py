@@ -12,7 +12,7 @@ from vissl.config import AttrDict
 from vissl_clusterfit import distributed
 from vissl_clusterfit.compute.chosen import Compute
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
-from vissl_clusterfit.config.compute import AUTO
+from vissl_clusterfit.config.compute import AUTO, READERS_BY_RATE
 from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.features.batches import Encoder, ImageSource
 from vissl_clusterfit.features.computing import chosen_compute, measured_compute, stores_beside
@@ -124,7 +124,8 @@ def extract_split(
         folder,
         feature_provenance(images, network, encoding, chosen),
         encoding,
-        num_workers=cfg.DATA.NUM_DATALOADER_WORKERS,
+        num_workers=None if cfg.DATA.get(READERS_BY_RATE) else cfg.DATA.NUM_DATALOADER_WORKERS,
+        processes=cfg.DISTRIBUTED.NUM_PROC_PER_NODE,
         names=images.name_list,
         device="cuda" if cfg.MACHINE.DEVICE == "gpu" else "cpu",
     )

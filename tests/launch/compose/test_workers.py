@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from vissl_clusterfit.config.compute import READERS_BY_RATE
 from vissl_clusterfit.launch.compose.overrides import compose_overrides
 
 AUTO = ("config=test/cpu_test/test_cpu_resnet_simclr", "config.DATA.NUM_DATALOADER_WORKERS=auto")
@@ -21,9 +22,11 @@ AUTO = ("config=test/cpu_test/test_cpu_resnet_simclr", "config.DATA.NUM_DATALOAD
 )
 def test_auto_is_a_number_of_readers_for_the_cores_of_a_process(monkeypatch, cores, overrides, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
-    assert compose_overrides([*AUTO, *overrides])["config"]["DATA"]["NUM_DATALOADER_WORKERS"] == expected
+    data = compose_overrides([*AUTO, *overrides])["config"]["DATA"]
+    assert (data["NUM_DATALOADER_WORKERS"], data[READERS_BY_RATE]) == (expected, True)
 
 
 def test_a_number_stays_what_it_is():
     found = compose_overrides([*AUTO, "config.DATA.NUM_DATALOADER_WORKERS=3"])
     assert found["config"]["DATA"]["NUM_DATALOADER_WORKERS"] == 3
+    assert READERS_BY_RATE not in found["config"]["DATA"]
