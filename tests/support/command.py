@@ -147,12 +147,10 @@ def serve(channel: socket.socket) -> None:
 
     sys.path[:] = [*sys.path[1:], str(ROOT / "benchmarks")]  # as the script finds modules, and forks besides
     forks = importlib.import_module("kills.forks")
-    for name in ("vissl_clusterfit.launch.runs.process_pool", "torch.utils.cpp_extension"):
-        importlib.import_module(name)  # the first imports what every run does, the second is what VISSL's log asks
-    # Hydra's plugins and parser, and VISSL's defaults.
-    importlib.import_module("vissl.utils.hydra_config").compose_hydra_configuration(
-        ["config=test/cpu_test/test_cpu_resnet_simclr"]
-    )
+    # What runs import; what a study does besides; what VISSL's log asks.
+    for name in ("runs.imports_ahead", "runs.study"):
+        importlib.import_module(f"vissl_clusterfit.launch.{name}")
+    importlib.import_module("torch.utils.cpp_extension")
     sys.path.pop()
     forks.fork_interpreters()
     forks.freeze()

@@ -7,6 +7,7 @@ import sys
 
 from vissl_clusterfit.launch.main import main
 from vissl_clusterfit.launch.processes.failures import DONE, INTERRUPTED
+from vissl_clusterfit.launch.runs.process_pool import IMPORTS_AHEAD
 
 
 def main_when_told() -> int:
@@ -24,6 +25,6 @@ def _import() -> None:
     # What of it fails is said by the run itself.
     try:
         importlib.import_module("vissl_clusterfit.plugin.bootstrap")
-        importlib.import_module("vissl_clusterfit.launch.runs.process_pool")
+        importlib.import_module(IMPORTS_AHEAD)
     except Exception:
         return

@@ -7,7 +7,6 @@ GPU, so what is forked from it starts clean.
 from __future__ import annotations
 
 import gc
-import importlib
 import multiprocessing
 import os
 import signal
@@ -22,17 +21,13 @@ from vissl_clusterfit.errors import mendable
 from vissl_clusterfit.launch.processes.failures import DONE, USER_ERROR
 from vissl_clusterfit.launch.runs.subprocess_runs import interrupt_after
 
+#: What imports all that runs import besides the registrations, by name: it takes seconds, and only the server needs it.
+IMPORTS_AHEAD = "vissl_clusterfit.launch.runs.imports_ahead"
 #: In the folder of a run: what it printed.
 OUTPUT_NAME = "output.txt"
 
 #: How long a run may take to end after Ctrl-C, with the processes that it started.
 _GRACE_S = 30
-# What runs import besides the registrations; here, so that the server imports it.
-for _name in (
-    *("vissl.engines", "vissl.hooks", "vissl.trainer", "vissl.utils.distributed_launcher"),
-    *(f"vissl_clusterfit.launch.{name}" for name in ("compose.compose", "runs.benchmark_suite", "runs.execute")),
-):
-    importlib.import_module(_name)
 
 
 class Processes:
@@ -88,7 +83,7 @@ def processes(num_threads: int, main: Callable[[list[str]], int]) -> Iterator[Pr
     # Libraries read these when they are loaded, which they are in the server.
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     os.environ.update(dict.fromkeys(names, str(num_threads)))
-    multiprocessing.set_forkserver_preload(["vissl_clusterfit.plugin.bootstrap", __name__])
+    multiprocessing.set_forkserver_preload(["vissl_clusterfit.plugin.bootstrap", IMPORTS_AHEAD, __name__])
     started = Processes(num_threads, main)
     try:
         yield started
