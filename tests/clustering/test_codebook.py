@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny_store import edit_manifest, rewrite_manifest, rewrite_rows
 
-from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
+from vissl_clusterfit.clustering.codebook import Codebook
+from vissl_clusterfit.clustering.codebook_inputs import codebook_inputs
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig, SamplingSettings
 from vissl_clusterfit.config.features import FeatureSettings

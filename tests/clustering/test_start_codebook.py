@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tiny_store import rewrite_manifest
 
-from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
+from vissl_clusterfit.clustering.codebook import Codebook
+from vissl_clusterfit.clustering.codebook_inputs import codebook_inputs
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.features import FeatureSettings

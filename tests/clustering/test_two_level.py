@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tiny_store import contents, rewrite_manifest, save_store
 
 from vissl_clusterfit.clustering import fit, sources, two_level
-from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
+from vissl_clusterfit.clustering.codebook import Codebook
+from vissl_clusterfit.clustering.codebook_inputs import codebook_inputs
 from vissl_clusterfit.clustering.two_level import shares_of_clusters
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.features import FeatureSettings
@@ -63,7 +64,7 @@ def test_shares_of_more_than_32_bits():
 
 @pytest.mark.parametrize("kind", [{}, {"metric": "cosine"}, {"normalize": False}, {"dimensionality_reduction": 5}])
 def test_every_fine_centroid_is_the_mean_of_its_own_vectors(store, tmp_path, kind):
-    codebook = cluster(store, tmp_path / "codebook", num_iter=100, **kind)
+    codebook = cluster(store, tmp_path / "codebook", num_iter=100, refinement_iterations=0, **kind)
     assert codebook.manifest["converged"]
     assert codebook.fine_counts.sum() == codebook.num_clusters == 120
     rows = readable_rows(store, codebook)
@@ -102,10 +103,10 @@ def test_vectors_that_do_not_fit_into_memory_together(store, tmp_path, monkeypat
 
 
 def test_a_coarse_cluster_that_does_not_fit_into_memory(store, tmp_path, monkeypatch):
-    held = cluster(store, tmp_path / "held", num_iter=5)
+    held = cluster(store, tmp_path / "held", num_iter=5, refinement_iterations=0)
     monkeypatch.setattr(two_level, "_GROUP_BYTES", 1)
     monkeypatch.setattr(sources, "_CHUNK_ROWS", 256)
-    read = cluster(store, tmp_path / "read", num_iter=5)
+    read = cluster(store, tmp_path / "read", num_iter=5, refinement_iterations=0)
     np.testing.assert_array_equal(read.fine_counts, held.fine_counts)
     np.testing.assert_allclose(read.centroids, held.centroids, rtol=1e-4, atol=1e-5)
 

@@ -276,3 +276,17 @@ def test_the_time_is_that_of_a_run(tmp_path, dtype, settings):
 def test_the_product_of_a_search_has_two_or_four_bytes():
     assert product_bytes(WORK) in (2, 4)
     assert product_bytes(dataclasses.replace(WORK, backend="faiss")) == 4
+
+
+def test_the_iterations_after_two_levels_are_said_with_their_memory(tmp_path, monkeypatch, caplog):
+    rows = np.random.default_rng(0).standard_normal((500, 16), dtype=np.float32)
+    store = save_store(tmp_path / "features", rows)
+    settings = ClusterFitConfig(output_dir=str(tmp_path), num_clusters=40, num_coarse_clusters=4)
+    monkeypatch.setattr(announce, "this_machine", lambda *_: Machine(memory=1 << 20))
+    with caplog.at_level(logging.INFO):
+        announce.announce_clustering(store, settings, "cpu")
+    assert "4 iterations over all 40 clusters follow both levels, with" in caplog.text
+    assert "Set config.CLUSTERFIT.REFINEMENT_ITERATIONS to 0" in caplog.text
+    caplog.clear()
+    announce.announce_clustering(store, dataclasses.replace(settings, refinement_iterations=0), "cpu")
+    assert "REFINEMENT_ITERATIONS" not in caplog.text

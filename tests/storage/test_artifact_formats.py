@@ -23,7 +23,7 @@ DESCRIBED = {
 }
 FOLDERS = {"Features": "features/test", "Codebook": "codebook", "Pseudo-labels": "labels/test"}
 # Files that not every run has; one of those below has each.
-TWO_LEVELS = {"coarse_centroids.npy", "fine_counts.npy", "num_coarse_clusters", "coarse_objective"}
+TWO_LEVELS = {"coarse_centroids.npy", "fine_counts.npy", "num_coarse_clusters", "coarse_objective", "num_probed"}
 OPTIONAL = {
     "Features": {"shard_rows", "rows_in"},
     "Codebook": {"pca_mean.npy", "pca_components.npy", "settled", "since_start", *TWO_LEVELS},

@@ -14,7 +14,8 @@ from tiny_run import make_run
 
 from vissl_clusterfit.clustering import fit
 from vissl_clusterfit.clustering.checkpoints import last_checkpoint, state_of
-from vissl_clusterfit.clustering.codebook import IN_PROGRESS, Codebook, codebook_inputs
+from vissl_clusterfit.clustering.codebook import IN_PROGRESS, Codebook
+from vissl_clusterfit.clustering.codebook_inputs import codebook_inputs
 from vissl_clusterfit.clustering.two_level_files import FineFiles
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.features.sample_list import hash_samples

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.clustering import codebook as codebooks
-from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
+from vissl_clusterfit.clustering.codebook import Codebook
+from vissl_clusterfit.clustering.codebook_inputs import codebook_inputs
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
@@ -40,6 +41,7 @@ _NAMES = {
     "config.CLUSTERFIT.FEATURES.DIMENSIONALITY_REDUCTION": "num_components",
     "config.CLUSTERFIT.FEATURES.WHITEN": "whiten",
     "config.CLUSTERFIT.FEATURES.NORMALIZE": "normalize",
+    "config.CLUSTERFIT.REFINEMENT_ITERATIONS": "refinement_iterations",
     "config.CLUSTERFIT.NUM_COARSE_CLUSTERS": "num_coarse_clusters",
     "config.CLUSTERFIT.MAX_CLUSTER_SIZE": "max_cluster_size",
     "config.CLUSTERFIT.CLUSTER_BACKEND": "backend",
@@ -70,6 +72,7 @@ def make_codebook(
     num_components: int = 0,
     whiten: bool = False,
     num_coarse_clusters: int = 0,
+    refinement_iterations: int = 4,
     backend: str = "torch",
     device: str = "cpu",
 ) -> Codebook:
@@ -87,6 +90,7 @@ def make_codebook(
         num_components: of a PCA; 0 for none.
         whiten: scale the components to unit variance.
         num_coarse_clusters: C, to cluster on two levels; 0 for one.
+        refinement_iterations: of all K clusters at once, after two levels.
         backend: "torch", or "faiss".
         device: "cpu" or "cuda".
 
@@ -107,6 +111,7 @@ def make_codebook(
     block = {
         "NUM_CLUSTERS": num_clusters,
         "NUM_COARSE_CLUSTERS": num_coarse_clusters,
+        "REFINEMENT_ITERATIONS": refinement_iterations,
         "NUM_ITER": num_iter,
         "SEED": seed,
         "METRIC": metric,
@@ -117,7 +122,7 @@ def make_codebook(
     with _settings_as_arguments():
         settings = ClusterFitConfig.from_block(block)
         if artifacts.has_manifest(place):
-            made = Codebook.open(place, codebook_inputs(store.inputs, settings))
+            made = Codebook.open(place, codebook_inputs(store.inputs, settings, place))
             _require_made_from(made.folder, made.manifest["features_hash"], store.content_hash, "features")
             return made
         return fit_codebook(store, settings, device, place)

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.clustering.preprocessing import EXACT, IN_FLOAT32, Preprocessing
-from vissl_clusterfit.config.clusterfit import DRAWN_STARTS, ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.search.backends import search_factory
 from vissl_clusterfit.search.protocol import Search
-from vissl_clusterfit.search.two_level import TwoLevelSearch
+from vissl_clusterfit.search.two_level import NUM_PROBED, TwoLevelSearch
 from vissl_clusterfit.storage import artifacts
-from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.manifest_values import (
     HASHES,
     NUMBER,
@@ -29,12 +27,13 @@ from vissl_clusterfit.storage.manifest_values import (
     require_values,
     whole,
 )
-from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.unchanged import require_unchanged
 
 KIND = "codebook"
 #: The folder below that of a codebook in the making, with its last iterations.
 IN_PROGRESS = "in_progress"
+#: Within it, on two levels, the iterations over all fine centroids.
+REFINEMENT = "refinement"
 CENTROIDS_FILE, COUNTS_FILE = "centroids.npy", "counts.npy"
 COARSE_FILE, FINE_COUNTS_FILE = "coarse_centroids.npy", "fine_counts.npy"
 _MEAN, _COMPONENTS = "pca_mean.npy", "pca_components.npy"
@@ -175,7 +174,10 @@ class Codebook:
         factory = search_factory(self.manifest["cluster_backend"], device)
         if self.coarse_centroids is None or self.fine_counts is None:
             return _PreparedSearch(factory(self.centroids), self.preprocessing)
-        two_levels = TwoLevelSearch(self.centroids, self.coarse_centroids, self.fine_counts, factory)
+        probed = int(self.manifest.get("num_probed", NUM_PROBED))
+        if probed >= len(self.fine_counts):
+            return _PreparedSearch(factory(self.centroids), self.preprocessing)
+        two_levels = TwoLevelSearch(self.centroids, self.coarse_centroids, self.fine_counts, factory, probed)
         return _PreparedSearch(two_levels, self.preprocessing)
 
 
@@ -192,57 +194,6 @@ class _PreparedSearch:
 
     def nearest(self, rows_nD: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
         return self._search.nearest(self._prepare(rows_nD), count)
-
-
-def codebook_inputs(feature_inputs: Mapping[str, Any], settings: ClusterFitConfig) -> dict[str, Any]:
-    """What a codebook is made from: what its features are, and the settings that change the outcome."""
-    features = settings.features
-    chosen: dict[str, Any] = {
-        "num_clusters": settings.num_clusters,
-        "num_iter": settings.num_iter,
-        "metric": settings.metric,
-        "seed": settings.seed,
-        "cluster_backend": settings.cluster_backend,
-        "start": _start_input(settings),
-        "growing_sample": settings.growing_sample,
-        "data_limit": settings.data_limit,
-        "normalize": features.normalize,
-        "dimensionality_reduction": features.dimensionality_reduction,
-        "whiten": features.whiten,
-    }
-    if settings.data_limit >= 0:
-        chosen["data_limit_seed"] = settings.data_limit_sampling.seed
-    if settings.num_coarse_clusters:
-        chosen["num_coarse_clusters"] = settings.num_coarse_clusters
-    if settings.tolerance:
-        chosen["tolerance"] = settings.tolerance
-    return {"features": dict(feature_inputs), "settings": chosen}
-
-
-def _start_input(settings: ClusterFitConfig) -> str:
-    """How the first centroids are drawn, or the content hash of the codebook that they are those of.
-
-    Older versions knew a codebook by the name of its folder: what they made, or began, keeps that.
-    """
-    if settings.start in DRAWN_STARTS:
-        return settings.start
-    own = settings.paths.codebook
-    kept = sorted((name for name in names_in(own / IN_PROGRESS) if name.startswith("iteration-")), reverse=True)
-    said = [_said_start(place) for place in (own, *(own / IN_PROGRESS / name for name in kept))]
-    if settings.start in said:
-        return settings.start
-    try:
-        return codebook_hash(artifacts.read_manifest(artifact_path(settings.start), KIND))
-    except (ArtifactError, KeyError):  # it is not there any more, which what is made does not need, or never was
-        return next((start for start in said if start), settings.start)
-
-
-def _said_start(folder: Path) -> str:
-    """What the codebook in a folder says that it started from; "" if there is none."""
-    try:
-        return str(artifacts.read_manifest(folder, KIND)["inputs"]["settings"]["start"])
-    except (ArtifactError, KeyError, TypeError):
-        return ""
 
 
 def codebook_hash(manifest: Mapping[str, Any]) -> str:
@@ -284,6 +235,7 @@ _VALUES: dict[str, Value] = {
 }
 _MORE_VALUES: dict[str, Value] = {
     "num_coarse_clusters": whole(1),
+    "num_probed": whole(1),
     "num_samples": whole(),
     "num_iter": whole(),
     "num_iter_run": whole(),

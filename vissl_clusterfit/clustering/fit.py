@@ -13,7 +13,8 @@ import numpy as np
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.changes import changes_since
 from vissl_clusterfit.clustering.checkpoints import last_checkpoint, save_checkpoint, state_of
-from vissl_clusterfit.clustering.codebook import IN_PROGRESS, Codebook, codebook_inputs
+from vissl_clusterfit.clustering.codebook import IN_PROGRESS, REFINEMENT, Codebook
+from vissl_clusterfit.clustering.codebook_inputs import codebook_inputs
 from vissl_clusterfit.clustering.kmeans import (
     KMeansResult,
     Sums,
@@ -21,6 +22,7 @@ from vissl_clusterfit.clustering.kmeans import (
     require_enough_points,
 )
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing
+from vissl_clusterfit.clustering.refinement import Refined, refine
 from vissl_clusterfit.clustering.shared_passes import share_passes
 from vissl_clusterfit.clustering.sources import StoreSource
 from vissl_clusterfit.clustering.two_level import Vectors, cluster_within, require_coarse_clusters_fit
@@ -114,7 +116,7 @@ def fit_codebook(
         limit,
     )
     cosine = settings.metric == "cosine"
-    inputs = codebook_inputs(store.inputs, settings)
+    inputs = codebook_inputs(store.inputs, settings, folder)
     place = distributed.on_primary(lambda: last_checkpoint(folder / IN_PROGRESS, inputs, store.content_hash))
     stopped = None if place is None else Codebook.open(place, inputs)
     # Before the projection is fitted, which reads all features.
@@ -138,6 +140,21 @@ def fit_codebook(
         save_it = functools.partial(save, state, synced=False)
         distributed.on_primary(lambda: save_checkpoint(folder / IN_PROGRESS, state, sums, save_it))
         progress.set(len(state.objective), f"objective {state.objective[-1]:.4g}")
+
+    def refine_kept(fine: KMeansResult, coarse_centroids: np.ndarray) -> Refined:
+        place = folder / IN_PROGRESS / REFINEMENT
+        kept = distributed.on_primary(lambda: last_checkpoint(place, inputs, store.content_hash))
+        stopped = None if kept is None else Codebook.open(kept, inputs)
+        before = None if stopped is None or not stopped.preprocessing.equals(preprocessing) else state_of(stopped)
+
+        def keep(state: KMeansResult, sums: Sums) -> None:
+            save_it = functools.partial(save, state, synced=False)
+            distributed.on_primary(lambda: save_checkpoint(place, state, sums, save_it))
+            progress.set(len(state.objective), f"objective {state.objective[-1]:.4g}")
+
+        done = 0 if before is None else len(before[0].objective)
+        with Progress("Across coarse clusters", settings.refinement_iterations, "iterations", done=done) as progress:
+            return refine(source, fine, coarse_centroids, settings, factory, resume_from=before, on_iteration=keep)
 
     before = None if stopped is None else state_of(stopped)
     factory = search_factory(settings.cluster_backend, device)
@@ -163,10 +180,15 @@ def fit_codebook(
         run = artifacts.content_hash([inputs, store.content_hash])
         vectors = Vectors(store, preprocessing, indices)
         fine, fine_counts = cluster_within(vectors, result.centroids, settings, factory, folder / IN_PROGRESS, run)
+        about_levels: dict[str, Any] = {"coarse_objective": list(result.objective)}
+        if inputs["settings"].get("refinement_iterations"):  # of which older versions, that began it, know nothing
+            refined = refine_kept(fine, result.centroids)
+            fine, fine_counts = refined.result, refined.fine_counts
+            about_levels["num_probed"] = refined.num_probed
 
     def finish() -> None:
         if settings.num_coarse_clusters:
-            facts = {**_facts(store, settings, fine), "coarse_objective": list(result.objective)}
+            facts = {**_facts(store, settings, fine), **about_levels}
             levels = (result.centroids, fine_counts)
             Codebook.save(folder, inputs, fine.centroids, fine.counts, preprocessing, facts, levels)
         else:

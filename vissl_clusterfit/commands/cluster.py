@@ -32,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-components", type=count, default=0, metavar="P", help="of a PCA; 0 for none")
     parser.add_argument("--whiten", action="store_true", help="scale the components to unit variance")
     parser.add_argument("--num-coarse-clusters", type=count, default=0, metavar="C", help="cluster on two levels")
+    parser.add_argument(
+        "--refinement-iterations",
+        type=count,
+        default=4,
+        metavar="I",
+        help="after two levels, of all clusters at once, across the borders of coarse ones (%(default)s)",
+    )
     parser.add_argument("--backend", choices=("torch", "faiss"), default="torch")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
 
@@ -54,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
             num_components=options.num_components,
             whiten=options.whiten,
             num_coarse_clusters=options.num_coarse_clusters,
+            refinement_iterations=options.refinement_iterations,
             backend=options.backend,
             device=options.device,
         )

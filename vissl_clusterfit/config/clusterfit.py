@@ -52,6 +52,8 @@ class ClusterFitConfig:
     also_num_clusters: list = setting([])
     #: C: cluster on two levels, the features of each of C coarse clusters into its share of the K; 0 for one level.
     num_coarse_clusters: int = setting(0, at_least=0)
+    #: On two levels: iterations over all K at once that follow, across the borders of coarse clusters; 0 for none.
+    refinement_iterations: int = setting(4, at_least=0, at_most=1_000_000)
     #: Iterations of Lloyd's algorithm; on two levels, of each.
     num_iter: int = setting(50, at_least=1, at_most=1_000_000)
     #: How many features the centroids are computed from; -1 for all. Every sample gets a label in either case.

@@ -12,7 +12,8 @@ import torch
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.checkpoints import last_checkpoint
-from vissl_clusterfit.clustering.codebook import IN_PROGRESS, Codebook, codebook_inputs
+from vissl_clusterfit.clustering.codebook import IN_PROGRESS, Codebook
+from vissl_clusterfit.clustering.codebook_inputs import codebook_inputs
 from vissl_clusterfit.clustering.fit import drawn_samples
 from vissl_clusterfit.clustering.kmeans import require_enough_points
 from vissl_clusterfit.clustering.protocol import VectorSource
@@ -21,6 +22,7 @@ from vissl_clusterfit.clustering.two_level import require_coarse_clusters_fit
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.planner.calibration import calibrate, product_bytes, this_machine
+from vissl_clusterfit.planner.memory import footprint
 from vissl_clusterfit.planner.plan import Plan, in_bytes, in_time, make_plan, warnings
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import require_backend
@@ -53,11 +55,36 @@ def announce_clustering(store: FeatureStore, settings: ClusterFitConfig, device:
     raw = StoreSource(store, indices=drawn_samples(store, settings))
     require_enough_points(settings.num_clusters, raw.num_vectors)
     require_coarse_clusters_fit(settings.num_coarse_clusters, raw.num_vectors)
+    first = settings
     if settings.num_coarse_clusters:
-        settings = replace(settings, num_clusters=settings.num_coarse_clusters, num_coarse_clusters=0)
+        first = replace(settings, num_clusters=settings.num_coarse_clusters, num_coarse_clusters=0)
     num_samples, processes = store.num_samples - len(store.unreadable), distributed.world_size()
     run = {"num_done": num_done, "processes": processes, "threads": torch.get_num_threads()}
-    return announce(Workload.of_settings(settings, num_samples, store.dim, store.dtype, device, **run), raw, folder)
+    plan = announce(Workload.of_settings(first, num_samples, store.dim, store.dtype, device, **run), raw, folder)
+    if settings.num_coarse_clusters and settings.refinement_iterations:
+        _announce_refinement(plan, settings, folder)
+    return plan
+
+
+def _announce_refinement(plan: Plan, settings: ClusterFitConfig, folder: Path) -> None:
+    """Says what memory the iterations over all clusters take, which may be more than that of either level."""
+    given = replace(plan.work, num_clusters=settings.num_clusters, start="", growing=False, num_done=0, refines=True)
+    work = replace(given, num_iter=settings.refinement_iterations)
+    each = footprint(work, plan.product_bytes).total
+    logger.info(
+        "%d iterations over all %d clusters follow both levels, with %s of memory in each process.",
+        work.num_iter,
+        work.num_clusters,
+        in_bytes(each),
+    )
+    together, there = each * work.processes_per_machine, this_machine(folder, work.device).memory
+    if there is not None and together > there:
+        logger.warning(
+            "Memory: these iterations take %s on a machine, %s are available. Set "
+            "config.CLUSTERFIT.REFINEMENT_ITERATIONS to 0, or config.DISTRIBUTED.NUM_PROC_PER_NODE to fewer.",
+            in_bytes(together),
+            in_bytes(there),
+        )
 
 
 def announce(work: Workload, source: VectorSource, folder: Path) -> Plan:

@@ -169,7 +169,7 @@ def has_lists(work: Workload, num_clusters: int) -> bool:
     """Whether iterations search so many centroids by lists (``search/near_points.py``), if such are long enough."""
     on_processor = work.backend != FAISS and work.device == "cpu"
     fitting = FEWEST_CENTROIDS_WITH_LISTS <= num_clusters == tile_size(num_clusters)
-    return on_processor and fitting and any(share < 1 for share in work.shares)
+    return on_processor and fitting and (work.refines or any(share < 1 for share in work.shares))
 
 
 def _chunks(work: Workload, num_clusters: int = 0) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class Workload:
         start: "random", "k-means++", "hierarchical", or where the first centroids are given.
         growing: whether the first iterations see a sample.
         tolerance: what may end it before all iterations.
+        refines: whether it goes on from the centroids of two levels, over all features, with lists where there are any.
         dtype: of the features on disk.
         backend: "torch" or "faiss".
         device: "cpu" or "cuda".
@@ -56,6 +58,7 @@ class Workload:
     start: str = KMEANS_PLUSPLUS
     growing: bool = True
     tolerance: float = 0.0
+    refines: bool = False
     dtype: str = "float32"
     backend: str = TORCH
     device: str = "cpu"
@@ -106,7 +109,7 @@ class Workload:
 
     @classmethod
     def of_settings(
-        cls, settings: ClusterFitConfig, num_samples: int, input_dim: int, dtype: str, device: str, **run: int
+        cls, settings: ClusterFitConfig, num_samples: int, input_dim: int, dtype: str, device: str, **run: Any
     ) -> Workload:
         """The clustering that ``config.CLUSTERFIT`` describes, of given features, on the processes of ``run``."""
         return cls(
