@@ -76,6 +76,9 @@ class ClusterFitConfig:
     seed: int = setting(0, at_least=0, at_most=LARGEST_SEED)
     #: How many of its nearest clusters are kept for each sample, with distances; all, in an ALSO codebook with fewer.
     top_clusters: int = setting(1, at_least=1)
+    #: Train in each epoch on so many samples, drawn anew and balanced over clusters, and over levels where there are
+    #: two; 0 for all.
+    balanced_samples: int = setting(0, at_least=0)
     #: Folders of labels of the same samples, by other teachers: trained on with this run's own, a head for each.
     joined_labels: list = setting([])
     #: Whether a training leaves its trunk for other libraries, in ``<CHECKPOINT.DIR>/export``: docs/export.md.

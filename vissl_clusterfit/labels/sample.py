@@ -77,22 +77,64 @@ def draw_balanced(
     if len(own.num_clusters) > 1:
         found = f"labels of {len(own.num_clusters)} codebooks in {own.folder}"
         raise DataError(problem("labels", found=found, allowed="those of one codebook"))
-    labelled = own.num_samples - own.num_unlabelled
-    if not 0 <= count <= labelled:
-        raise ConfigError(problem("count", found=count, allowed=f"0 to {labelled}, the samples with a label"))
+    _require_labelled(own, count, "count")
     goal = None if path is None else Path(path)
     if goal is not None:
         if goal.suffix not in (".npy", ".csv"):
             raise DataError(problem("path", found=str(path), allowed="one that ends in .npy or .csv"))
         require_free(goal)
     parents = _parents(own, codebook, levels, seed)
-    of_each = np.array(own.labels)
-    sizes = np.bincount(of_each[of_each >= 0], minlength=own.num_clusters[0])
-    wanted = shares_over_levels(sizes, parents, count, seed)
-    drawn = _drawn(of_each, wanted, seed)
+    drawn = _balanced(own, parents, count, seed)
     if goal is not None:
         _write(goal, drawn, own)
     return drawn
+
+
+def draw_of_epoch(labels: PseudoLabels, count: int, parents: Sequence[np.ndarray], seed: int, epoch: int) -> np.ndarray:
+    """The samples of an epoch of a training, drawn as :func:`draw_balanced` does, others in each epoch.
+
+    Clusters that have no more than their share give all their samples in every epoch, larger ones some others each
+    time. It takes 40 bytes of memory for each sample.
+
+    Args:
+        labels: of one codebook.
+        count: how many samples.
+        parents: as :func:`levels_of` gives them.
+        seed: of the training.
+        epoch: its number, 0 or more.
+
+    Returns:
+        The data-set indices, ascending, (count,) int64.
+
+    Raises:
+        ConfigError: fewer samples have a label.
+    """
+    _require_labelled(labels, count, "config.CLUSTERFIT.BALANCED_SAMPLES")
+    own_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    return _balanced(labels, parents, count, own_seed)
+
+
+def levels_of(labels: PseudoLabels, codebook: str | Path) -> list[np.ndarray]:
+    """The levels of labels whose clusters were made on two of them, from their codebook; none for other labels.
+
+    Raises:
+        ArtifactError: there are levels, and the codebook is not there.
+        DataError: it is another one.
+    """
+    made_with = labels.inputs.get("codebook", {}).get("settings", {})
+    return _parents(labels, codebook, (), 0) if "num_coarse_clusters" in made_with else []
+
+
+def _require_labelled(labels: PseudoLabels, count: int, name: str) -> None:
+    labelled = labels.num_samples - labels.num_unlabelled
+    if not 0 <= count <= labelled:
+        raise ConfigError(problem(name, found=count, allowed=f"0 to {labelled}, the samples with a label"))
+
+
+def _balanced(labels: PseudoLabels, parents: Sequence[np.ndarray], count: int, seed: int) -> np.ndarray:
+    of_each = np.array(labels.labels)
+    sizes = np.bincount(of_each[of_each >= 0], minlength=labels.num_clusters[0])
+    return _drawn(of_each, shares_over_levels(sizes, parents, count, seed), seed)
 
 
 def even_shares(sizes: np.ndarray, total: int, keys: np.ndarray) -> np.ndarray:

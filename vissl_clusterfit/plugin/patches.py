@@ -18,6 +18,7 @@ from vissl.utils.misc import is_apex_available, set_dataloader_seeds
 from vissl_clusterfit import distributed
 from vissl_clusterfit.errors import ConfigError, DataError, TeacherError, problem
 from vissl_clusterfit.features.worker_init import end_with_parent
+from vissl_clusterfit.plugin.data.balanced_sampler import balanced_sampling
 from vissl_clusterfit.plugin.data.batches import ArrivedBatches, in_one_message, leave_pixels
 from vissl_clusterfit.plugin.data.small_pictures import keep_small_pictures
 
@@ -194,6 +195,8 @@ def with_batches(build_dataloader: Callable[..., Any]) -> Callable[..., Any]:
 
     Small pictures are kept for later epochs, and batches arrive as ``data/batches.py`` has them.
 
+    Where CLUSTERFIT.BALANCED_SAMPLES says so, the samples of an epoch are drawn by ``data/balanced_sampler.py``.
+
     The function it gives raises ConfigError where there is none: the data are fewer than one, and the rest is dropped.
     """
 
@@ -201,6 +204,8 @@ def with_batches(build_dataloader: Callable[..., Any]) -> Callable[..., Any]:
     def build(dataset: Any, dataset_config: Any, *more: Any, **kwargs: Any) -> Any:
         keep_small_pictures(dataset)
         finish = leave_pixels(dataset, dataset_config)
+        if sampling := balanced_sampling(dataset):
+            kwargs["get_sampler"] = sampling
         loader = build_dataloader(dataset, dataset_config, *more, **kwargs)
         if not len(loader):
             name, size, processes = f"config.DATA.{dataset.split}", len(dataset), distributed.world_size()

@@ -20,7 +20,8 @@ import torch
 from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.clustering.codebook import Codebook, codebook_inputs
+from vissl_clusterfit.clustering.codebook import Codebook
+from vissl_clusterfit.clustering.codebook_inputs import codebook_inputs
 from vissl_clusterfit.clustering.fit import fit_codebooks
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
@@ -208,7 +209,7 @@ class Stages:
         targets = settings.targets.inputs()
         if settings.targets.agrees_with:
             targets["agrees_with"] = PseudoLabels.open(artifact_path(settings.targets.agrees_with)).inputs
-        more = {"joined": joined, "also": also, "targets": targets}
+        more = {"joined": joined, "also": also, "targets": targets, "balanced_samples": settings.balanced_samples}
         return found | {name: inputs for name, inputs in more.items() if inputs}
 
     def _target_inputs(self, settings: ClusterFitConfig) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def fill_derived(config: dict[str, Any]) -> list[str]:
     if config["LOSS"]["name"] == "clusterfit_loss":
         _drop_what_has_no_part(config, changes)
         _pair_with_labels(config, settings, changes)
+        _require_whole_split(config["DATA"]["TRAIN"]["DATA_LIMIT"], settings)
         settings = _keep_nearest(config, settings, changes)
         widths = _add_heads(config, settings, changes)
         if settings.head.kind == "partial":
@@ -150,6 +151,16 @@ def _pair_with_labels(config: dict[str, Any], settings: ClusterFitConfig, change
     if not settings.features.test_partition:
         reason = "as no held-out split is labelled (CLUSTERFIT.FEATURES.TEST_PARTITION)"
         _set(config, "TEST_MODEL", False, "config.TEST_MODEL", reason, changes)
+
+
+def _require_whole_split(data_limit: int, settings: ClusterFitConfig) -> None:
+    name, number, clustered = "config.CLUSTERFIT.BALANCED_SAMPLES", settings.balanced_samples, settings.features
+    if number and data_limit >= 0:
+        found = f"{number} with DATA.TRAIN.DATA_LIMIT {data_limit}"
+        raise ConfigError(problem(name, found=found, allowed="0 for a part of the data, or DATA_LIMIT=-1"))
+    if number and clustered.data_partition != "TRAIN":
+        found = f"{number} with CLUSTERFIT.FEATURES.DATA_PARTITION {clustered.data_partition}"
+        raise ConfigError(problem(name, found=found, allowed="0, or DATA_PARTITION=TRAIN"))
 
 
 def _keep_nearest(config: dict[str, Any], settings: ClusterFitConfig, changes: list[str]) -> ClusterFitConfig:
