@@ -290,3 +290,19 @@ def test_the_iterations_after_two_levels_are_said_with_their_memory(tmp_path, mo
     caplog.clear()
     announce.announce_clustering(store, dataclasses.replace(settings, refinement_iterations=0), "cpu")
     assert "REFINEMENT_ITERATIONS" not in caplog.text
+
+
+def test_a_limit_of_time_says_how_many_iterations_there_is_time_for(tmp_path, caplog):
+    work = dataclasses.replace(WORK, growing=False, num_iter=10)
+    whole = make_plan(work, 4, RATES)
+    each, start = whole.seconds["iterations"] / 10, whole.seconds["first centroids"]
+    assert whole.iterations_in_time is None
+    for limit, expected in ((1e-3, 1), (start + 2.5 * each, 2), (start + 9.99 * each, 9), (start + 11 * each, 10)):
+        limited = make_plan(dataclasses.replace(work, time_limit=limit), 4, RATES)
+        assert limited.iterations_in_time == expected
+    assert limited.as_json()["iterations_in_time"] == 10
+    rows = np.random.default_rng(0).standard_normal((500, 16), dtype=np.float32)
+    settings = ClusterFitConfig(output_dir=str(tmp_path), num_clusters=40, num_iter=7, time_limit=3600.0)
+    with caplog.at_level(logging.INFO):
+        announce.announce_clustering(save_store(tmp_path / "features", rows), settings, "cpu")
+    assert "TIME_LIMIT, 60.0 minutes, leaves time for all 7 of 7 iterations" in caplog.text

@@ -26,7 +26,7 @@ FOLDERS = {"Features": "features/test", "Codebook": "codebook", "Pseudo-labels":
 TWO_LEVELS = {"coarse_centroids.npy", "fine_counts.npy", "num_coarse_clusters", "coarse_objective", "num_probed"}
 OPTIONAL = {
     "Features": {"shard_rows", "rows_in"},
-    "Codebook": {"pca_mean.npy", "pca_components.npy", "settled", "since_start", *TWO_LEVELS},
+    "Codebook": {"pca_mean.npy", "pca_components.npy", "settled", "timed_out", "since_start", *TWO_LEVELS},
     "Pseudo-labels": {"nearest.npy", "nearest_distances.npy", "bounded", "imported", "has_distances"},
 }
 RUNS = {

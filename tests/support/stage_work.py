@@ -218,6 +218,7 @@ OTHER_CLUSTERINGS: dict[str, dict[str, Any]] = {
     "hierarchical": {"start": "hierarchical", "num_clusters": 40, "num_iter": 4},
     "hierarchical, cosine": {"start": "hierarchical", "metric": "cosine", "growing_sample": False},
     "two levels, cosine": {"num_clusters": 40, "num_coarse_clusters": 5, "metric": "cosine", "num_iter": 4},
+    "out of time": {"time_limit": 1e-6},
     "settled": {"tolerance": 0.05, "num_iter": 40},
     "around points": {"num_clusters": 520, "num_iter": 14},
     "more clusters than distinct features": {"num_clusters": 60, "start": "random"},

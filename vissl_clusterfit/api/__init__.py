@@ -48,6 +48,7 @@ _NAMES = {
     "config.CLUSTERFIT.TOP_CLUSTERS": "top_clusters",
     "config.CLUSTERFIT.NUM_CLUSTERS": "num_clusters",
     "config.CLUSTERFIT.NUM_ITER": "num_iter",
+    "config.CLUSTERFIT.TIME_LIMIT": "time_limit",
     "config.CLUSTERFIT.METRIC": "metric",
     "config.CLUSTERFIT.START": "start",
     "config.CLUSTERFIT.SEED": "seed",
@@ -66,6 +67,7 @@ def make_codebook(
     *,
     metric: str = "l2",
     num_iter: int = 50,
+    time_limit: float = 0.0,
     seed: int = 0,
     start: str = "k-means++",
     normalize: bool = True,
@@ -84,6 +86,7 @@ def make_codebook(
         num_clusters: K.
         metric: "l2", or "cosine" for spherical k-means.
         num_iter: the largest number of iterations.
+        time_limit: seconds, from which on no iteration begins that would end later; 0 for none.
         seed: draws the first centroids.
         start: "k-means++", "random", "hierarchical", or the folder of a codebook to go on from.
         normalize: scale features to unit norm first.
@@ -113,6 +116,7 @@ def make_codebook(
         "NUM_COARSE_CLUSTERS": num_coarse_clusters,
         "REFINEMENT_ITERATIONS": refinement_iterations,
         "NUM_ITER": num_iter,
+        "TIME_LIMIT": time_limit,
         "SEED": seed,
         "METRIC": metric,
         "START": start,

@@ -46,7 +46,13 @@ def save_checkpoint(
         digests = {
             name: artifacts.write_array(place / name, np.stack(array), synced=False) for name, array in arrays.items()
         }
-    facts = {"num_still": state.num_unchanged, "carried": state.retained, "sums_of": list(sums), "sums_sha256": digests}
+    facts: dict[str, Any] = {"seconds": state.seconds} if state.seconds else {}
+    facts |= {
+        "num_still": state.num_unchanged,
+        "carried": state.retained,
+        "sums_of": list(sums),
+        "sums_sha256": digests,
+    }
     save(place, facts)
     needed = NUM_PARTS if state.retained else 1
     for name in names_in(folder):
@@ -83,6 +89,7 @@ def state_of(codebook: Codebook) -> tuple[KMeansResult, Sums]:
         num_unchanged=manifest["num_still"],
         converged=manifest["converged"],
         retained=_shares(manifest["carried"]),
+        seconds=tuple(manifest.get("seconds", ())),
     )
     return state, _carried_sums(codebook)
 

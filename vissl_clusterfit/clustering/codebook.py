@@ -247,6 +247,8 @@ _MORE_VALUES: dict[str, Value] = {
     "empty_clusters_repaired": list_of(whole()),
     "converged": YES_OR_NO,
     "settled": YES_OR_NO,
+    "timed_out": YES_OR_NO,
+    "seconds": list_of(NUMBER),
     "since_start": OBJECT,
     "whiten": YES_OR_NO,
     "features_hash": TEXT,

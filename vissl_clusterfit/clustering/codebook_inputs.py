@@ -46,6 +46,8 @@ def codebook_inputs(
             chosen["refinement_iterations"] = settings.refinement_iterations
     if settings.tolerance:
         chosen["tolerance"] = settings.tolerance
+    if settings.time_limit:
+        chosen["time_limit"] = settings.time_limit
     return {"features": dict(feature_inputs), "settings": chosen}
 
 

@@ -170,6 +170,7 @@ def fit_codebook(
             start=settings.start,
             growing=settings.growing_sample,
             tolerance=settings.tolerance,
+            time_limit=settings.time_limit,
             initial_centroids=start,
             resume_from=before,
             on_iteration=keep,
@@ -271,6 +272,7 @@ def _facts(store: FeatureStore, settings: ClusterFitConfig, result: KMeansResult
         "num_iter_run": len(result.objective),
         "converged": result.converged,
         **({"settled": result.settled} if settings.tolerance else {}),
+        **({"timed_out": result.timed_out} if settings.time_limit else {}),
         "objective": list(result.objective),
         "objective_is": "the mean squared L2 distance of a point to its nearest centroid before each update, over the "
         "share of all features that the iteration saw",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,14 @@ import numpy as np
 from vissl_clusterfit.clustering.coarse import near_points
 from vissl_clusterfit.clustering.hierarchical_start import hierarchical_start
 from vissl_clusterfit.clustering.initialization import kmeans_plusplus, random_start
-from vissl_clusterfit.clustering.minibatches import MinibatchPlan, has_settled, start_share, steps, width
+from vissl_clusterfit.clustering.minibatches import (
+    MinibatchPlan,
+    has_settled,
+    is_out_of_time,
+    start_share,
+    steps,
+    width,
+)
 from vissl_clusterfit.clustering.preprocessing import unit_rows
 from vissl_clusterfit.clustering.protocol import ALL, ClusterSums, Fraction, VectorSource
 from vissl_clusterfit.clustering.update import fill_empty, means
@@ -48,6 +56,8 @@ class KMeansResult:
         converged: they saw all vectors, so that no further one would change anything.
         retained: the shares whose sums a later iteration needs.
         settled: the objective fell by no more than the tolerance.
+        seconds: with a time limit, those of the start and of each iteration.
+        timed_out: one more iteration would have exceeded the time limit.
     """
 
     centroids: np.ndarray
@@ -60,6 +70,8 @@ class KMeansResult:
     converged: bool
     retained: tuple[Fraction, ...] = ()
     settled: bool = False
+    seconds: tuple[float, ...] = ()
+    timed_out: bool = False
 
     @property
     def num_empty(self) -> int:
@@ -95,6 +107,7 @@ def kmeans(
     start: str = RANDOM,
     growing: bool = False,
     tolerance: float = 0.0,
+    time_limit: float = 0.0,
     initial_centroids: np.ndarray | None = None,
     resume_from: tuple[KMeansResult, Sums] | None = None,
     on_iteration: Callable[[KMeansResult, Sums], None] | None = None,
@@ -120,6 +133,8 @@ def kmeans(
             whose clustering on two levels is the first iteration (``hierarchical_start.py``).
         growing: begin on a sample and go on by parts; see ``minibatches.py``.
         tolerance: stop when a pass over all vectors lowers the objective by no more than this share; 0 for never.
+        time_limit: seconds, from which on no iteration begins that would end later; 0 for none. One is always run. What
+            it ends with is the very clustering of more time after as many iterations.
         initial_centroids: (K, D), instead of drawn ones.
         resume_from: go on after this state, with the sums that it carries, which gives the very result of a run that
             was not stopped.
@@ -133,6 +148,13 @@ def kmeans(
     hierarchical = start == HIERARCHICAL
     plan = steps(num_iter, source.num_vectors, num_clusters, growing=growing, hierarchical=hierarchical)
     known, given = Sums(), Sums()
+    last_look = time.monotonic()
+
+    def seconds_since() -> float:
+        nonlocal last_look
+        before, last_look = last_look, time.monotonic()
+        return max(source.gather(last_look - before))  # the same on all processes
+
     iteration_search = search_factory
     if plan != [(ALL,)] * num_iter:
         iteration_search = near_points(source, num_clusters, seed, search_factory, spherical=spherical)
@@ -152,9 +174,12 @@ def kmeans(
         elif initial_centroids is None:
             initial_centroids = random_start(source, num_clusters, seed)
         state = _first(initial_centroids, source.num_vectors, spherical)
+        state = replace(state, seconds=(seconds_since(),)) if time_limit else state
     del resume_from, initial_centroids  # which would stay in memory
     for number, step in list(enumerate(plan, 1))[len(state.objective) :]:
         if state.converged or has_settled(state.objective, plan, tolerance):
+            break
+        if is_out_of_time(seconds := state.seconds, plan, time_limit):
             break
         if step in plan[number - 1 - state.num_unchanged : number - 1]:
             state = _repeated(state)
@@ -175,13 +200,16 @@ def kmeans(
             state,
             converged=width(tuple(still)) >= 1,
             retained=_retained(known, coming, may_repeat=state.num_unchanged > 0),
+            seconds=(*seconds, seconds_since()) if time_limit else (),
         )
         if on_iteration is not None:
             on_iteration(state, {share: known[share] for share in step if share in state.retained})
     fillable = state.num_empty > 0 and bool(state.repaired) and state.repaired[-1] > 0
     if state.num_empty and plan and plan[-1] != (ALL,):
         state, fillable = _fill_last(source, state, search_factory)
-    state = replace(state, settled=not state.converged and has_settled(state.objective, plan, tolerance))
+    settled = not state.converged and has_settled(state.objective, plan, tolerance)
+    timed_out = not state.converged and not settled and is_out_of_time(state.seconds, plan, time_limit)
+    state = replace(state, settled=settled, timed_out=timed_out)
     _conclude(state, num_iter, fillable)
     return state
 
@@ -268,6 +296,12 @@ def _conclude(result: KMeansResult, num_iter: int, fillable: bool) -> None:
     elif result.settled:
         logger.info(
             "k-means ends after iteration %d of %d: the last pass lowered the objective by no more than TOLERANCE.",
+            len(result.objective),
+            num_iter,
+        )
+    elif result.timed_out:
+        logger.info(
+            "k-means ends after iteration %d of %d: one more would have exceeded TIME_LIMIT.",
             len(result.objective),
             num_iter,
         )

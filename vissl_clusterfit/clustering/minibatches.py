@@ -85,6 +85,20 @@ def width(step: MinibatchPlan) -> float:
     return math.fsum(high - low for low, high in step)
 
 
+def is_out_of_time(seconds: Sequence[float], plan: Sequence[MinibatchPlan], limit: float) -> bool:
+    """Whether one more iteration would take more than is left, if it takes what the last one did for what it saw.
+
+    Args:
+        seconds: of the start, and of each iteration that was run; empty before any was.
+        plan: what iterations see, at least as many.
+        limit: seconds; 0 for none.
+    """
+    done = len(seconds) - 1
+    if not limit or done < 1 or done >= len(plan):
+        return False
+    return math.fsum(seconds) + seconds[-1] * width(plan[done]) / width(plan[done - 1]) > limit
+
+
 def has_settled(objective: Sequence[float], plan: Sequence[MinibatchPlan], tolerance: float) -> bool:
     """Whether the last pass over all vectors lowered the objective by no more than a share of it.
 

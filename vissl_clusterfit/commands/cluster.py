@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-clusters", type=count, required=True, metavar="K")
     parser.add_argument("--metric", choices=("l2", "cosine"), default="l2", help="cosine: spherical k-means")
     parser.add_argument("--num-iter", type=count, default=50, metavar="I", help="at most (%(default)s)")
+    parser.add_argument(
+        "--time-limit", type=float, default=0.0, metavar="SECONDS", help="begin no iteration that would end later"
+    )
     parser.add_argument("--seed", type=count, default=0, help="draws the first centroids (%(default)s)")
     parser.add_argument(
         "--start",
@@ -55,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
             options.num_clusters,
             metric=options.metric,
             num_iter=options.num_iter,
+            time_limit=options.time_limit,
             seed=options.seed,
             start=options.start,
             normalize=not options.no_normalize,

@@ -142,5 +142,7 @@ def _print_table(plan: Plan, rates: Rates | None, network: float) -> None:
         print(f"\nnetwork per iteration\n  {'sent by each process':<34}{in_bytes(plan.network):>14}")
     if rates:
         print_part("time on machines like this one, at most", plan.seconds, in_time, sum(plan.seconds.values()))
+        if (number := plan.iterations_in_time) is not None:
+            print(f"  of {len(work.shares)} iterations, {number} in TIME_LIMIT ({in_time(work.time_limit)})")
         if plan.network:
             print(f"  with {network:g} Gbit/s between processes, which is assumed (--network)")

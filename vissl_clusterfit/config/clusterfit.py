@@ -68,6 +68,8 @@ class ClusterFitConfig:
     growing_sample: bool = setting(True, alias="MINIBATCHES")
     #: Stop when a pass over all features lowers the objective by no more than this share of it; 0 for never.
     tolerance: float = setting(0.0, at_least=0.0, at_most=1.0)
+    #: Seconds: no iteration begins that would end later; 0 for no limit. On one level, of one K.
+    time_limit: float = setting(0.0, at_least=0.0, at_most=1e9)
     #: "l2" for k-means, "cosine" for spherical k-means (unit features and unit centroids).
     metric: str = setting("l2", choices=("l2", "cosine"))
     #: How much larger than the mean a cluster may be in the labels of the clustered split, from 1; 0 for no bound.
@@ -150,6 +152,15 @@ class ClusterFitConfig:
                     "config.CLUSTERFIT.MAX_CLUSTER_SIZE",
                     found=self.max_cluster_size,
                     allowed=f"0 for no bound, or 1 to {_LARGEST_RATIO}: 1 makes all clusters of the same size",
+                )
+            )
+        if self.time_limit and (self.num_coarse_clusters or self.also_num_clusters):
+            found.append(
+                problem(
+                    "config.CLUSTERFIT.TIME_LIMIT",
+                    found=f"{self.time_limit:g} with "
+                    + ("NUM_COARSE_CLUSTERS" if self.num_coarse_clusters else "ALSO_NUM_CLUSTERS"),
+                    allowed="0 on two levels, and for several K in the same passes",
                 )
             )
         if self.num_coarse_clusters and self.also_num_clusters:

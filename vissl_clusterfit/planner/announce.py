@@ -104,7 +104,7 @@ def announce(work: Workload, source: VectorSource, folder: Path) -> Plan:
     work = replace(work, machines=len(set(hosts)))
     products = float(work.num_vectors) * work.num_clusters * work.dim * sum(work.shares)
     rates = None
-    if products >= _WORTH_MEASURING:
+    if products >= _WORTH_MEASURING or work.time_limit:
         with distributed.errors_shared():
             rates = calibrate(work, take=lambda count: source.take(np.arange(count)), seconds=_SECONDS)
         give_back_memory()
@@ -123,6 +123,13 @@ def announce(work: Workload, source: VectorSource, folder: Path) -> Plan:
         if work.fewest_iterations < work.num_iter
         else "",
     )
+    if (number := plan.iterations_in_time) is not None:
+        logger.info(
+            "TIME_LIMIT, %s, leaves time for %s of %d iterations, as measured here: none begins that would end later.",
+            in_time(work.time_limit),
+            f"all {number}" if number == len(work.shares) else f"about {number}",
+            len(work.shares),
+        )
     for text in warnings(plan, this_machine(folder, work.device), features_are_there=True):
         logger.warning("%s", text)
     return plan

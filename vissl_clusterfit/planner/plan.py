@@ -91,6 +91,20 @@ class Plan:
         """All but the labels."""
         return sum(self.seconds.values()) - self.seconds.get("labels", 0.0)
 
+    @property
+    def iterations_in_time(self) -> int | None:
+        """How many iterations TIME_LIMIT leaves time for, one at least; None without a limit, or times."""
+        if not (self.work.time_limit and self.seconds):
+            return None
+        of_iterations = self.seconds["iterations"] + self.seconds.get("network", 0.0)
+        shares, passed = self.work.shares, self.seconds.get("first centroids", 0.0)
+        passed += self.seconds.get("largest number", 0.0)
+        for number, share in enumerate(shares):
+            passed += of_iterations * share / sum(shares)
+            if number and passed > self.work.time_limit:
+                return number
+        return len(shares)
+
     def as_json(self) -> dict[str, Any]:
         """All of it, for JSON."""
         totals = {
@@ -100,6 +114,7 @@ class Plan:
             "reads_total": sum(self.reads.values()),
             "assignments_total": sum(self.assignments.values()),
             "seconds_total": sum(self.seconds.values()) if self.seconds else None,
+            "iterations_in_time": self.iterations_in_time,
         }
         return asdict(self) | totals
 

@@ -35,6 +35,7 @@ class Workload:
         start: "random", "k-means++", "hierarchical", or where the first centroids are given.
         growing: whether the first iterations see a sample.
         tolerance: what may end it before all iterations.
+        time_limit: seconds that may; 0 for none.
         refines: whether it goes on from the centroids of two levels, over all features, with lists where there are any.
         dtype: of the features on disk.
         backend: "torch" or "faiss".
@@ -58,6 +59,7 @@ class Workload:
     start: str = KMEANS_PLUSPLUS
     growing: bool = True
     tolerance: float = 0.0
+    time_limit: float = 0.0
     refines: bool = False
     dtype: str = "float32"
     backend: str = TORCH
@@ -124,6 +126,7 @@ class Workload:
             start=settings.start,
             growing=settings.growing_sample,
             tolerance=settings.tolerance,
+            time_limit=settings.time_limit,
             dtype=dtype,
             backend=settings.cluster_backend,
             device=device,
