@@ -1,4 +1,8 @@
-"""Every study on every kind of data: it composes, and a reduced one trains every method, scores it and reports."""
+"""Every study on every kind of data: it composes, and a reduced one trains its methods, scores them and reports.
+
+Each study trains every method on one kind of data. On the others it trains those that have settings of the kind or read
+other files; the trainings of the rest, which differ from these by the targets or the length alone, are composed.
+"""
 
 import csv
 from pathlib import Path
@@ -13,7 +17,7 @@ from vissl.models import build_model
 from vissl_clusterfit.commands.main import main
 from vissl_clusterfit.datasets.icons import prepare_icons
 from vissl_clusterfit.launch.compose.compose import compose
-from vissl_clusterfit.study.plan import StudyPlan
+from vissl_clusterfit.study.plan import StudyPlan, StudyRun
 from vissl_clusterfit.study.settings import StudySettings
 
 TARGETS = (
@@ -29,6 +33,18 @@ STUDIES = {  # with as few points as say something
     "targets": ["config.STUDY.POINTS=[0.5]", "study.more=0.25", *TARGETS],
 }
 DATA = ("digits", "characters", "images", "icons")
+ALL_ON = dict.fromkeys(STUDIES, "digits") | {"own_teacher": "images"}
+FEWER = {  # on the other kinds of data
+    "label_noise": ["config.STUDY.LEAVE_OUT=[raw_pixels,untrained,teacher_twice,distillation]"],
+    "num_clusters": ["config.STUDY.POINTS=[5]"],
+    "capacity": ["study.widths=['[4,8,16]']"],
+    "multitask": [],
+    "own_teacher": ["config.STUDY.LEAVE_OUT=[top_l,soft,nested,soft_nested]"],
+    "targets": [
+        "config.STUDY.LEAVE_OUT=[teacher_twice,top_l,soft,nested,soft_nested,"
+        "distillation_more,top_l_more,soft_more,nested_more,soft_nested_more]"
+    ],
+}
 CPU = "config.MACHINE.DEVICE=cpu"
 SMALL = (
     "config.STUDY.SEEDS=[1]",
@@ -37,7 +53,7 @@ SMALL = (
     "config.OPTIMIZER.num_epochs=1",
     "config.CLUSTERFIT.NUM_CLUSTERS=5",
     "config.CLUSTERFIT.EXPORT=false",
-    *(f"config.STUDY.PICTURES.{split}=320" for split in ("PRETRAIN", "TRAIN", "VALIDATION", "TEST")),
+    *(f"config.STUDY.PICTURES.{split}=160" for split in ("PRETRAIN", "TRAIN", "VALIDATION", "TEST")),
     "config.DATA.TRAIN.BATCHSIZE_PER_REPLICA=8",
     "config.TRANSFER.LINEAR.C_GRID=[1.0]",
 )
@@ -116,16 +132,44 @@ def untrained_teacher(study: list[str], place: Path) -> Path:
     return place
 
 
+# Icons differ from the drawn pictures in where they are: the largest study says that they are found.
+REDUCED = [*((study, data) for study in STUDIES for data in DATA if data != "icons"), ("targets", "icons")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "data"),
-    # Icons differ from the drawn pictures in where they are: the largest study says that they are found.
-    [*((study, data) for study in STUDIES for data in DATA if data != "icons"), ("targets", "icons")],
+    [(study, data) for study, data in REDUCED if data != ALL_ON[study] and "LEAVE_OUT" in str(FEWER[study])],
 )
+def test_what_is_left_out_of_a_reduced_one_composes(study, data, tmp_path):
+    whole = command(study, data, tmp_path / "study", *folders(data, tmp_path), CPU, *STUDIES[study])
+    if study == "own_teacher":
+        whole.append("study.teacher=t.torch")
+
+    def settings(*more: str) -> StudySettings:
+        return StudySettings.from_config(compose([*whole, *more])[2].STUDY)
+
+    def trainings(of: StudySettings) -> dict[Path, StudyRun]:
+        found = StudyPlan(of, tmp_path, 2, is_finished=lambda run: False, rows=lambda run: []).runs()
+        return {run.folder: run for run in found if run.num_epochs}
+
+    once = ("config.STUDY.SEEDS=[1]", "config.STUDY.TUNING.VALUES=[0.1]", "config.STUDY.TUNING.POINT=''")
+    every, fewer = settings(*once), settings(*once, *FEWER[study])
+    left_out = [run for folder, run in trainings(every).items() if folder not in trainings(fewer)]
+    assert len(left_out) == sum(bool(every.methods[name].epochs) for name in {*every.methods} - {*fewer.methods})
+    for run in left_out:
+        engine, _, config = compose([*whole, *run.overrides, f"config.CHECKPOINT.DIR={tmp_path / 'run'}"])
+        assert (engine, config.OPTIMIZER.num_epochs) == ("train", run.num_epochs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("study", "data"), REDUCED)
 def test_a_reduced_one_reports(study, data, start_command, images, tmp_path, capsys):
     given = [*folders(data, tmp_path), *(SMALL_IMAGES if data == "images" else ()), *SMALL, *STUDIES[study]]
+    if data != ALL_ON[study]:
+        given += FEWER[study]
     if study == "capacity" and data == "images":
-        given.append("study.widths=[2,4]")
+        given.append("study.widths=[4]")
     whole = command(study, data, tmp_path / "study", *given)
     if study == "own_teacher":
         whole.append(f"study.teacher={untrained_teacher(whole, tmp_path / 'teacher.torch')}")
