@@ -41,6 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Those of the quickstarts take minutes each: begun last, one process would run them while the others have no more.
+    items.sort(key=lambda item: item.path.parent.name != "tools")
     if not config.getoption("--slow"):
         for item in items:
             if item.get_closest_marker("slow"):
