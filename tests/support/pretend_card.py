@@ -6,8 +6,10 @@ would on a card, and everything for which the processor would wait for the card 
 """
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -34,6 +36,8 @@ class OnCard(torch.Tensor):
 
     values: torch.Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl
+    device = property(lambda _: CARD)
+    is_cuda = property(lambda _: True)
 
     @staticmethod
     def __new__(cls, values: torch.Tensor) -> "OnCard":
@@ -57,17 +61,38 @@ class OnCard(torch.Tensor):
         raise AssertionError(f"{func} of a tensor on a card that is not there any more")
 
 
+def _asking_for_a_card(method: Any) -> Any:
+    @functools.wraps(method)
+    def call(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        before = _changing.set(True)
+        try:
+            return method(tensor, *args, **kwargs)
+        finally:
+            _changing.reset(before)
+
+    return call
+
+
+#: Whether a tensor is being changed into another type or onto another device.
+_changing: ContextVar[bool] = ContextVar("changing", default=False)
+for _name in ("to", "cpu", "cuda", "type", "type_as", "float", "double", "half", "bfloat16", "long", "int", "bool"):
+    setattr(OnCard, _name, _asking_for_a_card(getattr(torch.Tensor, _name)))
+
+
 class PretendedCard(TorchDispatchMode):
     """Attributes: waits: how often the processor has waited, by operation."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_backward: bool = False) -> None:
         super().__init__()
+        self.has_backward = has_backward
         self.waits: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.overloadpacket.__name__, dict(kwargs or {})
         if func is torch.ops.prim.device.default:
-            return CARD if isinstance(args[0], OnCard) else PROCESSOR
+            # Backward passes look for a driver for what is on a card; they alone ask outside of what changes tensors.
+            is_told = _changing.get() or not self.has_backward
+            return CARD if isinstance(args[0], OnCard) and is_told else PROCESSOR
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         on_card = [tensor for tensor in tensors if isinstance(tensor, OnCard)]
         others = [tensor for tensor in tensors if not isinstance(tensor, OnCard) and tensor.ndim]
@@ -125,8 +150,8 @@ class _Event:
 
 
 @contextlib.contextmanager
-def pretended_card(monkeypatch: Any) -> Iterator[PretendedCard]:
-    """As if there were a card, for all that is done in the block."""
+def pretended_card(monkeypatch: Any, *, has_backward: bool = False) -> Iterator[PretendedCard]:
+    """As if there were a card, for all that is done in the block; with backward passes only where it is said."""
     torch._C._ensureCUDADeviceGuardSet()
     cuda = torch.cuda
     monkeypatch.setattr(cuda, "_lazy_init", lambda: None)
@@ -134,6 +159,9 @@ def pretended_card(monkeypatch: Any) -> Iterator[PretendedCard]:
     monkeypatch.setattr(cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(cuda, "current_device", lambda: 0)
     monkeypatch.setattr(cuda, "synchronize", lambda *_: None)
+    for name in ("memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(cuda, name, lambda *_, **__: 0)
+    monkeypatch.setattr(cuda, "memory_summary", lambda *_, **__: "")
     monkeypatch.setattr(cuda, "Stream", _Stream)
     monkeypatch.setattr(cuda, "Event", _Event)
     monkeypatch.setattr(cuda, "current_stream", lambda *_: _Stream())
@@ -143,7 +171,8 @@ def pretended_card(monkeypatch: Any) -> Iterator[PretendedCard]:
     # Modules move their parameters by giving tensors other values, which are not the attribute of these.
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
-        with PretendedCard() as card:
+        # Its library's batch norm is an operation of its own, which a processor does not have.
+        with torch.backends.cudnn.flags(enabled=False), PretendedCard(has_backward=has_backward) as card:
             yield card
     finally:
         torch.__future__.set_swap_module_params_on_conversion(False)

@@ -5,15 +5,24 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from pretend_card import pretended_card
+from tiny import STUDENT
 from vissl.config import AttrDict
+from vissl.hooks import default_hook_generator
+from vissl.trainer import SelfSupervisionTrainer
+from vissl.trainer.train_steps.standard_train_step import standard_train_step
+from vissl.trainer.trainer_main import build_task
 
 from vissl_clusterfit.compute.chosen import Compute
 from vissl_clusterfit.errors import ConfigError
+from vissl_clusterfit.launch.compose.compose import compose
+from vissl_clusterfit.plugin.data.batches import changed
 from vissl_clusterfit.plugin.training import compute as training_compute
-from vissl_clusterfit.plugin.training import divergence
+from vissl_clusterfit.plugin.training import divergence, progress_hook
 from vissl_clusterfit.plugin.training.loss import ClusterFitLoss
 from vissl_clusterfit.plugin.training.meter import ClusterAccuracyMeter
+from vissl_clusterfit.plugin.training.progress_hook import WatchedBatches
 
 
 @pytest.fixture
@@ -64,3 +73,90 @@ def test_looking_for_what_is_no_number_waits_once_for_an_output_and_not_for_the_
     with pytest.raises(ConfigError, match="a loss at iteration 7") if ends else nullcontext():
         divergence.end_at_loss(None, task)
     assert not card.waits
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch, images):
+    """A training by VISSL's task, with its hooks, loss, optimizer and data, from a config and its overrides."""
+
+    def begun(*overrides):
+        cfg = compose(
+            [
+                *STUDENT,
+                f"config.DATA.TRAIN.DATA_PATHS=[{images}]",
+                "config.DATA.TRAIN.LABEL_SOURCES=[disk_folder]",
+                "config.DATA.NUM_DATALOADER_WORKERS=0",
+                "config.MODEL.HEAD.PARAMS=[[mlp,{dims:[2048,3]}]]",
+                "config.LOSS.name=cross_entropy_multiple_output_single_target",
+                "config.CLUSTERFIT.COMPUTE.PRECISION=float32",
+                f"config.CHECKPOINT.DIR={tmp_path}",
+                *overrides,
+            ]
+        )[2]
+        monkeypatch.setattr(progress_hook, "keep_all_freed_memory", bool)  # or all later tests of the process had it
+        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+            monkeypatch.setenv(name, value)
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        task = build_task(cfg)
+        task.set_checkpoint_folder(str(tmp_path))
+        task.set_checkpoint_path(None)
+        task.set_hooks(default_hook_generator(cfg))
+        task.prepare(pin_memory=False)
+        SelfSupervisionTrainer._init_training_state(cfg, task)
+        task.run_hooks("on_start")
+        SelfSupervisionTrainer._advance_phase(None, task)
+        task.local_iteration_num = 0
+        task.run_hooks("on_phase_start")
+        return task
+
+    yield begun
+    dist.destroy_process_group()
+
+
+class Travelling:
+    """Batches of a loader on the card, as VISSL's wrapper of it copies them."""
+
+    def __init__(self, batches):
+        self._batches = batches
+
+    def __len__(self):
+        return len(self._batches)
+
+    def __next__(self):
+        return changed(next(self._batches), torch.Tensor, lambda tensor: tensor.to("cuda", non_blocking=True))
+
+
+_OF_METERS = ["config.METERS.name=accuracy_list_meter", "config.METERS.enable_training_meter=true"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["config.METERS.name=", "config.HOOKS.CHECK_NAN=true"],
+        ["config.METERS.name=", "config.HOOKS.CHECK_NAN=false"],  # VISSL's own hook looks then
+        [*_OF_METERS, "config.HOOKS.CHECK_NAN=true"],
+    ],
+    ids=["looking for NaN", "looking as VISSL does", "meters"],
+)
+def test_a_step_of_vissls_waits_for_what_the_documents_list_and_a_logged_one_once_more(
+    training, monkeypatch, overrides
+):
+    task = training(*overrides, "config.LOG_FREQUENCY=1000")
+    with pretended_card(monkeypatch, has_backward=True) as card:
+        task.base_model.to("cuda")
+        task.base_loss.to("cuda")
+        task.device = torch.device("cuda")
+        task.data_iterator = WatchedBatches(Travelling(task.data_iterator))
+        # The outputs are looked at, VISSL's loss looks for labels that are too large, and its step takes the loss as a
+        # number. Meters get outputs, labels each, and which samples could be read.
+        waits = 3 + (2 + len(task.meters) if task.meters else 0)
+        weights = next(task.base_model.parameters()).detach().clone()
+        counted = {}
+        for iteration in (7, 8, 10):  # a tenth step is logged, as are those at multiples of five up to a hundred
+            task.iteration = iteration
+            card.waits.clear()
+            standard_train_step(task)
+            counted[iteration] = card.waits.total()
+        assert counted == {7: waits, 8: waits, 10: waits + 1}, card.waits
+        assert not torch.equal(next(task.base_model.parameters()).values, weights.values)
