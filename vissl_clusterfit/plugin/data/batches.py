@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from vissl_clusterfit.images.pixels import Finish, unfinished
+from vissl_clusterfit.plugin.data.cropped_pixels import with_cropped_pixels
 from vissl_clusterfit.plugin.data.transform_steps import Steps
 
 #: Bytes of a batch that goes through a pipe.
@@ -98,7 +99,7 @@ def leave_pixels(dataset: Any, dataset_config: Mapping[str, Any]) -> Finish | No
         return None
     if (found := unfinished(dataset.transform.transforms)) is None:
         return None
-    dataset.transform = Steps(found[0])
+    dataset.transform = Steps(with_cropped_pixels(found[0]))
     return found[1]
 
 
