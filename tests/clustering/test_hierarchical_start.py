@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from iteration_states import IterationStates
 
 from vissl_clusterfit.clustering import sources
+from vissl_clusterfit.clustering.coarse import coarse_clusters
 from vissl_clusterfit.clustering.hierarchical_start import hierarchical_start
 from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS, kmeans
 from vissl_clusterfit.clustering.minibatches import PARTS, steps
@@ -28,6 +29,12 @@ def rows() -> np.ndarray:
     return groups(6000)
 
 
+def started(rows, num_clusters, seen):
+    source = ArraySource(rows)
+    coarse = coarse_clusters(source, num_clusters, 0, TorchSearch)
+    return hierarchical_start(source, num_clusters, 0, coarse, TorchSearch, seen)
+
+
 def fit(rows, num_clusters, num_iter, **options):
     options = {"start": HIERARCHICAL, "growing": True, **options}
     return kmeans(ArraySource(rows), num_clusters, num_iter, 0, TorchSearch, **options)
@@ -43,7 +50,7 @@ def test_the_sums_are_those_of_all_vectors_each_in_one_cluster(data):
     distinct = rng.standard_normal((data.draw(st.integers(1, num_rows)), 3)).astype(np.float32)
     rows = distinct[rng.integers(0, len(distinct), num_rows)] * np.float32(data.draw(st.sampled_from([0.0, 1.0, 1e4])))
     seen = data.draw(st.sampled_from([(ALL,), PARTS]))
-    start = hierarchical_start(ArraySource(rows), num_clusters, 0, TorchSearch, seen)
+    start = started(rows, num_clusters, seen)
     assert start.centroids.shape == (num_clusters, 3)
     assert np.isfinite(start.centroids).all()
     assert list(start.sums) == list(seen)
@@ -62,7 +69,7 @@ def test_the_sums_are_those_of_all_vectors_each_in_one_cluster(data):
 
 def test_vectors_are_assigned_to_centroids_near_them(rows):
     """To the nearest one of their coarse cluster, whose borders cut some groups."""
-    start = hierarchical_start(ArraySource(rows), 60, 0, TorchSearch, PARTS)
+    start = started(rows, 60, PARTS)
     cost = sum(sums.cost(start.centroids) for sums in start.sums.values()) / len(rows)
     assert mean_distance(rows, start.centroids) <= cost <= 1.35 * mean_distance(rows, start.centroids)
 

@@ -6,6 +6,7 @@ Legend: N vectors, D dimensions, C coarse clusters.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -21,35 +22,29 @@ from vissl_clusterfit.search.near_points import (
 )
 from vissl_clusterfit.search.protocol import Search, SearchFactory
 
-#: Iterations over the sample.
-COARSE_ITERATIONS = 3
+# Iterations over the sample.
+_ITERATIONS = 3
 # Vectors of the sample for each coarse cluster.
 _VECTORS_PER_COARSE = 64
 _SMALLEST_SHARE = 1 / 64
 
 
-def coarse_centroids(
-    source: VectorSource,
-    count: int,
-    seed: int,
-    search_factory: SearchFactory,
-    most: float = 1.0,
-    *,
-    spherical: bool = False,
+def coarse_clusters(
+    source: VectorSource, num_clusters: int, seed: int, search_factory: SearchFactory, *, spherical: bool = False
 ) -> np.ndarray:
-    """(C, D) float32, of a sample. All processes of the run call it together.
+    """(C, D) float32 of a sample, C = 3√K for K clusters, K at most. All processes of the run call it together.
 
     Args:
         source: the vectors.
-        count: C.
+        num_clusters: K.
         seed: the same one gives the same centroids.
         search_factory: makes a search of centroids.
-        most: the sample is no larger than this share of the source.
         spherical: scale centroids to unit norm.
     """
-    sample = (0.0, min(most, max(_VECTORS_PER_COARSE * count / source.num_vectors, _SMALLEST_SHARE)))
+    count = min(num_clusters, num_points(num_clusters))
+    sample = (0.0, min(1.0, max(_VECTORS_PER_COARSE * count / source.num_vectors, _SMALLEST_SHARE)))
     centroids = kmeans_plusplus(source, count, seed, search_factory, sample)
-    for _ in range(COARSE_ITERATIONS):
+    for _ in range(_ITERATIONS):
         sums = source.accumulate(search_factory(centroids), sample)
         filled = sums.counts > 0
         centroids[filled] = sums.sums[filled] / sums.counts[filled, None]
@@ -58,26 +53,23 @@ def coarse_centroids(
 
 
 def near_points(
-    source: VectorSource, num_clusters: int, seed: int, search_factory: SearchFactory, *, spherical: bool = False
+    source: VectorSource, num_clusters: int, coarse: Callable[[], np.ndarray], search_factory: SearchFactory
 ) -> SearchFactory:
     """What searches K centroids around points of the source, if searches by lists are there, or all of them.
 
-    All processes of the run call what is returned together: the first time it draws the points.
+    Args:
+        source: the vectors.
+        num_clusters: K.
+        coarse: gives the points, (G, D) float32, when they are first needed; all processes of the run call it together.
+        search_factory: makes a search of centroids.
     """
     if num_clusters < FEWEST_CENTROIDS_WITH_LISTS or not takes_lists(search_factory(source.take(np.zeros(1, int)))):
         return search_factory
 
     @functools.cache
     def points() -> NearPoints:
-        drawn = coarse_centroids(
-            source,
-            num_points(num_clusters),
-            seed,
-            search_factory,
-            spherical=spherical,
-        )
         spread = np.linspace(0, source.num_vectors - 1, min(SAMPLE_ROWS, source.num_vectors)).astype(np.int64)
-        return NearPoints(drawn, source.take(spread), search_factory)
+        return NearPoints(coarse(), source.take(spread), search_factory)
 
     def search(centroids: np.ndarray) -> Search:
         return (search_factory if len(centroids) < FEWEST_CENTROIDS_WITH_LISTS else points())(centroids)

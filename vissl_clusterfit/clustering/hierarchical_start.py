@@ -1,6 +1,7 @@
-"""First centroids by way of about √K coarse clusters: the vectors of each are clustered by themselves.
+"""First centroids by way of some 3√K coarse clusters: the vectors of each are clustered by themselves.
 
-A vector is held against some 2√K centroids in an iteration instead of K, so that nearly all of the time is in reading.
+A vector is held against 3√K centroids once and then, in an iteration, against some √K / 3 instead of K, so that nearly
+all of the time is in reading.
 What comes out are centroids, and the sums of the vectors as they were last assigned, with which iterations by parts go
 on (``minibatches.py``): these cross the borders of the coarse clusters. It is a heuristic; labels are always those of
 the nearest of all centroids.
@@ -17,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,13 +26,13 @@ import torch
 from numpy.typing import DTypeLike
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.clustering.coarse import COARSE_ITERATIONS, coarse_centroids
 from vissl_clusterfit.clustering.minibatches import MinibatchPlan
 from vissl_clusterfit.clustering.preprocessing import unit_rows
 from vissl_clusterfit.clustering.proportional import shares_of_clusters
 from vissl_clusterfit.clustering.protocol import ChunkTask, ClusterSums, Fraction, VectorSource
 from vissl_clusterfit.clustering.reproducible_sums import squared_norms
 from vissl_clusterfit.clustering.sampling import in_share
+from vissl_clusterfit.search.near_points import POINTS_PER_ROOT
 from vissl_clusterfit.search.protocol import Search, SearchFactory
 from vissl_clusterfit.search.threads import ordered_map
 from vissl_clusterfit.search.torch_search import full_precision
@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 _FINE_ITERATIONS = 4
 # Vectors that are added up at a time, in float64: they stay in the processor's cache.
 _BLOCK_ROWS = 128
-#: How often a vector is held against √K centroids.
-HIERARCHICAL_PASSES = COARSE_ITERATIONS + 2 + _FINE_ITERATIONS + 1
+#: Against so many times √K centroids a vector is held.
+HIERARCHICAL_PASSES = POINTS_PER_ROOT + (_FINE_ITERATIONS + 1) / POINTS_PER_ROOT
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,7 @@ def hierarchical_start(
     source: VectorSource,
     num_clusters: int,
     seed: int,
+    coarse: np.ndarray,
     search_factory: SearchFactory,
     seen: MinibatchPlan,
     *,
@@ -77,14 +78,12 @@ def hierarchical_start(
         source: the vectors.
         num_clusters: K.
         seed: the same one gives the same centroids.
+        coarse: (C, D) float32, the coarse centroids (``coarse.py``).
         search_factory: makes a search of centroids.
         seen: the shares, from 0 on without gaps; they must hold K vectors or more.
         spherical: scale centroids to unit norm.
     """
     share = (seen[0][0], seen[-1][1])
-    coarse = coarse_centroids(
-        source, round(math.sqrt(num_clusters)), seed, search_factory, share[1], spherical=spherical
-    )
     positions, members = _members(source, search_factory(coarse), share)
     sizes = np.bincount(members, minlength=len(coarse))
     counts = shares_of_clusters(sizes, num_clusters)

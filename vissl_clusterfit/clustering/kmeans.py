@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vissl_clusterfit.clustering.coarse import near_points
+from vissl_clusterfit.clustering.coarse import coarse_clusters, near_points
 from vissl_clusterfit.clustering.hierarchical_start import hierarchical_start
 from vissl_clusterfit.clustering.initialization import kmeans_plusplus, random_start
 from vissl_clusterfit.clustering.minibatches import (
@@ -155,9 +155,13 @@ def kmeans(
         before, last_look = last_look, time.monotonic()
         return max(source.gather(last_look - before))  # the same on all processes
 
+    @functools.cache
+    def coarse() -> np.ndarray:
+        return coarse_clusters(source, num_clusters, seed, search_factory, spherical=spherical)
+
     iteration_search = search_factory
     if plan != [(ALL,)] * num_iter:
-        iteration_search = near_points(source, num_clusters, seed, search_factory, spherical=spherical)
+        iteration_search = near_points(source, num_clusters, coarse, search_factory)
     if resume_from is not None:
         state, known = resume_from
         if not state.retained and all(share == 1 for share in state.shares):
@@ -169,7 +173,7 @@ def kmeans(
             initial_centroids = kmeans_plusplus(source, num_clusters, seed, iteration_search, sample)
         elif initial_centroids is None and hierarchical:
             seen = plan[0] if plan else (ALL,)
-            begun = hierarchical_start(source, num_clusters, seed, search_factory, seen, spherical=spherical)
+            begun = hierarchical_start(source, num_clusters, seed, coarse(), search_factory, seen, spherical=spherical)
             initial_centroids, given = begun.centroids, begun.sums
         elif initial_centroids is None:
             initial_centroids = random_start(source, num_clusters, seed)

@@ -35,7 +35,7 @@ _FEWEST_ITERATIONS = 12
 # With fewer vectors, each iteration sees all of them.
 _FEWEST_VECTORS = 2048
 # Of the vectors that a clustering on two levels sees first, where there are more, for each cluster.
-_VECTORS_PER_FINE = 96
+_VECTORS_PER_FINE = 48
 # One in so many iterations sees the sample that grows.
 _EARLY = 6
 

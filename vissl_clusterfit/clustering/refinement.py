@@ -11,13 +11,14 @@ a sample.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from vissl_clusterfit.clustering.coarse import near_points
+from vissl_clusterfit.clustering.coarse import coarse_clusters, near_points
 from vissl_clusterfit.clustering.kmeans import KMeansResult, Sums, kmeans
 from vissl_clusterfit.clustering.protocol import VectorSource
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
@@ -77,7 +78,8 @@ def refine(
 
     search: SearchFactory = near_clusters
     if count <= _SEARCHED_TOGETHER:
-        search = near_points(source, count, settings.seed, search_factory, spherical=cosine)
+        points = functools.partial(coarse_clusters, source, count, settings.seed, search_factory, spherical=cosine)
+        search = near_points(source, count, points, search_factory)
     state = kmeans(
         source,
         count,

@@ -230,7 +230,7 @@ def _seconds(
 def _compared(work: Workload) -> float:
     """How many centroids an iteration holds a vector against, in units of large products.
 
-    With lists (``search/near_points.py``) most often 2√K points and K/32 centroids, whose small products take about
+    With lists (``search/near_points.py``) most often 3√K points and K/32 centroids, whose small products take about
     four times as long as large ones do (docs/performance.md).
     """
     if not has_lists(work, work.num_clusters):

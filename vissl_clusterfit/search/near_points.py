@@ -30,7 +30,7 @@ from vissl_clusterfit.search.torch_search import TorchSearch, full_precision
 #: With fewer centroids, all products take less time.
 FEWEST_CENTROIDS_WITH_LISTS = 512
 #: So many points for each root of K.
-POINTS_PER_ROOT = 2
+POINTS_PER_ROOT = 3
 # Rows of a search for each point.
 _ROWS_PER_POINT = 32
 #: Rows of the sample on which lists are measured.
@@ -40,6 +40,8 @@ _ONE_IN = (64, 32, 16, 8)
 _LIST_MULTIPLE = 16
 # Of the sample, so many may have their nearest centroid elsewhere.
 _MOST_MISSED = 0.005
+# Squared distances are no less, so that they have a reciprocal in float32.
+_LEAST_SQUARE = 1e-30
 # Points of one product while the lists are made.
 _BLOCK_POINTS = 32
 # Rows of the sample whose lists are looked at together.
@@ -94,8 +96,9 @@ class NearPoints:
         blocks = [slice(low, low + _BLOCK_POINTS) for low in range(0, len(self._points), _BLOCK_POINTS)]
         with full_precision():
             squared = torch.cat(parallel_map(distances, blocks))
-        own = squared.argmin(dim=0)
-        squared[own, torch.arange(len(centroids))] = -torch.inf  # first in the list
+        squared.clamp_(min=_LEAST_SQUARE)
+        own = squared.argmin(dim=0), torch.arange(len(centroids))
+        squared[own] = -1 / squared[own]  # first in the list, nearest first
         of_sample = zip(self._sample_group.split(_BLOCK_ROWS), sample_labels.split(_BLOCK_ROWS), strict=True)
         rank = torch.cat(parallel_map(lambda part: _ranks(squared, *part), of_sample))
         num_near = self._list_length(rank, len(centroids))
