@@ -25,7 +25,7 @@ from vissl_clusterfit.search.protocol import Search, SearchFactory
 # Iterations over the sample.
 _ITERATIONS = 3
 # Vectors of the sample for each coarse cluster.
-_VECTORS_PER_COARSE = 64
+_VECTORS_PER_COARSE = 32
 _SMALLEST_SHARE = 1 / 64
 
 
