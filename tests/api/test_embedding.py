@@ -114,6 +114,16 @@ def test_a_killed_one_resumes_and_has_the_same_bytes(here):
     np.testing.assert_array_equal(killed.read(0, 300), whole.read(0, 300))
 
 
+def test_a_random_start_is_always_the_same_and_said(here, caplog):
+    first = embed("pictures", "torchvision:resnet18", "first", size=SIZE)
+    assert "torchvision:resnet18 has a random start: no weights were given." in caplog.text
+    torch.manual_seed(5)
+    assert embed("pictures", "torchvision:resnet18", "second", size=SIZE).content_hash == first.content_hash
+    caplog.clear()
+    embed("pictures", "torchvision:resnet18", "third", weights="resnet18.pth", size=SIZE)
+    assert "random start" not in caplog.text
+
+
 def test_an_image_that_cannot_be_read_is_left_out(here, caplog):
     (here / "pictures/ä/000.png").write_bytes(b"no image")
     features = embed("pictures", "torchvision:resnet18", "run", size=SIZE)
@@ -165,6 +175,10 @@ def test_features_of_other_images_are_refused(here):
         (("pictures", "torchvision:resnet18", "run", "--size", "0"), "--size: found 0 for transforms"),
         (("pictures", "torchvision:resnet18", "run", "--argument", "size"), "--argument: found 'size'; allowed: NAME="),
         (("pictures", "torchvision:resnet18", "run", "--device", "cuda"), "--device: found cuda"),
+        (
+            ("pictures", "torchvision:resnet18", "run", "--num-workers", "-1"),
+            "--num-workers: found -1; allowed: auto, or 0 or more",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_and_leaves_nothing(here, capsys, words, said):

@@ -145,7 +145,10 @@ def test_fewer_distinct_vectors_than_clusters(tmp_path, caplog):
     codebook = cluster(store, tmp_path / "codebook", num_clusters=60, num_coarse_clusters=4)
     assert codebook.counts.sum() == 300
     assert codebook.manifest["num_empty_clusters"] == (codebook.counts == 0).sum() == 30
-    assert "30 of 60 clusters stay empty" in caplog.text
+    assert caplog.text.count("30 of 60 clusters stay empty") == 1
+    caplog.clear()
+    cluster(store, tmp_path / "unrefined", num_clusters=60, num_coarse_clusters=4, refinement_iterations=0)
+    assert caplog.text.count("30 of 60 clusters stay empty: coarse clusters have fewer distinct features") == 1
 
 
 def test_more_coarse_clusters_than_distinct_vectors(tmp_path):

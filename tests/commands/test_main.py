@@ -81,6 +81,7 @@ def test_a_config_without_a_command_is_run(words, tmp_path, monkeypatch, capsys)
     [
         (["cluster", "features", "codebook"], "the following arguments are required: --num-clusters"),
         (["cluster", "f", "c", "--num-clusters", "many"], "--num-clusters: found 'many'; allowed: a whole number"),
+        (["cluster", "f", "c", "--num-clusters=2", "--time-limit=abc"], "--time-limit: found 'abc'; allowed: a number"),
         (["label", "a"], "required: CODEBOOK, FOLDER"),
         (["compare", "labels", "--tolerance=-1"], "found '-1'; allowed: a number, 0 or more"),
         (["prepare", "carz", "--output", "x"], "invalid choice: 'carz'"),

@@ -26,6 +26,10 @@ from vissl_clusterfit.storage.paths import artifact_path
 
 logger = logging.getLogger(__name__)
 
+# Of the random start of a network without weights.
+_SEED = 0
+# Libraries whose networks have one; others' own code may bring weights.
+_UNTRAINED = ("timm", "torchvision", "transformers")
 # What a setting of a run is called here.
 _NAMES = {
     r"config\.DATA\b": "images",
@@ -77,7 +81,7 @@ def embed(
         model: ``torchvision:<model>``, ``timm:<model>``, ``transformers:<folder or name>``, ``hub:<repository>`` or
             ``python:<module>:<function>``.
         folder: of the feature store.
-        weights: a file; "library" for what the library brings; "" for a random start.
+        weights: a file; "library" for what the library brings; "" for a random start, always the same one.
         layer: a submodule; "" for what the library itself gives as features.
         pooling: how tokens or maps become a vector: avg (also ""), max, flatten, class_token, patch_mean.
         transforms: from a picture to the input, in the form of a config's TRANSFORMS; None for those that the library
@@ -119,9 +123,15 @@ def embed(
     """
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ConfigError(problem("device", found=device, allowed="cpu, or cuda on a machine that has a GPU"))
+    if num_workers != AUTO and (isinstance(num_workers, str) or num_workers < 0):
+        raise ConfigError(problem("num_workers", found=num_workers, allowed="auto, or 0 or more"))
     place = artifact_path(str(folder), "folder")
     opened = images if isinstance(images, Images) else open_images(images, column=column)
-    network = load(model, weights, arguments=arguments, transforms=transforms, key=key, prefix=prefix, trust=trust)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)  # what was stopped, and all that share the work, have the same random start
+        network = load(model, weights, arguments=arguments, transforms=transforms, key=key, prefix=prefix, trust=trust)
+    if not weights and model.partition(":")[0] in _UNTRAINED:
+        logger.warning("%s has a random start: no weights were given.", model)
     steps = network.transforms if size is None else _at_size(network.transforms, size)
     encode = network.encoder(layer, pooling, device)
     source = TransformedImages(opened, build_transform(steps), keep_names=keep_names)

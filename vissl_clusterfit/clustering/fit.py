@@ -186,6 +186,13 @@ def fit_codebook(
             refined = refine_kept(fine, result.centroids)
             fine, fine_counts = refined.result, refined.fine_counts
             about_levels["num_probed"] = refined.num_probed
+        elif fine.num_empty:
+            logger.warning(
+                "%d of %d clusters stay empty: coarse clusters have fewer distinct features. Lower the number of "
+                "clusters, or look for duplicate samples.",
+                fine.num_empty,
+                len(fine.counts),
+            )
 
     def finish() -> None:
         if settings.num_coarse_clusters:

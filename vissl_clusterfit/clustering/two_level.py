@@ -139,15 +139,7 @@ def cluster_within(
     found = [files.load(index, int(sizes[index]), int(shares[index])) for index in np.flatnonzero(shares).tolist()]
     whole = [state for state in found if state is not None]
     assert len(whole) == len(found), "a file that was just written is not what was written"
-    result = _as_one(whole)
-    if result.num_empty:
-        logger.warning(
-            "%d of %d clusters stay empty: coarse clusters have fewer distinct features. Lower "
-            "config.CLUSTERFIT.NUM_CLUSTERS, or look for duplicate samples.",
-            result.num_empty,
-            len(result.counts),
-        )
-    return result, shares
+    return _as_one(whole), shares
 
 
 def _sources(

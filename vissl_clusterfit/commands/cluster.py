@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from vissl_clusterfit.commands.parsing import count, progress_shown, say_end
+from vissl_clusterfit.commands.parsing import count, progress_shown, say_end, share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", choices=("l2", "cosine"), default="l2", help="cosine: spherical k-means")
     parser.add_argument("--num-iter", type=count, default=50, metavar="I", help="at most (%(default)s)")
     parser.add_argument(
-        "--time-limit", type=float, default=0.0, metavar="SECONDS", help="begin no iteration that would end later"
+        "--time-limit", type=share, default=0.0, metavar="SECONDS", help="begin no iteration that would end later"
     )
     parser.add_argument("--seed", type=count, default=0, help="draws the first centroids (%(default)s)")
     parser.add_argument(

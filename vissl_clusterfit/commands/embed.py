@@ -3,7 +3,7 @@
     vissl-clusterfit embed pictures/ timm:vit_small_patch14_dinov2 run/features --weights dinov2.safetensors
     vissl-clusterfit embed pictures/ torchvision:resnet18 run/features --weights resnet18.pth --size 64
     vissl-clusterfit embed pictures/ timm:vit_tiny_patch16_224 run/features --size 64 --argument img_size=64
-    vissl-clusterfit embed images.csv transformers:models/dinov2 run/features --pooling class_token
+    vissl-clusterfit embed images.csv transformers:models/dinov2 run/features --weights library
     vissl-clusterfit embed 'shards/train-*.tar' python:my_networks:encoder run/features --device cuda
 
 IMAGES is a folder, a list of files, an array, tar files, a data set of Hugging Face on disk or an LMDB. Transforms are
