@@ -123,6 +123,15 @@ def test_a_config_is_planned_from_its_images_to_its_last_epoch(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
+def test_epochs_that_are_drawn_balanced_have_as_many_images_as_are_drawn(tmp_path):
+    images = write_images(tmp_path / "images", 30)
+    drawn = ("config.CLUSTERFIT.BALANCED_SAMPLES=12", "config.OPTIMIZER.num_epochs=3")
+    here = (*STUDENT, f"config.DATA.TRAIN.DATA_PATHS=[{images}]", *drawn)
+    done = plan(*here, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["training"]["num_images"] == 3 * 12
+
+
 def test_a_head_that_is_spread_is_counted_beside_the_network(tmp_path):
     images = write_images(tmp_path / "images", 30)
     here = (*STUDENT, f"config.DATA.TRAIN.DATA_PATHS=[{images}]", f"config.CHECKPOINT.DIR={tmp_path / 'run'}")

@@ -112,7 +112,8 @@ def stages_of(run: Run, num_samples: int, progress: Progress, *, features_are_th
                 fixed, of_image = partial_head_bytes(*head, run.processes)
                 cost = replace(cost, fixed_bytes=cost.fixed_bytes + fixed, image_bytes=cost.image_bytes + of_image)
             limit = cfg.DATA.TRAIN.DATA_LIMIT
-            seen = min(num_samples, limit) if limit >= 0 else num_samples
+            whole = min(num_samples, limit) if limit >= 0 else num_samples
+            seen = run.settings.balanced_samples or whole
             stages["training"] = StagePlan(
                 seen * int(cfg.OPTIMIZER.num_epochs),
                 cfg.DATA.TRAIN.BATCHSIZE_PER_REPLICA,
