@@ -36,6 +36,15 @@ def test_both_sides_of_a_benchmark_of_transfer_agree(name, size, agreement):
     assert set(report["ratios"]) == {"scikit-learn", "faiss"}
 
 
+def test_two_processes_of_the_benchmark_label_as_one():
+    command = [sys.executable, BENCHMARKS / "labelling.py", "--size", "5000x16x40", "--pairs", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout.splitlines()[-1])
+    assert report["same_labels"] is True
+    assert report["ratio"] > 0
+
+
 @pytest.mark.slow
 def test_the_benchmark_of_a_card_runs_through_on_a_processor():
     command = [sys.executable, BENCHMARKS / "gpu.py", "--device", "cpu", "--tiny"]
