@@ -4,8 +4,8 @@
     python benchmarks/labelling.py --size 20000x128x100 --pairs 1
 
 Processes of both sides live for one pair, and label once before they are timed; each pair has the median of three
-turns. Labels of both sides must be the same bytes. The last line is one JSON object; ``ratio`` is the seconds of one process
-over those of two.
+turns. Labels of both sides must be the same bytes. The last line is one JSON object; ``ratio`` is the seconds of one
+process over those of two.
 """
 
 from __future__ import annotations
