@@ -68,10 +68,15 @@ def near_points(
 
     @functools.cache
     def points() -> NearPoints:
-        spread = np.linspace(0, source.num_vectors - 1, min(SAMPLE_ROWS, source.num_vectors)).astype(np.int64)
-        return NearPoints(coarse(), source.take(spread), search_factory)
+        return NearPoints(coarse(), spread_vectors(source), search_factory)
 
     def search(centroids: np.ndarray) -> Search:
         return (search_factory if len(centroids) < FEWEST_CENTROIDS_WITH_LISTS else points())(centroids)
 
     return search
+
+
+def spread_vectors(source: VectorSource) -> np.ndarray:
+    """(S, D) float32, some vectors spread evenly over the source: those on which it is measured how far to look."""
+    spread = np.linspace(0, source.num_vectors - 1, min(SAMPLE_ROWS, source.num_vectors)).astype(np.int64)
+    return source.take(spread)

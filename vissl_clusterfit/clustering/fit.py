@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +136,13 @@ def fit_codebook(
         facts = {**_facts(store, settings, state), **facts}
         Codebook.save(place, inputs, state.centroids, state.counts, preprocessing, facts, synced=synced)
 
-    def keep(state: KMeansResult, sums: Sums) -> None:
-        save_it = functools.partial(save, state, synced=False)
-        distributed.on_primary(lambda: save_checkpoint(folder / IN_PROGRESS, state, sums, save_it))
-        progress.set(len(state.objective), f"objective {state.objective[-1]:.4g}")
+    def keep_in(place: Path, progress: Progress) -> Callable[[KMeansResult, Sums], None]:
+        def keep(state: KMeansResult, sums: Sums) -> None:
+            save_it = functools.partial(save, state, synced=False)
+            distributed.on_primary(lambda: save_checkpoint(place, state, sums, save_it))
+            progress.set(len(state.objective), f"objective {state.objective[-1]:.4g}")
+
+        return keep
 
     def refine_kept(fine: KMeansResult, coarse_centroids: np.ndarray) -> Refined:
         place = folder / IN_PROGRESS / REFINEMENT
@@ -147,13 +150,9 @@ def fit_codebook(
         stopped = None if kept is None else Codebook.open(kept, inputs)
         before = None if stopped is None or not stopped.preprocessing.equals(preprocessing) else state_of(stopped)
 
-        def keep(state: KMeansResult, sums: Sums) -> None:
-            save_it = functools.partial(save, state, synced=False)
-            distributed.on_primary(lambda: save_checkpoint(place, state, sums, save_it))
-            progress.set(len(state.objective), f"objective {state.objective[-1]:.4g}")
-
         done = 0 if before is None else len(before[0].objective)
         with Progress("Across coarse clusters", settings.refinement_iterations, "iterations", done=done) as progress:
+            keep = keep_in(place, progress)
             return refine(source, fine, coarse_centroids, settings, factory, resume_from=before, on_iteration=keep)
 
     before = None if stopped is None else state_of(stopped)
@@ -173,7 +172,7 @@ def fit_codebook(
             time_limit=settings.time_limit,
             initial_centroids=start,
             resume_from=before,
-            on_iteration=keep,
+            on_iteration=keep_in(folder / IN_PROGRESS, progress),
         )
 
     if settings.num_coarse_clusters:

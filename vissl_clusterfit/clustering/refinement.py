@@ -18,11 +18,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from vissl_clusterfit.clustering.coarse import coarse_clusters, near_points
+from vissl_clusterfit.clustering.coarse import coarse_clusters, near_points, spread_vectors
 from vissl_clusterfit.clustering.kmeans import KMeansResult, Sums, kmeans
 from vissl_clusterfit.clustering.protocol import VectorSource
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
-from vissl_clusterfit.search.near_points import SAMPLE_ROWS
 from vissl_clusterfit.search.protocol import Search, SearchFactory
 from vissl_clusterfit.search.tile import MOST_CENTROIDS
 from vissl_clusterfit.search.two_level import NUM_PROBED, TwoLevelSearch
@@ -69,8 +68,7 @@ def refine(
         search_factory: makes a search of centroids.
         resume_from, on_iteration: as of :func:`~vissl_clusterfit.clustering.kmeans.kmeans`.
     """
-    spread = np.linspace(0, source.num_vectors - 1, min(SAMPLE_ROWS, source.num_vectors)).astype(np.int64)
-    sample, count = source.take(spread), len(fine.centroids)
+    sample, count = spread_vectors(source), len(fine.centroids)
     cosine = settings.metric == "cosine"
 
     def near_clusters(centroids: np.ndarray) -> Search:
