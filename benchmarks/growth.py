@@ -17,15 +17,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from inputs import clustered_features, machine
+import numpy as np
+from inputs import clustered_features, machine, write_store
 from processes import in_own_process, measured
 
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.features import FeatureSettings
-from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.features.writer import FeatureStoreWriter
 from vissl_clusterfit.planner import announce
 from vissl_clusterfit.planner.announce import announce_clustering
 from vissl_clusterfit.search.torch_search import fast_product_type
@@ -36,14 +35,13 @@ WORTH_MEASURING = 1e12
 MANY_SAMPLES, MANY_CLUSTERS = (100_000, 1_000_000), (1000, 2000, 4000, 8000, 16_000)
 
 
-def write_store(folder: Path, num_samples: int) -> None:
-    samples = hash_samples(map(str, range(num_samples)))
-    inputs = {"dataset": dataset_inputs(samples)}
-    writer = FeatureStoreWriter(folder, inputs, samples, shard_size=SHARD_SIZE, dtype="float16")
-    writer.begin()
-    for number, shard in enumerate(writer.missing()):
-        writer.write(shard, clustered_features(shard.stop - shard.start, DIM, seed=number % 10), {})
-    writer.finish()
+def write_features(folder: Path, num_samples: int) -> None:
+    """Ten kinds of shards, in turn: a million features are not made at once."""
+
+    def rows(low: int, high: int) -> np.ndarray:
+        return clustered_features(high - low, DIM, seed=low // SHARD_SIZE % 10)
+
+    write_store(folder, num_samples, SHARD_SIZE, "float16", rows)
 
 
 def cluster(folder: Path, num_clusters: int) -> None:
@@ -71,7 +69,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         stores = {number: Path(scratch) / str(number) for number in MANY_SAMPLES}
         for number, folder in stores.items():
-            write_store(folder, number)
+            write_features(folder, number)
 
         def figures(num_samples: int, num_clusters: int) -> dict[str, float]:
             command = (__file__, "--store", str(stores[num_samples]), "--clusters", str(num_clusters))

@@ -1,4 +1,4 @@
-"""What the benchmarks on features share: features with clusters in them, a fair judge, and what was measured on."""
+"""What the benchmarks on features share: features with clusters, in memory and on disk, a fair judge, the machine."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import faiss
 import numpy as np
 import torch
 
+from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
+from vissl_clusterfit.features.writer import FeatureStoreWriter
 from vissl_clusterfit.search.torch_search import TorchSearch, fast_product_type
 
 _LATENT_DIM, _NUM_GROUPS, _NUM_KINDS, _NUM_CLASSES = 64, 200, 4000, 1000
@@ -49,6 +52,19 @@ def labelled_features(num_samples: int, dim: int, seed: int = 0) -> tuple[np.nda
         rows += 0.02 * rng.standard_normal(rows.shape, dtype=np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return features, labels
+
+
+def write_store(
+    folder: Path, num_samples: int, shard_size: int, dtype: str, rows: Callable[[int, int], np.ndarray]
+) -> None:
+    """A store of features on disk, of samples named by their numbers; `rows` gives those from one number to another."""
+    samples = hash_samples(map(str, range(num_samples)))
+    inputs = {"dataset": dataset_inputs(samples)}
+    writer = FeatureStoreWriter(folder, inputs, samples, shard_size=shard_size, dtype=dtype)
+    writer.begin()
+    for shard in writer.missing():
+        writer.write(shard, rows(shard.start, shard.stop), {})
+    writer.finish()
 
 
 def objective(features: np.ndarray, centroids: np.ndarray) -> float:

@@ -25,15 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from inputs import clustered_features, machine
+from inputs import clustered_features, machine, write_store
 
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.features import FeatureSettings
-from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.features.writer import FeatureStoreWriter
 from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.labels.pseudo_labels import PseudoLabels
 
@@ -43,13 +41,8 @@ TURNS = 3
 def write_inputs(base: Path, num_samples: int, dim: int, num_clusters: int) -> None:
     """Features, and a codebook of few iterations."""
     features = clustered_features(num_samples, dim)
-    samples = hash_samples(map(str, range(num_samples)))
-    inputs = {"dataset": dataset_inputs(samples)}
-    writer = FeatureStoreWriter(base / "store", inputs, samples, shard_size=-(-num_samples // 10), dtype="float32")
-    writer.begin()
-    for shard in writer.missing():
-        writer.write(shard, features[shard.start : shard.stop], {})
-    writer.finish()
+    shard_size = -(-num_samples // 10)
+    write_store(base / "store", num_samples, shard_size, "float32", lambda low, high: features[low:high])
     settings = ClusterFitConfig(num_clusters=num_clusters, num_iter=4, features=FeatureSettings(test_partition=""))
     fit_codebook(FeatureStore.open(base / "store"), settings, "cpu", base / "codebook")
 

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from inputs import clustered_features, machine, objective
+from inputs import clustered_features, machine, objective, write_store
 from processes import in_own_process, measured
 
 from vissl_clusterfit.plugin import bootstrap  # noqa: F401  (repairs; without them the peer does not run)
@@ -35,9 +35,7 @@ from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.fit import fit_codebook
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.features import FeatureSettings
-from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
 from vissl_clusterfit.features.store import FeatureStore
-from vissl_clusterfit.features.writer import FeatureStoreWriter
 from vissl_clusterfit.labels.assign import label_store
 
 NUM_SAMPLES, DIM, NUM_CLUSTERS, NUM_ITER, NUM_SHARDS = 100_000, 512, 1000, 20, 10
@@ -47,18 +45,13 @@ LAYER = "heads"
 def write_inputs(base: Path) -> np.ndarray:
     """The same features as both sides have them."""
     features = clustered_features(NUM_SAMPLES, DIM) * np.float32(3)
-    samples = hash_samples(map(str, range(NUM_SAMPLES)))
-    inputs = {"dataset": dataset_inputs(samples)}
-    writer = FeatureStoreWriter(base / "store", inputs, samples, shard_size=NUM_SAMPLES // NUM_SHARDS, dtype="float32")
-    writer.begin()
-    for number, shard in enumerate(writer.missing()):
-        rows = features[shard.start : shard.stop]
-        writer.write(shard, rows, {})
-        indices = np.arange(shard.start, shard.stop)
-        for name, array in (("features", rows), ("targets", indices[:, None] * 0), ("inds", indices)):
-            (base / "shards").mkdir(exist_ok=True)
+    shard_size = NUM_SAMPLES // NUM_SHARDS
+    write_store(base / "store", NUM_SAMPLES, shard_size, "float32", lambda low, high: features[low:high])
+    (base / "shards").mkdir()
+    for number in range(NUM_SHARDS):
+        indices = np.arange(number * shard_size, (number + 1) * shard_size)
+        for name, array in (("features", features[indices]), ("targets", indices[:, None] * 0), ("inds", indices)):
             np.save(base / "shards" / f"rank0_chunk{number}_train_{LAYER}_{name}.npy", array)
-    writer.finish()
     np.save(base / "images.npy", np.array([f"{index}.jpg" for index in range(NUM_SAMPLES)]))
     return features / np.linalg.norm(features, axis=1, keepdims=True)
 
