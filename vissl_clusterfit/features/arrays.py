@@ -54,6 +54,9 @@ class ArrayFeatures(FeatureStore):
     def _rows(self, shard: Shard) -> np.ndarray:
         return self._array
 
+    def _is_own(self, shard: Shard) -> bool:
+        return False
+
     @property
     def samples(self) -> np.ndarray:
         """The ordered sample list, uint64 (N,)."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.errors import ArtifactError, with_remedy
+from vissl_clusterfit.features.mapped_rows import copy_rows
 from vissl_clusterfit.features.remote_cache import LocalCopies
 from vissl_clusterfit.features.rows_files import FLOATS, OpenRows, RowsFile
 from vissl_clusterfit.features.sample_list import SAMPLES_FILE
@@ -265,6 +266,10 @@ class FeatureStore:
             self._unchanged.add(shard)
         return self._mapped(shard)
 
+    def _is_own(self, shard: Shard) -> bool:
+        """Whether the rows of a shard are in the folder of the store, on a local disk."""
+        return not self._copies and shard.rows_file not in self._elsewhere
+
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows ``[start, stop)`` as a new float32 array of shape (stop - start, dim)."""
         if not 0 <= start <= stop <= self.num_samples:
@@ -273,7 +278,11 @@ class FeatureStore:
         first, last = np.searchsorted(self._starts, start, side="right") - 1, np.searchsorted(self._starts, stop)
         for shard in self._shards[max(0, int(first)) : int(last)]:
             low, high = max(start, shard.start), min(stop, shard.stop)
-            out[low - start : high - start] = self._rows(shard)[low - shard.start : high - shard.start]
+            part, rows = out[low - start : high - start], self._rows(shard)
+            if self._is_own(shard):
+                copy_rows(rows, low - shard.start, part)
+            else:  # others may put another file in its place, while this one is mapped
+                part[:] = rows[low - shard.start : high - shard.start]
         return out
 
     def take(self, indices: np.ndarray) -> np.ndarray:
