@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib
+import io
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from repository import ROOT
+from tiny import STUDENT
 
 #: Of a message: the overrides and the whole environment.
 _LONGEST = 1 << 17
@@ -152,6 +154,11 @@ def serve(channel: socket.socket) -> None:
         importlib.import_module(f"vissl_clusterfit.launch.{name}")
     importlib.import_module("torch.utils.cpp_extension")
     sys.path.pop()
+    # The groups and the trunk that most commands have in common: what keeps them once made is in memory.
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        importlib.import_module("vissl_clusterfit.launch.compose.compose").compose(
+            [*STUDENT, f"config.CHECKPOINT.DIR={folder}"]
+        )
     forks.fork_interpreters()
     forks.freeze()
     running = set()

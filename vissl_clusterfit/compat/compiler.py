@@ -1,17 +1,19 @@
 """PyTorch's compiler, imported where something is compiled and not where PyTorch's parts only say that they are not.
 
 ``torch._dynamo`` takes as long to import as half of all else that a run imports. torchvision asks it which devices it
-knows, and marks a function that it must leave alone; so does every optimizer at its first step. Nothing of that has an
-effect before the compiler is there. So here each such function asks first whether it is, at each call.
+knows, and marks a function that it must leave alone; so does every optimizer at its first step, and each process of
+several asks it how it takes apart their network. Nothing of that has an effect before the compiler is there. So here
+each such function asks first whether it is, at each call.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 from vissl_clusterfit.compat.import_hooks import around_import
@@ -25,6 +27,7 @@ def import_compiler_on_demand() -> None:
     around_import("torch._compile", _marks_without_import)
     around_import("torch.compiler", _decorator_without_import)
     around_import("torch.optim.optimizer", _steps_without_import)
+    around_import("torch.nn.parallel.distributed", _processes_without_import)
     around_import("torchvision.ops.roi_align", _devices_without_import)
 
 
@@ -87,6 +90,37 @@ def _steps_without_import(module: Any) -> Iterator[None]:
         return call
 
     module._use_grad_for_differentiable = _use_grad_for_differentiable
+
+
+class _DefaultsOfCompiler(ModuleType):
+    """Stands for the compiler: how it takes apart networks of several processes where nobody has set that."""
+
+    utils = SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(_COMPILER), name)
+
+
+@contextmanager
+def _processes_without_import(module: Any) -> Iterator[None]:
+    """``DistributedDataParallel``, whose sums are other ones in a mode that only the compiler itself can be set to."""
+    yield
+    its_class, torch = module.DistributedDataParallel, sys.modules["torch"]
+    begin = its_class.__init__
+
+    @functools.wraps(begin)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if _is_there():
+            return begin(self, *args, **kwargs)
+        stand_in: Any = _DefaultsOfCompiler(_COMPILER)
+        torch._dynamo = stand_in
+        try:
+            begin(self, *args, **kwargs)
+        finally:
+            if vars(torch).get("_dynamo") is stand_in:
+                del torch._dynamo
+
+    its_class.__init__ = __init__
 
 
 @contextmanager

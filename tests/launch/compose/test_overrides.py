@@ -1,10 +1,13 @@
 """What is misspelt on the command line or in a config is refused with the name that was meant."""
 
+from pathlib import Path
+
 import pytest
 from classy_vision.losses import LOSS_REGISTRY
+from repository import ROOT
 
 from vissl_clusterfit.errors import ConfigError
-from vissl_clusterfit.launch.compose.overrides import compose_overrides
+from vissl_clusterfit.launch.compose.overrides import compose_file, compose_overrides
 
 SIMCLR = "config=test/cpu_test/test_cpu_resnet_simclr"
 STUDENT = (SIMCLR, "+config/clusterfit=student")
@@ -94,6 +97,21 @@ def test_configs_of_a_folder_that_is_named_are_found_and_proposed(own_configs, t
     assert compose_overrides([SIMCLR, place, "+config/mine=recipe"])["config"]["MINE"] == 4
     with pytest.raises(ConfigError, match=r"Did you mean \+config/mine=recipe\?"):
         compose_overrides([SIMCLR, place, "+config/mine=recpie"])
+
+
+def test_a_file_that_changes_is_read_again_and_what_is_only_packaged_is_composed_once(
+    own_configs, tmp_path, monkeypatch
+):
+    for folder, place in ((tmp_path, []), (Path("/"), [f"hydra.searchpath=[file://{tmp_path}/configs]"])):
+        monkeypatch.chdir(folder)
+        for number in (4, 5):
+            own_configs("recipe", f"config:\n  MINE: {number}\n")
+            composed = compose_file("defaults", [SIMCLR, *place, "+config/mine=recipe"])
+            assert composed.config["MINE"] == number
+    assert compose_file("defaults", STUDENT) is compose_file("defaults", STUDENT)
+    for folder in (tmp_path, ROOT):
+        monkeypatch.chdir(folder)
+        assert (compose_file("defaults", STUDENT) is compose_file("defaults", STUDENT)) == (folder == ROOT)
 
 
 def test_a_misspelt_key_in_a_file_is_refused(own_configs):

@@ -10,6 +10,7 @@ from vissl.models.trunks import get_model_trunk
 
 from vissl_clusterfit.errors import ConfigError
 from vissl_clusterfit.launch.compose.compose import compose
+from vissl_clusterfit.plugin.models import head as heads
 from vissl_clusterfit.plugin.models.head import ClusterFitHead, trunk_width
 
 # One small network per kind of trunk in VISSL that runs on the CPU.
@@ -50,6 +51,15 @@ def test_the_dry_run_gives_the_width_of_a_real_one(model):
     with torch.inference_mode():
         features = trunk(torch.zeros(2, 3, 224, 224), [])[-1]
     assert width == features.flatten(1).shape[1]
+
+
+def test_a_trunk_of_vissls_is_built_once_for_the_same_settings(model, monkeypatch):
+    width = trunk_width(copy.deepcopy(model))
+    monkeypatch.setattr(heads, "_built", None)
+    assert trunk_width(copy.deepcopy(model)) == width
+    model.TRUNK.OTHER = 1
+    with pytest.raises(ConfigError, match="has no dry run"):
+        trunk_width(model)
 
 
 def test_the_dry_run_leaves_the_random_numbers_alone(model):

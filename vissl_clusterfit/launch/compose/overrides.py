@@ -8,7 +8,9 @@ then it is refused, too, and ``++key=…`` insists.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import vissl.config
@@ -23,6 +25,7 @@ from yaml import YAMLError
 
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.config.nearest import nearest, proposal
+from vissl_clusterfit.config.search_path import config_dir
 from vissl_clusterfit.config.slurm import with_our_keys
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.launch.compose.named_networks import name_networks
@@ -76,7 +79,18 @@ def _made_by_tags(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def compose_file(name: str, overrides: Sequence[str]) -> DictConfig:
-    """What Hydra makes of one of VISSL's files or ours, unchecked and unresolved; "defaults" is the whole config."""
+    """What Hydra makes of one of VISSL's files or ours, unchecked and unresolved; "defaults" is the whole config.
+
+    It is not to be changed: where no files of the user's own are among those that Hydra looks in, the last ones are
+    kept, as many commands and many stages of one lay the same groups over each other.
+    """
+    its_own = Path("configs").exists() and not Path("configs").samefile(config_dir())
+    elsewhere = its_own or any(override.startswith("hydra.") for override in overrides)
+    return (_composed_file.__wrapped__ if elsewhere else _composed_file)(name, tuple(overrides))
+
+
+@functools.lru_cache(maxsize=16)
+def _composed_file(name: str, overrides: tuple[str, ...]) -> DictConfig:
     with quick_yaml(), initialize_config_module(config_module=vissl.config.__name__, version_base="1.3"):
         return compose(name, overrides=list(overrides))
 

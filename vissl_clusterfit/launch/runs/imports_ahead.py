@@ -15,7 +15,7 @@ for _name in (
 ):
     importlib.import_module(_name)
 
-# Hydra's plugins and parser, and VISSL's defaults, which are imported by the first composition.
-importlib.import_module("vissl.utils.hydra_config").compose_hydra_configuration(
+# Hydra's plugins and parser, and VISSL's defaults and what it registers, which the first composition imports and reads.
+importlib.import_module("vissl_clusterfit.launch.compose.overrides").compose_overrides(
     ["config=test/cpu_test/test_cpu_resnet_simclr"]
 )

@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from vissl.config import AttrDict
 from vissl.models.heads.mlp import MLP
-from vissl.models.trunks import get_model_trunk
+from vissl.models.trunks import MODEL_TRUNKS_REGISTRY, get_model_trunk
 
 from vissl_clusterfit.errors import ConfigError, problem
 from vissl_clusterfit.plugin.models.constructors import network_errors
@@ -63,12 +63,29 @@ class PartialHead(nn.Module):
         return features.flatten(1)
 
 
+#: By all that makes one of VISSL's trunks: its width.
+_WIDTHS: dict[str, int] = {}
+
+
 def trunk_width(model_config: AttrDict) -> int:
     """The features that a trunk gives per image or clip, by running it without data or memory ("meta" tensors).
+
+    One of VISSL's that has the same settings as one before is not run again; others may read files.
 
     Raises:
         ConfigError: the trunk cannot be built, or not be run so.
     """
+    name = model_config.TRUNK.NAME
+    its_class = MODEL_TRUNKS_REGISTRY.get(name)
+    if its_class is None or not its_class.__module__.startswith("vissl.models."):
+        return _width(model_config)
+    made_from = repr([its_class, {key: value for key, value in model_config.items() if key != "HEAD"}])
+    if made_from not in _WIDTHS:
+        _WIDTHS[made_from] = _width(model_config)
+    return _WIDTHS[made_from]
+
+
+def _width(model_config: AttrDict) -> int:
     name = model_config.TRUNK.NAME
     size = model_config.TRUNK.get("VISION_TRANSFORMERS", {}).get("IMAGE_SIZE", 224)
     try:
