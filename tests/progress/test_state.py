@@ -1,5 +1,6 @@
 """What one moment of a step says, and how it comes to a command that watches."""
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -94,6 +95,12 @@ def test_a_command_sees_the_steps_of_a_run_that_it_started(tmp_path, monkeypatch
     monkeypatch.setattr("vissl_clusterfit.progress.display._LINE_S", 0.0)
     monkeypatch.setenv(VARIABLE, str(place))
     process = subprocess.Popen([sys.executable, "-c", RUN])
-    assert watch(process, place, said.append, "1 of 1: ") == 7
+
+    def code_within(seconds: float) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        return process.returncode
+
+    assert watch(code_within, place, said.append, "1 of 1: ") == 7
     assert {line.split(" ", 3)[3].split(":")[0] for line in said} == {"Extracting", "Clustering"}
     assert not place.exists()

@@ -1,6 +1,8 @@
 """The quickstart as a user runs it, in its small size: the scores mean nothing, the way to them is the real one."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +81,33 @@ def test_another_run_gives_the_same_figures(first, tmp_path):
     other = quickstart(tmp_path / "quickstart")
     assert other.returncode == 0, other.stdout + other.stderr
     assert _table(other) == _table(first[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seen", ["Writing", "Evaluating: raw pixels", "raw pixels: done"])
+def test_ctrl_c_ends_all_that_it_started(seen, tmp_path):
+    """While pictures are drawn, before the first run has begun, and in the training of the teacher."""
+    process = subprocess.Popen(
+        [sys.executable, QUICKSTART, "--small"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert any(seen in line for line in process.stdout)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said, _ = process.communicate(timeout=60)  # to the end of all that has its output
+    assert (process.returncode, said.splitlines()[-1]) == (130, "Interrupted.")
+    assert "Traceback" not in said
+    assert "Evaluating: student" not in said
+    assert not [number for number in os.listdir("/proc") if number.isdigit() and _folder_of(number) == str(tmp_path)]
+
+
+def _folder_of(process: str) -> str:
+    with contextlib.suppress(OSError):  # it has ended
+        return os.readlink(f"/proc/{process}/cwd")
+    return ""
 
 
 def _table(done: subprocess.CompletedProcess) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,25 +11,26 @@ from vissl_clusterfit.progress.state import ProgressState, look
 _LOOK_EVERY_S = 0.25
 
 
-def watch(process: subprocess.Popen, place: Path, say: Callable[[str], object], before: str = "") -> int:
+def watch(
+    code_within: Callable[[float], int | None], place: Path, say: Callable[[str], object], before: str = ""
+) -> int:
     """Shows the steps of a run until it ends, and gives its exit code.
 
     Args:
-        process: started with ``progress.state.VARIABLE`` set to ``place``.
+        code_within: waits for the run for at most so many seconds; its exit code, or None where it still runs. It was
+            started with ``progress.state.VARIABLE`` set to ``place``.
         place: of the file that it writes; removed at the end.
         say: takes a plain line where there is no terminal.
         before: what stands in front of each.
     """
     display, shown = Display(say, before), None
     try:
-        while True:
-            try:
-                return process.wait(_LOOK_EVERY_S)
-            except subprocess.TimeoutExpired:
-                state: ProgressState | None = look(place)
-                if state is not None and state != shown:
-                    display.show(state)
-                    shown = state
+        while (code := code_within(_LOOK_EVERY_S)) is None:
+            state: ProgressState | None = look(place)
+            if state is not None and state != shown:
+                display.show(state)
+                shown = state
+        return code
     finally:
         display.close()
         place.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import os
 import shlex
-import subprocess
 import sys
 import time
 import webbrowser
@@ -18,7 +17,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vissl_clusterfit.errors import ClusterFitError
-from vissl_clusterfit.launch.runs.subprocess_runs import python_command
+from vissl_clusterfit.launch.main import main
+from vissl_clusterfit.launch.runs.process_pool import Processes, processes
+from vissl_clusterfit.launch.runs.subprocess_runs import stopped_as_interrupted
 from vissl_clusterfit.progress.ending import ending
 from vissl_clusterfit.progress.state import VARIABLE, duration
 from vissl_clusterfit.progress.watch import watch
@@ -26,14 +27,12 @@ from vissl_clusterfit.report.results import append_results, read_results
 from vissl_clusterfit.report.table import format_table
 
 # Two threads of one process on two busy cores wait for each other; and with one, figures do not depend on the cores.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+NUM_THREADS = 1
 
 #: Evaluations at the same time: each of them takes little more than one core.
 NUM_EVALUATIONS = 2
 #: The priority of one that others are not to wait for.
 _LOW = 10
-#: How long a stage may take to end after Ctrl-C.
-_GRACE_S = 30
 #: What makes a training of a small quickstart.
 SMALL_TRAINING = ("config.OPTIMIZER.num_epochs=1",)
 _CONTROL = "teacher_twice_as_long"
@@ -112,42 +111,31 @@ def run_stages(
     logs = [f"{stage.config}.log" for stage in stages] + [f"evaluate_{_file_name(model)}.log" for model in models]
     after = [_number_of_stages(folder, stages, overrides) for overrides in models.values()]
 
-    all_stages, runs = [*stages, *evaluations], dict[int, _Run]()
-
-    def start(number: int) -> None:
-        stage = all_stages[number]
-        runs[number] = _Run(folder / "logs" / logs[number], f"{group}/{stage.config}", folder, stage)
+    all_stages = [*stages, *evaluations]
 
     def run(number: int) -> int:
-        if number not in runs:
-            start(number)
-        return runs[number].to_end(f"{number + 1} of {len(logs)}: {all_stages[number].title}")
+        stage = all_stages[number]
+        title = f"{number + 1} of {len(logs)}: {stage.title}"
+        return _run(running, stage, title, f"{group}/{stage.config}", folder, folder / "logs" / logs[number])
 
     # A model is evaluated while the next one is trained, which takes little more than one core and is waited for.
     pool, begun = ThreadPoolExecutor(NUM_EVALUATIONS), list[Future[int]]()
-    try:
-        start(0)
-        draw()
-        for num_done in range(len(stages) + 1):
-            if num_done and (code := run(num_done - 1)):
-                return code
-            for number, needed in enumerate(after, len(stages)):
-                if needed == num_done:
-                    begun.append(pool.submit(run, number))
-            # What is waited for next imports what it needs meanwhile.
-            if num_done + 1 < len(stages):
-                start(num_done + 1)
-            elif num_done < len(stages):
+    with stopped_as_interrupted(), processes(NUM_THREADS, main) as running:
+        try:
+            running.prepare()
+            draw()
+            for num_done in range(len(stages) + 1):
+                if num_done and (code := run(num_done - 1)):
+                    return code
                 for number, needed in enumerate(after, len(stages)):
-                    if needed == len(stages):
-                        start(number)
-        importlib.import_module("vissl_clusterfit.commands.reporting")  # with PyTorch, while the evaluations run
-        if code := next(filter(None, (each.result() for each in begun)), 0):
-            return code
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for each in runs.values():  # those that wait for their turn
-            each.end()
+                    if needed == num_done:
+                        begun.append(pool.submit(run, number))
+            importlib.import_module("vissl_clusterfit.commands.reporting")  # with PyTorch, while the evaluations run
+            if code := next(filter(None, (each.result() for each in begun)), 0):
+                return code
+        finally:
+            running.stop()
+            pool.shutdown(cancel_futures=True)
     rows = [row for of_model in folders.values() for row in read_results(of_model)]
     append_results(folder, rows)
     print(f"\n{format_table(rows)}\n")
@@ -182,51 +170,23 @@ def _file_name(title: str) -> str:
     return title.replace(",", "").replace(" ", "_")
 
 
-class _Run:
-    """One config in a separate process, its output in a log file; it imports what it needs and waits for its turn."""
+def _run(running: Processes, stage: Stage, title: str, config: str, folder: Path, log: Path) -> int:
+    """Runs one config in a separate process, its output in a log file, shows how far it is; its exit code."""
+    before, started, told = stage.before, time.monotonic(), log.with_suffix(".progress")
+    command = [f"config={config}", f"quickstart.folder={folder}", *stage.overrides]
+    tqdm.write(f"\n{title}\n    vissl-clusterfit {shlex.join(command)}")
+    process = running.begin(log, command, {VARIABLE: str(told)})
+    if stage.waits:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, _LOW)
 
-    def __init__(self, log: Path, config: str, folder: Path, stage: Stage) -> None:
-        self._stage, self._log, self._told = stage, log, log.with_suffix(".progress")
-        self._command = [f"config={config}", f"quickstart.folder={folder}", *stage.overrides]
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "w", encoding="utf-8") as output:
-            self._process = subprocess.Popen(
-                [*python_command("vissl_clusterfit.launch.waiting", "main_when_told"), *self._command],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **ENVIRONMENT, VARIABLE: str(self._told)},
-            )
-        assert self._process.stdin is not None
-        self._stdin = self._process.stdin.fileno()
+    def code_within(seconds: float) -> int | None:
+        process.join(seconds)
+        return process.exitcode
 
-    def to_end(self, title: str) -> int:
-        """Has it begin, shows how far it is, and returns its exit code."""
-        before, started = self._stage.before, time.monotonic()
-        tqdm.write(f"\n{title}\n    vissl-clusterfit {shlex.join(self._command)}")
-        with contextlib.suppress(BrokenPipeError):  # it has ended
-            os.write(self._stdin, b"\n")
-        if self._stage.waits:
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, _LOW)
-        try:
-            code = watch(self._process, self._told, lambda line: tqdm.write(f"    {line}"), before)
-        except KeyboardInterrupt:  # which the run has got from the terminal, too
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE_S)
-            raise
-        finally:
-            self.end()
-        outcome = "done" if code == 0 else f"failed with exit code {code}"
-        tqdm.write(
-            f"    {before}{outcome} in {time.monotonic() - started:.0f} s; log: {self._log}"
-        )  # above the bars of others
-        if code:
-            print("\n".join(self._log.read_text("utf-8").splitlines()[-15:]), file=sys.stderr)
-        return code
-
-    def end(self) -> None:
-        """Ends it, if it runs."""
-        self._process.kill()
-        self._process.wait()
-        self._process.stdin.close()  # type: ignore[union-attr]
+    code = watch(code_within, told, lambda line: tqdm.write(f"    {line}"), before)
+    outcome = "done" if code == 0 else f"failed with exit code {code}"
+    tqdm.write(f"    {before}{outcome} in {time.monotonic() - started:.0f} s; log: {log}")  # above the bars of others
+    if code:
+        print("\n".join(log.read_text("utf-8").splitlines()[-15:]), file=sys.stderr)
+    return code

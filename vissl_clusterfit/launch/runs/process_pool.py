@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vissl_clusterfit.errors import mendable
@@ -43,20 +45,42 @@ class Processes:
         self._num_threads = num_threads
         self._main = main
         self._running: dict[Path, tuple[list[str], Any]] = {}
+        self._begun: list[Any] = []
+        self._stopped = False
 
     @property
     def folders(self) -> set[Path]:
         """The folders of the runs in progress."""
         return {*self._running}
 
-    def start(self, folder: Path, command: list[str]) -> None:
-        """Starts a command; what it prints goes to ``<folder>/output.txt``."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def prepare(self) -> None:
+        """Starts the server, which imports while this process does something else. From the main thread."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it does once it has imported
+        try:
+            multiprocessing.forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def begin(self, output: Path, command: list[str], environment: Mapping[str, str] = MappingProxyType({})) -> Any:
+        """Starts a command, with these variables besides those of this process; its ``multiprocessing.Process``.
+
+        Raises:
+            KeyboardInterrupt: all was stopped while another thread than that was here.
+        """
+        output.parent.mkdir(parents=True, exist_ok=True)
         process = self._context.Process(
-            target=_run, args=(self._main, command, str(folder / OUTPUT_NAME), self._num_threads)
+            target=_run, args=(self._main, command, str(output), self._num_threads, dict(environment))
         )
         process.start()
-        self._running[folder] = (command, process)
+        self._begun.append(process)
+        if self._stopped:
+            process.kill()
+            raise KeyboardInterrupt
+        return process
+
+    def start(self, folder: Path, command: list[str]) -> None:
+        """Starts a command; what it prints goes to ``<folder>/output.txt``."""
+        self._running[folder] = (command, self.begin(folder / OUTPUT_NAME, command))
 
     def wait_for_one(self) -> tuple[Path, list[str], int]:
         """A run that has ended: its folder, its command and its exit code."""
@@ -68,9 +92,12 @@ class Processes:
 
     def stop(self) -> None:
         """Interrupts all that runs, and ends what does not end by itself."""
-        for _, process in self._running.values():
-            os.kill(process.pid, signal.SIGINT)
-        for _, process in self._running.values():
+        self._stopped = True
+        running = [process for process in self._begun if process.exitcode is None]
+        for process in running:
+            with suppress(ProcessLookupError):  # the server, whose child it is, has seen its end
+                os.kill(process.pid, signal.SIGINT)
+        for process in running:
             process.join(_GRACE_S)
             if process.exitcode is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -83,6 +110,7 @@ def processes(num_threads: int, main: Callable[[list[str]], int]) -> Iterator[Pr
     # Libraries read these when they are loaded, which they are in the server.
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     os.environ.update(dict.fromkeys(names, str(num_threads)))
+    os.environ["PYTHONSAFEPATH"] = "1"  # from Python 3.11: the working directory may be a folder of data
     multiprocessing.set_forkserver_preload(["vissl_clusterfit.plugin.bootstrap", IMPORTS_AHEAD, __name__])
     started = Processes(num_threads, main)
     try:
@@ -91,9 +119,12 @@ def processes(num_threads: int, main: Callable[[list[str]], int]) -> Iterator[Pr
         started.stop()
 
 
-def _run(main: Callable[[list[str]], int], overrides: list[str], output: str, num_threads: int) -> None:
-    """What a process runs; it is interrupted when the study dies, as the study no longer can."""
-    os.setsid()  # the terminal's Ctrl-C comes to it once, from the study, and whatever it leaves can be ended
+def _run(
+    main: Callable[[list[str]], int], overrides: list[str], output: str, num_threads: int, environment: dict[str, str]
+) -> None:
+    """What a process runs; it is interrupted when the one that started it dies, as that no longer can."""
+    os.setsid()  # the terminal's Ctrl-C comes to it once, from there, and whatever it leaves can be ended
+    os.environ.update(environment)
     terminal = os.dup(2)
     interrupt_after(lambda: wait([multiprocessing.parent_process().sentinel]))
     import torch
