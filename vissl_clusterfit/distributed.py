@@ -77,7 +77,11 @@ def on_primary(work: Callable[[], T]) -> T:
 
 
 def add_up(values: torch.Tensor | np.ndarray) -> None:
-    """Replaces numbers by their sum over all processes, in place."""
+    """Replaces numbers by their sum over all processes, in place.
+
+    Those of a tensor on a card go from card to card where the processes have NCCL, and by way of their memory where
+    not. NCCL does not wait for long: all processes are to have met before, as at the end of ``errors_shared``.
+    """
     _reduce(values, dist.ReduceOp.SUM)
 
 
@@ -125,4 +129,11 @@ def errors_shared() -> Iterator[None]:
 def _reduce(values: torch.Tensor | np.ndarray, operation: Any) -> None:
     if is_distributed():
         tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
-        dist.all_reduce(tensor, op=operation, group=_waiting_group())
+        if tensor.device.type == "cpu":
+            dist.all_reduce(tensor, op=operation, group=_waiting_group())
+        elif "nccl" in dist.get_backend():  # from card to card
+            dist.all_reduce(tensor, op=operation)
+        else:
+            here = tensor.cpu()
+            dist.all_reduce(here, op=operation, group=_waiting_group())
+            tensor.copy_(here)

@@ -84,7 +84,7 @@ def test_blocks_change_no_bit(block_values, monkeypatch):
     rng = np.random.default_rng(0)
     rows, labels = rng.standard_normal((500, 200)).astype(np.float32) * 1e3, rng.integers(0, NUM_CLUSTERS, 500)
     expected = totals([(rows, labels)], extent_of(rows), 2**30)
-    monkeypatch.setattr(reproducible_sums, "_BLOCK_VALUES", block_values)
+    monkeypatch.setitem(reproducible_sums._BLOCK_VALUES, "cpu", block_values)
     assert_identical(totals([(rows, labels)], extent_of(rows), 2**30), expected)
 
 

@@ -13,7 +13,7 @@ from vissl_clusterfit.features import batch_size
 from vissl_clusterfit.features.card import Card
 from vissl_clusterfit.features.extract import extract_features
 from vissl_clusterfit.images.pixels import Finish
-from vissl_clusterfit.search import threads, tile, torch_search
+from vissl_clusterfit.search import tile
 from vissl_clusterfit.search.torch_search import TorchSearch
 from vissl_clusterfit.transfer.knn import KnnSettings, knn_hits, knn_predict
 from vissl_clusterfit.transfer.retrieval import category_retrieval
@@ -21,10 +21,8 @@ from vissl_clusterfit.transfer.retrieval import category_retrieval
 
 @pytest.fixture
 def card(monkeypatch):
-    torch_search.fast_product_type.cache_clear()
     with pretended_card(monkeypatch) as card:
         yield card
-    torch_search.fast_product_type.cache_clear()
 
 
 @pytest.fixture
@@ -66,14 +64,7 @@ def test_a_block_is_waited_for_a_few_times_however_many_its_candidates_are(card,
     assert waits[0] == waits[1] <= 12
 
 
-def test_centers_are_those_of_a_processor(card, rows, monkeypatch):
-    take_part = threads._Turns.take_part
-
-    def take_part_on_card(turns):  # what is pretended is so in one thread
-        with card:
-            take_part(turns)
-
-    monkeypatch.setattr(threads._Turns, "take_part", take_part_on_card)
+def test_centers_are_those_of_a_processor(card, rows):
     here, there = (KMeans(12, max_iter=5, random_state=0, device=device).fit(rows) for device in ("cpu", "cuda"))
     assert there.cluster_centers_.tobytes() == here.cluster_centers_.tobytes()
     np.testing.assert_array_equal(there.labels_, here.labels_)

@@ -16,6 +16,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from vissl_clusterfit.search import threads, torch_search
+
 CARD, PROCESSOR = torch.device("cuda", 0), torch.device("cpu")
 #: Operations whose result the processor needs before it can continue.
 _WAITS = (
@@ -170,9 +172,19 @@ def pretended_card(monkeypatch: Any, *, has_backward: bool = False) -> Iterator[
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor)
     # Modules move their parameters by giving tensors other values, which are not the attribute of these.
     torch.__future__.set_swap_module_params_on_conversion(True)
+    card = PretendedCard(has_backward=has_backward)
+    take_part = threads._Turns.take_part
+
+    def take_part_on_card(turns: Any) -> None:  # what is pretended is so in one thread
+        with card:
+            take_part(turns)
+
+    monkeypatch.setattr(threads._Turns, "take_part", take_part_on_card)
+    torch_search.fast_product_type.cache_clear()
     try:
         # Its library's batch norm is an operation of its own, which a processor does not have.
-        with torch.backends.cudnn.flags(enabled=False), PretendedCard(has_backward=has_backward) as card:
+        with torch.backends.cudnn.flags(enabled=False), card:
             yield card
     finally:
         torch.__future__.set_swap_module_params_on_conversion(False)
+        torch_search.fast_product_type.cache_clear()

@@ -182,7 +182,9 @@ class Codebook:
 
 
 class _PreparedSearch:
-    """A search that prepares its vectors first."""
+    """A search that prepares its vectors first, on the processor."""
+
+    card = None
 
     def __init__(self, search: Search, preprocessing: Preprocessing) -> None:
         self._search = search

@@ -183,7 +183,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         def keep(positions: np.ndarray, _: np.ndarray, found: np.ndarray) -> None:
             labels[positions] = found
 
-        self._source(rows).over_chunks(ChunkTask(keep, search.labels, search.num_threads))
+        self._source(rows).over_chunks(ChunkTask(keep, search.labels, search.num_threads, card=search.card))
         return labels
 
     def _inertia(self, rows: np.ndarray, labels: np.ndarray) -> float:

@@ -133,7 +133,7 @@ def _members(source: VectorSource, search: Search, share: Fraction) -> tuple[np.
         positions.append(found_at)
         members.append(labels.astype(np.int32))
 
-    source.over_chunks(ChunkTask(keep, search.labels, search.num_threads), share)
+    source.over_chunks(ChunkTask(keep, search.labels, search.num_threads, card=search.card), share)
     gathered = source.gather((_joined(positions, np.int64), _joined(members, np.int32)))
     return _joined([own for own, _ in gathered], np.int64), _joined([own for _, own in gathered], np.int32)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 
 from vissl_clusterfit.search.protocol import Search
 
@@ -29,12 +30,18 @@ class ChunkTask:
         compute: from vectors (n, D) to what is to be found; called for several chunks at the same time.
         num_threads: for how many.
         num_rows: chunks are joined up to so many vectors for it, where these are few enough to be in memory.
+        card: where both get the vectors, as a tensor; None for arrays in memory.
+        stays: what is found on a card is consumed there; else it comes as arrays.
+        look: called with the vectors as an array, wherever the others get them; for several chunks at the same time.
     """
 
-    consume: Callable[[np.ndarray, np.ndarray, Any], None]
-    compute: Callable[[np.ndarray], Any] = lambda rows: None
+    consume: Callable[[np.ndarray, Any, Any], None]
+    compute: Callable[[Any], Any] = lambda rows: None
     num_threads: int = 1
     num_rows: int = 0
+    card: torch.device | None = None
+    stays: bool = False
+    look: Callable[[np.ndarray], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)

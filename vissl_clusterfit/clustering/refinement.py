@@ -146,6 +146,8 @@ def _num_probed(
 class _Regrouped:
     """A search of K centroids in any order by way of the coarse clusters that they are nearest to."""
 
+    card = None
+
     def __init__(
         self, centroids: np.ndarray, coarse_centroids: np.ndarray, sample: np.ndarray, search_factory: SearchFactory
     ) -> None:

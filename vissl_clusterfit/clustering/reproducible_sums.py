@@ -4,6 +4,12 @@ Before they are added, numbers are rounded to multiples of one power of two, so 
 sum without rounding: then addition is associative. What the rounding takes away is far below the resolution of a
 float32 mean; where numbers span a wide range, it is summed in further bins, each on a finer grid (Demmel and Nguyen,
 "Parallel Reproducible Summation", 2015, section 3).
+
+A card gives the same bits. The part of a number comes from additions and subtractions in float64, one operation after
+another, each rounded to nearest as IEEE 754 says: there is no product that a compiler could fuse with one, and widening
+float32 is exact, subnormal numbers included. Parts are multiples of the grid g, and the sum of the absolute values of
+all of them is below 2^53 g: so is the absolute value of the sum of any of them. Hence each of the additions of
+``index_add_``, which a card makes atomically and in an order that nobody knows, has a result that float64 holds.
 """
 
 from __future__ import annotations
@@ -17,13 +23,14 @@ import torch
 
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.protocol import ClusterSums
+from vissl_clusterfit.search.protocol import Rows
 
 _FLOAT64_BITS = 52
 # The grid is finer than a typical number by so many bits: as many as float32 has.
 _KEPT_BITS = 24
 _MAX_BINS = 4
-# Rows are added in blocks whose float64 copy stays in the processor's cache.
-_BLOCK_VALUES = 1 << 17
+# Rows are added in blocks whose float64 copy stays in the processor's cache, or is little of a card's memory.
+_BLOCK_VALUES = {"cpu": 1 << 17, "cuda": 1 << 24}
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class SumGrid:
 
         Each is to be used before the next is asked for.
         """
-        part = torch.empty(values.shape, dtype=torch.float64)
+        part = torch.empty(values.shape, dtype=torch.float64, device=values.device)
         for number, magic in enumerate(self._magic, 1):
             part.copy_(values).add_(magic).sub_(magic)  # in float64 from the start
             yield part
@@ -79,21 +86,24 @@ class Accumulator:
         dim: D.
         extent: of all vectors of the source.
         num_vectors: N, of the source.
+        card: where vectors are, and are added up; None for the processor.
     """
 
-    def __init__(self, num_clusters: int, dim: int, extent: ValueRange, num_vectors: int) -> None:
+    def __init__(
+        self, num_clusters: int, dim: int, extent: ValueRange, num_vectors: int, card: torch.device | None = None
+    ) -> None:
         self._grid = SumGrid(extent, num_vectors)
-        self._sums = torch.zeros(self._grid.num_bins, num_clusters, dim, dtype=torch.float64)
-        self._counts = torch.zeros(num_clusters, dtype=torch.int64)
+        self._sums = torch.zeros(self._grid.num_bins, num_clusters, dim, dtype=torch.float64, device=card)
+        self._counts = torch.zeros(num_clusters, dtype=torch.int64, device=card)
 
-    def add(self, rows_nD: np.ndarray, labels_n: np.ndarray) -> None:
-        """Adds vectors (n, D) float32 to the clusters (n,) int64."""
-        rows, labels = torch.from_numpy(rows_nD), torch.from_numpy(labels_n)
-        size = max(1, _BLOCK_VALUES // rows.shape[1])
+    def add(self, rows_nD: Rows, labels_n: Rows) -> None:
+        """Adds vectors (n, D) float32 to the clusters (n,) int64: arrays, or tensors on the card. It waits for none."""
+        rows, labels = torch.as_tensor(rows_nD), torch.as_tensor(labels_n)
+        size = max(1, _BLOCK_VALUES[rows.device.type] // rows.shape[1])
         for block, of in zip(rows.split(size), labels.split(size), strict=True):
             for sums, part in zip(self._sums, self._grid.parts(block), strict=True):
                 sums.index_add_(0, of, part)
-        self._counts += torch.bincount(labels, minlength=len(self._counts))
+        self._counts.index_add_(0, labels, torch.ones_like(labels))
 
     def add_up_over_processes(self) -> None:
         """Gives every process of the run what all have added."""
@@ -105,7 +115,7 @@ class Accumulator:
         sums = self._sums[-1]
         for coarser in reversed(self._sums[:-1]):
             sums = sums.add_(coarser)
-        return ClusterSums(sums.numpy(), self._counts.numpy(), squares)
+        return ClusterSums(sums.cpu().numpy(), self._counts.cpu().numpy(), squares)
 
 
 class SquareSum:

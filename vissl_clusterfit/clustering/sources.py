@@ -12,14 +12,15 @@ import functools
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering.chunks import are_neighbours, found_by, joined, read_ahead
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.clustering.protocol import ALL, ChunkTask, ClusterSums, Farthest, Fraction
 from vissl_clusterfit.clustering.reproducible_sums import Accumulator, SquareSum, ValueRange, squared_norms
@@ -116,7 +117,7 @@ class ChunkedSource(ABC):
 
     def chunks(self, share: Fraction = ALL) -> Iterator[Chunk]:
         """All vectors of a share that are this process's, in order, as (positions (n,) int64, (n, D) float32)."""
-        return _read_ahead((positions, self.take(positions)) for positions in self.positions(share))
+        return read_ahead((positions, self.take(positions)) for positions in self.positions(share))
 
     def over_chunks(self, work: ChunkTask, share: Fraction = ALL) -> None:
         """Does ``work`` with every chunk. What it raises on one process of a run is raised on all."""
@@ -128,21 +129,26 @@ class ChunkedSource(ABC):
     def over_shares(self, works: Sequence[tuple[ChunkTask, Fraction]]) -> None:
         """Does each work with every chunk of its share, and reads vectors once for all that want the same share."""
         with contextlib.nullcontext() if self.part == WHOLE else distributed.errors_shared():
-            for share in dict.fromkeys(share for _, share in works):
-                self._pass_over(share, [work for work, wanted in works if wanted == share])
+            for share, card in dict.fromkeys((share, work.card) for work, share in works):
+                same = [work for work, wanted in works if (wanted, work.card) == (share, card)]
+                self._pass_over(share, card, same)
 
-    def _pass_over(self, share: Fraction, works: Sequence[ChunkTask]) -> None:
+    def _pass_over(self, share: Fraction, card: torch.device | None, works: Sequence[ChunkTask]) -> None:
         num_threads = min(work.num_threads for work in works)
+        looks = [work.look for work in works if work.look is not None]
         # A search that takes one call at a time has a second thread read for it meanwhile.
         gate = threading.BoundedSemaphore(num_threads)
 
         def prepare(chunks: list[np.ndarray]) -> Callable[[], None]:
             # Chunk by chunk: what preprocessing gives may depend on which vectors come together.
             taken = [self.take(positions) for positions in chunks]
-            positions, rows = (np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in (chunks, taken))
+            positions, read = (np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in (chunks, taken))
             del taken
+            for look in looks:
+                look(read)
+            rows = read if card is None else torch.from_numpy(read).to(card)
             with gate:
-                found = [work.compute(rows) for work in works]
+                found = [found_by(work, rows) for work in works]
 
             def keep() -> None:
                 for work, its in zip(works, found, strict=True):
@@ -156,7 +162,7 @@ class ChunkedSource(ABC):
             of_a_thread = math.ceil(self.num_vectors * (share[1] - share[0]) / self.part[1] / num_threads)
             turns = max(1, math.ceil(of_a_thread / joined_rows(self._raw_dim, asked_for)))
             most = of_a_thread // turns + chunk_rows(self._raw_dim) // 2
-        ordered_map(_joined(self.positions(share), most), prepare, max(2, num_threads))
+        ordered_map(joined(self.positions(share), most), prepare, max(2, num_threads))
 
     def with_passes_by(self: Source, make_pass: Callable[[ChunkTask, Fraction], None]) -> Source:
         """The same source, whose ``over_chunks`` is ``make_pass``."""
@@ -190,24 +196,26 @@ class ChunkedSource(ABC):
 
     def accumulate(self, search: Search, share: Fraction = ALL) -> ClusterSums:
         """Assigns every vector of a share to its nearest centroid. All processes of the run call it together."""
-        sums = Accumulator(search.num_clusters, self.dim, self.extent, self.num_vectors)
+        card = search.card
+        sums = Accumulator(search.num_clusters, self.dim, self.extent, self.num_vectors, card)
         # That of the squares is the same in every iteration.
-        squares = SquareSum(self.dim, self.extent, self.num_vectors) if share not in self._squares else None
+        squares, adding = SquareSum(self.dim, self.extent, self.num_vectors), threading.Lock()
 
-        def find(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-            return search.labels(rows), None if squares is None else squared_norms(rows)
-
-        def add(_: np.ndarray, rows: np.ndarray, found: tuple[np.ndarray, np.ndarray | None]) -> None:
-            labels, norms = found
+        def add(_: np.ndarray, rows: Any, labels: Any) -> None:
             sums.add(rows, labels)
-            if squares is not None and norms is not None:
+
+        def add_squares(rows: np.ndarray) -> None:
+            norms = squared_norms(rows)
+            with adding:
                 squares.add(norms)
 
-        self.over_chunks(ChunkTask(add, find, search.num_threads, search.num_rows), share)
-        for part in (sums, squares):
-            if part is not None and self.part != WHOLE:
-                part.add_up_over_processes()
-        if squares is not None:
+        work = ChunkTask(add, search.labels, search.num_threads, search.num_rows, card, stays=True)
+        self.over_chunks(work if share in self._squares else replace(work, look=add_squares), share)
+        if self.part != WHOLE:
+            sums.add_up_over_processes()
+        if share not in self._squares:
+            if self.part != WHOLE:
+                squares.add_up_over_processes()
             self._squares[share] = squares.total()
         return sums.total(self._squares[share])
 
@@ -223,7 +231,7 @@ class ChunkedSource(ABC):
             reached = np.flatnonzero((near == distances[labels]) & (near > before[labels]))[::-1]
             farthest[labels[reached]] = positions[reached]  # the last one written stays: the first of several
 
-        self.over_chunks(ChunkTask(look, search.nearest, search.num_threads), share)
+        self.over_chunks(ChunkTask(look, search.nearest, search.num_threads, card=search.card), share)
         if self.part != WHOLE:
             own = distances.copy()
             distributed.take_largest(distances)
@@ -243,32 +251,6 @@ class ChunkedSource(ABC):
         )
 
 
-def _joined(chunks: Iterable[np.ndarray], most: int) -> Iterator[list[np.ndarray]]:
-    """Chunks, as many at a time as have ``most`` vectors in all; one at least."""
-    waiting: list[np.ndarray] = []
-    for positions in chunks:
-        if waiting and sum(map(len, waiting)) + len(positions) > most:
-            yield waiting
-            waiting = []
-        waiting.append(positions)
-    if waiting:
-        yield waiting
-
-
-def _are_neighbours(numbers: np.ndarray) -> bool:
-    return len(numbers) > 0 and int(numbers[-1] - numbers[0]) + 1 == len(numbers)
-
-
-def _read_ahead(items: Iterable[T]) -> Iterator[T]:
-    """The same, each made while the one before it is being worked on."""
-    iterator = iter(items)
-    with ThreadPoolExecutor(1, thread_name_prefix="read ahead") as reader:
-        coming = reader.submit(next, iterator, None)
-        while (item := coming.result()) is not None:
-            coming = reader.submit(next, iterator, None)
-            yield item
-
-
 class ArraySource(ChunkedSource):
     """Vectors in memory, or in a memory-mapped array.
 
@@ -284,7 +266,7 @@ class ArraySource(ChunkedSource):
         self._rows = rows
 
     def _read(self, positions: np.ndarray) -> np.ndarray:
-        rows = self._rows[positions[0] : positions[-1] + 1] if _are_neighbours(positions) else self._rows[positions]
+        rows = self._rows[positions[0] : positions[-1] + 1] if are_neighbours(positions) else self._rows[positions]
         return np.ascontiguousarray(rows, dtype=np.float32)
 
     def sample_indices(self, positions: np.ndarray) -> np.ndarray:
@@ -328,6 +310,6 @@ class StoreSource(ChunkedSource):
 
     def _read(self, positions: np.ndarray) -> np.ndarray:
         samples = self.sample_indices(positions)
-        if _are_neighbours(samples):
+        if are_neighbours(samples):
             return self._store.read(int(samples[0]), int(samples[-1]) + 1)
         return self._store.take(samples)

@@ -48,7 +48,7 @@ def write_coarse_labels(source: StoreSource, search: Search, folder: Path, rank:
         def keep(_: np.ndarray, __: np.ndarray, labels: np.ndarray) -> None:
             file.write(labels.astype("<i4").tobytes())
 
-        source.over_chunks(ChunkTask(keep, search.labels, search.num_threads))
+        source.over_chunks(ChunkTask(keep, search.labels, search.num_threads, card=search.card))
 
     write_file(_labels_file(folder, rank), write)
 

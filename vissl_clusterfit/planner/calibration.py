@@ -25,7 +25,7 @@ from vissl_clusterfit.errors import cannot_write
 from vissl_clusterfit.planner.plan import Machine, Rates
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import FAISS, search_factory
-from vissl_clusterfit.search.protocol import Search
+from vissl_clusterfit.search.protocol import Rows, Search
 from vissl_clusterfit.search.threads import one_thread
 from vissl_clusterfit.search.tile import tile_size
 from vissl_clusterfit.search.torch_search import fast_product_type
@@ -74,15 +74,16 @@ def calibrate(
     steps = _any_preprocessing(work)
     rows = steps.apply(raw)
     factory = search_factory(work.backend, work.device)
-    sums = Accumulator(num_centroids, work.dim, work.extent, work.num_vectors)
     drawn = rows[np.linspace(0, len(rows) - 1, num_centroids).astype(np.int64)]
     labels = factory(drawn).labels(rows)
     # Means are closer to each other than vectors, so that more of them are to be held against each other.
     centroids = _means(rows, labels, drawn)
     search = factory(centroids)
+    sums = Accumulator(num_centroids, work.dim, work.extent, work.num_vectors, search.card)
+    added, to = (torch.from_numpy(values).to(search.card or "cpu") for values in (rows, labels))
     with one_thread():  # as in a pass, where each thread does all operations of a chunk
         update = _update(factory, centroids, work) / num_centroids
-        add = _per_row(lambda some: sums.add(some, labels[: len(some)]), rows, part)
+        add = _per_row(lambda some: sums.add(some, to[: len(some)]), added, part)
     return Rates(
         label=_per_row(_labels(search, work), rows, 2 * part) / num_centroids,
         nearest=_per_row(lambda some: search.nearest(some, min(2, num_centroids)), rows, 2 * part) / num_centroids,
@@ -200,6 +201,8 @@ def _least_seconds(work: Callable[[], object], repeats: int = 3) -> float:
     for _ in range(repeats):
         begun = time.perf_counter()
         work()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         taken.append(time.perf_counter() - begun)
     return min(taken)
 
@@ -210,7 +213,7 @@ def product_bytes(work: Workload) -> int:
     return 4 if work.backend == FAISS else fast_product_type(device).itemsize
 
 
-def _per_row(work: Callable[[np.ndarray], object], rows: np.ndarray, seconds: float) -> float:
+def _per_row(work: Callable[[Rows], object], rows: Rows, seconds: float) -> float:
     """Seconds that ``work`` takes of one row, with as many rows as it does in the time, or all."""
     some = rows[:_FEWEST_ROWS]
     work(some)  # what is done at the first call only

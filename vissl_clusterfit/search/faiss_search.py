@@ -51,6 +51,8 @@ class FaissSearch:
 
     #: faiss has threads of its own, and blocks.
     num_threads, num_rows = 1, 0
+    #: Tensors are copied as arrays are, by faiss.
+    card = None
 
     @property
     def num_clusters(self) -> int:

@@ -124,6 +124,8 @@ def _ranks(squared: torch.Tensor, group: torch.Tensor, label: torch.Tensor) -> t
 class _NearSearch:
     """Of centroids, by lists (G, L)."""
 
+    card = None
+
     def __init__(self, exact: TorchSearch, points: np.ndarray, near: torch.Tensor) -> None:
         self._exact, self._num_points = exact, len(points)
         self._labels = exact.around(points, near)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
+import torch
+
+#: Vectors as an array, or as a tensor on the card of a search; what is found of them comes as the same.
+Rows = TypeVar("Rows", np.ndarray, torch.Tensor)
 
 
 class Search(Protocol):
@@ -22,6 +26,10 @@ class Search(Protocol):
     @property
     def num_rows(self) -> int:
         """How many rows are best given at a time, where they are in memory anyway; 0 for any."""
+
+    @property
+    def card(self) -> torch.device | None:
+        """Where both methods take tensors, too, and give what they find as such; None where they take arrays alone."""
 
     def labels(self, rows_nD: np.ndarray) -> np.ndarray:
         """The nearest centroids of (n, D) float32, as (n,) int64."""

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_map
 
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.search.neighbourhoods import BEST_ROWS
+from vissl_clusterfit.search.protocol import Rows
 from vissl_clusterfit.search.threads import one_thread, parallel_map
 from vissl_clusterfit.search.tile import FEWEST_ROWS, Tile, block_rows, tile_size
 
@@ -56,12 +56,17 @@ class TorchSearch:
         """Several near each reference point (``neighbourhoods.py``), where such are used."""
         return BEST_ROWS if any(tile.leaves_out for _, tile in self._tiles) else 0
 
-    def labels(self, rows_nD: np.ndarray) -> np.ndarray:
+    @property
+    def card(self) -> torch.device | None:
+        """The device, where that is a card: it takes tensors on it, too."""
+        return None if self._device.type == "cpu" else self._device
+
+    def labels(self, rows_nD: Rows) -> Rows:
         """The nearest centroids of (n, D) float32, as (n,) int64; see the module for what is exact."""
         if len(self._tiles) > 1:
             return self.nearest(rows_nD)[0][:, 0]
         _, tile = self._tiles[0]
-        return torch.cat(self._of_blocks(tile.labels, rows_nD)).numpy()
+        return _like(rows_nD, torch.cat(self._of_blocks(tile.labels, rows_nD)))
 
     @property
     def takes_lists(self) -> bool:
@@ -79,7 +84,7 @@ class TorchSearch:
         points = Tile(torch.from_numpy(points_GD), tile.dtype, tile)
 
         def labels(rows_nD: np.ndarray) -> np.ndarray:
-            rows = torch.from_numpy(np.ascontiguousarray(rows_nD, dtype=np.float32))
+            rows = _as_tensor(rows_nD)
             size = max(FEWEST_ROWS, min(BEST_ROWS, -(-len(rows) // torch.get_num_threads())))
             with full_precision():
                 found = parallel_map(lambda part: tile.labels_near(part, points, near_GL), rows.split(size))
@@ -87,7 +92,7 @@ class TorchSearch:
 
         return labels
 
-    def nearest(self, rows_nD: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(self, rows_nD: Rows, count: int = 1) -> tuple[Rows, Rows]:
         """The ``count`` nearest centroids of (n, D) float32, nearest first, and squared distances to them.
 
         Returns:
@@ -97,13 +102,13 @@ class TorchSearch:
             DataError: a distance overflows float32.
         """
         labels, distances = zip(*self._of_blocks(lambda rows: self._nearest(rows, count), rows_nD), strict=True)
-        result = torch.cat(distances).numpy()
-        if not np.isfinite(result).all():
+        result = torch.cat(distances)
+        if not torch.isfinite(result).all():
             raise DataError(
                 "Features are too large: their squared distances overflow float32. Set "
                 "config.CLUSTERFIT.FEATURES.NORMALIZE=true, or scale them down."
             )
-        return torch.cat(labels).numpy(), result
+        return _like(rows_nD, torch.cat(labels)), _like(rows_nD, result)
 
     def _nearest(self, rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         found = [(low, *tile.nearest(rows, min(count, tile.num_clusters))) for low, tile in self._tiles]
@@ -114,20 +119,28 @@ class TorchSearch:
             labels, distances = labels.gather(1, order), distances.gather(1, order)
         return labels, distances.float()
 
-    def _of_blocks(self, work: Callable[[torch.Tensor], Result], rows_nD: np.ndarray) -> list[Result]:
-        """``work`` of the rows, block by block, on the device and back."""
-        size = block_rows(self.num_clusters, self._device.type)
-        rows = torch.from_numpy(np.ascontiguousarray(rows_nD, dtype=np.float32))
+    def _of_blocks(self, work: Callable[[torch.Tensor], Result], rows_nD: np.ndarray | torch.Tensor) -> list[Result]:
+        """``work`` of the rows, block by block, on the device."""
+        rows = rows_nD if isinstance(rows_nD, torch.Tensor) else _as_tensor(rows_nD)
         with full_precision():
             if self._device.type == "cpu":
                 return parallel_map(work, rows.split(self._rows_of_a_thread(len(rows))))
-            found = [work(block.to(self._device)) for block in rows.split(size)]
-            return [tree_map(torch.Tensor.cpu, result) for result in found]
+            size = block_rows(self.num_clusters, self._device.type)
+            return [work(block.to(self._device)) for block in rows.split(size)]
 
     def _rows_of_a_thread(self, num_rows: int) -> int:
         """So many rows at a time, of so many, or of a block."""
         most = self.num_rows or block_rows(self.num_clusters, "cpu")
         return max(FEWEST_ROWS, min(most, -(-num_rows // torch.get_num_threads())))
+
+
+def _as_tensor(rows_nD: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rows_nD, dtype=np.float32))
+
+
+def _like(rows_nD: Rows, found: torch.Tensor) -> Rows:
+    """What was found on a device: in memory, where the rows were an array."""
+    return found if isinstance(rows_nD, torch.Tensor) else found.cpu().numpy()
 
 
 @contextmanager

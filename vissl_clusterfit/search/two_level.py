@@ -23,6 +23,9 @@ _BLOCK_VALUES = 1 << 20
 class TwoLevelSearch:
     """The nearest fine centroids among those of the nearest coarse clusters.
 
+    Attributes:
+        card: None: which rows look at a coarse cluster is found on the processor.
+
     Args:
         centroids: (K, D) float32, in the order of their coarse clusters.
         coarse_centroids: (C, D) float32.
@@ -30,6 +33,8 @@ class TwoLevelSearch:
         search_factory: makes a search of centroids.
         nprobe: P. With P = C the result is that of a search of all centroids.
     """
+
+    card = None
 
     def __init__(
         self,
