@@ -11,7 +11,8 @@ from vissl_clusterfit.clustering.kmeans import KMEANS_PLUSPLUS, RANDOM, kmeans
 from vissl_clusterfit.clustering.minibatches import steps
 from vissl_clusterfit.clustering.preprocessing import fit_preprocessing
 from vissl_clusterfit.clustering.shared_passes import share_passes
-from vissl_clusterfit.clustering.sources import ArraySource, StoreSource
+from vissl_clusterfit.clustering.sources import ArraySource
+from vissl_clusterfit.clustering.store_source import StoreSource
 from vissl_clusterfit.errors import ConfigError, DataError
 from vissl_clusterfit.search.torch_search import TorchSearch
 

@@ -8,7 +8,8 @@ from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, unit_rows
 from vissl_clusterfit.clustering.protocol import ALL, ChunkTask
 from vissl_clusterfit.clustering.sampling import in_share
-from vissl_clusterfit.clustering.sources import ArraySource, StoreSource
+from vissl_clusterfit.clustering.sources import ArraySource
+from vissl_clusterfit.clustering.store_source import StoreSource
 from vissl_clusterfit.errors import DataError
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.storage import artifacts

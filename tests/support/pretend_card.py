@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from vissl_clusterfit.search import threads, torch_search
 
 CARD, PROCESSOR = torch.device("cuda", 0), torch.device("cpu")
+#: Bytes of the card, all of which are free.
+MEMORY = 140 << 30
 #: Operations whose result the processor needs before it can continue.
 _WAITS = (
     "_local_scalar_dense",
@@ -142,6 +144,9 @@ class _Stream:
     def wait_stream(self, _: Any) -> None:
         pass
 
+    def wait_event(self, _: Any) -> None:
+        pass
+
 
 class _Event:
     def record(self, _: Any = None) -> None:
@@ -161,6 +166,7 @@ def pretended_card(monkeypatch: Any, *, has_backward: bool = False) -> Iterator[
     monkeypatch.setattr(cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(cuda, "current_device", lambda: 0)
     monkeypatch.setattr(cuda, "synchronize", lambda *_: None)
+    monkeypatch.setattr(cuda, "mem_get_info", lambda *_: (MEMORY, MEMORY))
     for name in ("memory_allocated", "max_memory_allocated"):
         monkeypatch.setattr(cuda, name, lambda *_, **__: 0)
     monkeypatch.setattr(cuda, "memory_summary", lambda *_, **__: "")

@@ -103,8 +103,9 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
+        source = self._source(rows)
         result = kmeans(
-            self._source(rows),
+            source,
             self.n_clusters,
             self.max_iter,
             int(seed),
@@ -118,14 +119,14 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         self.cluster_centers_ = result.centroids
         self.n_iter_ = len(result.objective)
         self._n_features_out = self.n_clusters
-        self.labels_ = self._nearest(rows)
+        self.labels_ = self._nearest(source)
         self.inertia_ = self._inertia(rows, self.labels_)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
         """The nearest center of each sample, (N,) int64."""
         check_is_fitted(self)
-        return self._nearest(_checked(self, X))
+        return self._nearest(self._source(_checked(self, X)))
 
     def transform(self, X: Any) -> np.ndarray:
         """The distance of each sample to each center, (N, K) in the type of X; of scaled samples with "cosine"."""
@@ -141,7 +142,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         check_is_fitted(self)
         rows = _checked(self, X)
         _require_equal_weights(sample_weight, rows)
-        return -self._inertia(rows, self._nearest(rows))
+        return -self._inertia(rows, self._nearest(self._source(rows)))
 
     def _check_parameters(self) -> None:
         wrong = []
@@ -174,16 +175,18 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         return centers
 
     def _source(self, rows: np.ndarray) -> ArraySource:
-        return ArraySource(rows, preprocessing=Preprocessing(unit_output=self.metric == COSINE))
+        source = ArraySource(rows, preprocessing=Preprocessing(unit_output=self.metric == COSINE))
+        source.clusters_at_once = self.n_clusters
+        return source
 
-    def _nearest(self, rows: np.ndarray) -> np.ndarray:
-        labels = np.empty(len(rows), dtype=np.int64)
+    def _nearest(self, source: ArraySource) -> np.ndarray:
+        labels = np.empty(source.num_vectors, dtype=np.int64)
         search = search_factory(TORCH, self.device)(self.cluster_centers_)
 
         def keep(positions: np.ndarray, _: np.ndarray, found: np.ndarray) -> None:
             labels[positions] = found
 
-        self._source(rows).over_chunks(ChunkTask(keep, search.labels, search.num_threads, card=search.card))
+        source.over_chunks(ChunkTask(keep, search.labels, search.num_threads, card=search.card))
         return labels
 
     def _inertia(self, rows: np.ndarray, labels: np.ndarray) -> float:

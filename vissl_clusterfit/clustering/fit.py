@@ -24,7 +24,7 @@ from vissl_clusterfit.clustering.kmeans import (
 from vissl_clusterfit.clustering.preprocessing import Preprocessing, fit_preprocessing
 from vissl_clusterfit.clustering.refinement import Refined, refine
 from vissl_clusterfit.clustering.shared_passes import share_passes
-from vissl_clusterfit.clustering.sources import StoreSource
+from vissl_clusterfit.clustering.store_source import StoreSource
 from vissl_clusterfit.clustering.two_level import Vectors, cluster_within, require_coarse_clusters_fit
 from vissl_clusterfit.config.clusterfit import DRAWN_STARTS, ClusterFitConfig
 from vissl_clusterfit.errors import ArtifactError, ConfigError, problem
@@ -64,8 +64,10 @@ def fit_codebooks(store: FeatureStore, of_each: Sequence[ClusterFitConfig], devi
     for settings in of_each:
         require_enough_points(settings.num_clusters, raw.num_vectors)
     preprocessing = distributed.on_primary(lambda: _fit_steps(raw, of_each[0]))
+    source = StoreSource(store, preprocessing, indices, _own_part())
+    source.clusters_at_once = sum(settings.num_clusters for settings in of_each)
     return share_passes(
-        StoreSource(store, preprocessing, indices, _own_part()),
+        source,
         [functools.partial(fit, settings) for settings in of_each],
     )
 
@@ -131,6 +133,7 @@ def fit_codebook(
     # A projection that was fitted again may differ from that of a stopped clustering in its last bits.
     if source is None or not source.preprocessing.equals(preprocessing):
         source = StoreSource(store, preprocessing, indices, _own_part())
+        source.clusters_at_once = settings.num_clusters
 
     def save(state: KMeansResult, place: Path, facts: Mapping[str, Any], *, synced: bool = True) -> None:
         facts = {**_facts(store, settings, state), **facts}

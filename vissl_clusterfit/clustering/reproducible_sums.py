@@ -28,7 +28,8 @@ from vissl_clusterfit.search.protocol import Rows
 _FLOAT64_BITS = 52
 # The grid is finer than a typical number by so many bits: as many as float32 has.
 _KEPT_BITS = 24
-_MAX_BINS = 4
+#: Sums of a number, at most.
+MAX_BINS = 4
 # Rows are added in blocks whose float64 copy stays in the processor's cache, or is little of a card's memory.
 _BLOCK_VALUES = {"cpu": 1 << 17, "cuda": 1 << 24}
 
@@ -59,7 +60,7 @@ class SumGrid:
         top = math.frexp(extent.largest)[1]  # no number reaches 2 ** top
         wanted = math.frexp(extent.typical)[1] - _KEPT_BITS
         self._magic: list[float] = []
-        while not self._magic or (top > wanted and len(self._magic) < _MAX_BINS and extent.typical > 0):
+        while not self._magic or (top > wanted and len(self._magic) < MAX_BINS and extent.typical > 0):
             # Adding and subtracting it leaves a multiple of 2 ** (top - bits).
             self._magic.append(math.ldexp(1.5, _FLOAT64_BITS + top - bits))
             top -= bits

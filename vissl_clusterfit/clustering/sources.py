@@ -1,4 +1,4 @@
-"""Sources of vectors for k-means (``protocol.py``): in memory, and in a feature store on disk.
+"""Sources of vectors for k-means (``protocol.py``): what they do, and one in memory; ``store_source.py`` is on disk.
 
 Legend: N vectors, D dimensions, n vectors of one chunk. A *position* counts the vectors of a source from 0, a *sample
 index* the samples of the data set. They differ where samples are left out.
@@ -18,15 +18,22 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering.card_rows import CardRows, card_chunk_rows, readers_for_card, working_bytes
 from vissl_clusterfit.clustering.chunks import are_neighbours, found_by, joined, read_ahead
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.clustering.protocol import ALL, ChunkTask, ClusterSums, Farthest, Fraction
-from vissl_clusterfit.clustering.reproducible_sums import Accumulator, SquareSum, ValueRange, squared_norms
+from vissl_clusterfit.clustering.reproducible_sums import (
+    MAX_BINS,
+    Accumulator,
+    SquareSum,
+    ValueRange,
+    squared_norms,
+)
 from vissl_clusterfit.clustering.sampling import in_share
 from vissl_clusterfit.errors import DataError
-from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.search.protocol import Search
 from vissl_clusterfit.search.threads import ordered_map
 
@@ -60,19 +67,27 @@ class ChunkedSource(ABC):
 
     #: Whether what is read may be overwritten.
     _reads_copies = False
+    #: K of all clusterings that share passes over it, for which room is left on a card.
+    clusters_at_once = 1 << 16
 
     def __init__(self, num_vectors: int, raw_dim: int, preprocessing: Preprocessing, part: RankShard) -> None:
         self.num_vectors = num_vectors
         self.part = part
         self._make_pass: Callable[[ChunkTask, Fraction], None] | None = None
         self._squares: dict[Fraction, float] = {}
+        self._on_card: dict[torch.device, CardRows] = {}
         self.dim = preprocessing.output_dim(raw_dim)
         self._raw_dim = raw_dim
         self.preprocessing = preprocessing
 
     @abstractmethod
-    def _read(self, positions: np.ndarray) -> np.ndarray:
-        """The vectors at ``positions`` as they were given."""
+    def _read(self, positions: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        """The vectors at ``positions`` as they were given, in float32, or in the dtype that they are in."""
+
+    @property
+    @abstractmethod
+    def _given_dtype(self) -> np.dtype:
+        """The dtype that they are in."""
 
     @abstractmethod
     def sample_indices(self, positions: np.ndarray) -> np.ndarray:
@@ -134,20 +149,16 @@ class ChunkedSource(ABC):
                 self._pass_over(share, card, same)
 
     def _pass_over(self, share: Fraction, card: torch.device | None, works: Sequence[ChunkTask]) -> None:
-        num_threads = min(work.num_threads for work in works)
+        num_threads, num_readers = min(work.num_threads for work in works), 2
         looks = [work.look for work in works if work.look is not None]
         # A search that takes one call at a time has a second thread read for it meanwhile.
         gate = threading.BoundedSemaphore(num_threads)
 
         def prepare(chunks: list[np.ndarray]) -> Callable[[], None]:
-            # Chunk by chunk: what preprocessing gives may depend on which vectors come together.
-            taken = [self.take(positions) for positions in chunks]
-            positions, read = (np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in (chunks, taken))
-            del taken
-            for look in looks:
-                look(read)
-            rows = read if card is None else torch.from_numpy(read).to(card)
+            positions = np.concatenate(chunks) if len(chunks) > 1 else chunks[0]
+            coming = rows_of(chunks, looks)
             with gate:
+                rows = coming()
                 found = [found_by(work, rows) for work in works]
 
             def keep() -> None:
@@ -156,13 +167,42 @@ class ChunkedSource(ABC):
 
             return keep
 
-        most, asked_for = 0, max(work.num_rows for work in works)
-        if asked_for:
+        most, asked_for, rows_of = 0, max(work.num_rows for work in works), self._in_memory
+        if card is not None:
+            most, num_readers = card_chunk_rows(self._raw_dim), readers_for_card(torch.get_num_threads())
+            rows_of = functools.partial(self._rows_on(card).coming, read=self._travelling, refusal=self._non_finite)
+        elif asked_for:
             # As many for each thread, to within half a chunk: else some would wait for the last.
             of_a_thread = math.ceil(self.num_vectors * (share[1] - share[0]) / self.part[1] / num_threads)
             turns = max(1, math.ceil(of_a_thread / joined_rows(self._raw_dim, asked_for)))
             most = of_a_thread // turns + chunk_rows(self._raw_dim) // 2
-        ordered_map(joined(self.positions(share), most), prepare, max(2, num_threads))
+        ordered_map(joined(self.positions(share), most), prepare, max(num_readers, num_threads))
+
+    def _in_memory(
+        self, chunks: Sequence[np.ndarray], looks: Sequence[Callable[[np.ndarray], None]]
+    ) -> Callable[[], Any]:
+        # Chunk by chunk: what preprocessing gives may depend on which vectors come together.
+        taken = [self.take(positions) for positions in chunks]
+        rows = np.concatenate(taken) if len(taken) > 1 else taken[0]
+        for look in looks:
+            look(rows)
+        return lambda: rows
+
+    def _rows_on(self, card: torch.device) -> CardRows:
+        if card not in self._on_card:
+            own = list(self._own_ranges())
+            first, shape = int(own[0][0]) if own else 0, (sum(map(len, own)), self.dim)
+            dtype = torch.float16 if self._travels_as_given else torch.float32
+            left_free = working_bytes(self.clusters_at_once, self.dim, MAX_BINS, torch.get_num_threads())
+            self._on_card[card] = CardRows(card, shape, first, dtype, left_free)
+        return self._on_card[card]
+
+    @property
+    def _travels_as_given(self) -> bool:
+        return self._given_dtype == np.float16 and self.preprocessing.equals(Preprocessing())
+
+    def _travelling(self, positions: np.ndarray) -> np.ndarray:
+        return self._read(positions, np.float16) if self._travels_as_given else self.take(positions)
 
     def with_passes_by(self: Source, make_pass: Callable[[ChunkTask, Fraction], None]) -> Source:
         """The same source, whose ``over_chunks`` is ``make_pass``."""
@@ -265,51 +305,14 @@ class ArraySource(ChunkedSource):
         super().__init__(num_vectors, dim, preprocessing or Preprocessing(), part)
         self._rows = rows
 
-    def _read(self, positions: np.ndarray) -> np.ndarray:
+    @property
+    def _given_dtype(self) -> np.dtype:
+        return self._rows.dtype
+
+    def _read(self, positions: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
         rows = self._rows[positions[0] : positions[-1] + 1] if are_neighbours(positions) else self._rows[positions]
-        return np.ascontiguousarray(rows, dtype=np.float32)
+        return np.ascontiguousarray(rows, dtype=dtype)
 
     def sample_indices(self, positions: np.ndarray) -> np.ndarray:
         """The positions themselves."""
         return positions
-
-
-class StoreSource(ChunkedSource):
-    """The readable samples of a feature store, prepared as they are read: a chunk is in memory, never all.
-
-    Args:
-        store: the features.
-        preprocessing: applied to every chunk.
-        indices: (n,) int64, sorted: the samples to use, of which unreadable ones are left out; all if None.
-        part: that this process reads.
-    """
-
-    _reads_copies = True
-
-    def __init__(
-        self,
-        store: FeatureStore,
-        preprocessing: Preprocessing | None = None,
-        indices: np.ndarray | None = None,
-        part: RankShard = WHOLE,
-    ) -> None:
-        if indices is not None:
-            indices = np.setdiff1d(indices, store.unreadable, assume_unique=True)
-        num_vectors = store.num_samples - len(store.unreadable) if indices is None else len(indices)
-        super().__init__(num_vectors, store.dim, preprocessing or Preprocessing(), part)
-        self._store = store
-        self._indices = indices
-        # How many readable samples come before each unreadable one: with it no list of all samples is needed.
-        self._readable_before = store.unreadable - np.arange(len(store.unreadable))
-
-    def sample_indices(self, positions: np.ndarray) -> np.ndarray:
-        """The samples that the vectors at ``positions`` belong to, as (n,) int64."""
-        if self._indices is not None:
-            return self._indices[positions]
-        return positions + np.searchsorted(self._readable_before, positions, side="right")
-
-    def _read(self, positions: np.ndarray) -> np.ndarray:
-        samples = self.sample_indices(positions)
-        if are_neighbours(samples):
-            return self._store.read(int(samples[0]), int(samples[-1]) + 1)
-        return self._store.take(samples)

@@ -26,7 +26,8 @@ from vissl_clusterfit.clustering.kmeans import KMeansResult, kmeans
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.clustering.proportional import shares_of_clusters
 from vissl_clusterfit.clustering.protocol import VectorSource
-from vissl_clusterfit.clustering.sources import ArraySource, StoreSource, chunk_rows
+from vissl_clusterfit.clustering.sources import ArraySource, chunk_rows
+from vissl_clusterfit.clustering.store_source import StoreSource
 from vissl_clusterfit.clustering.two_level_files import CoarseLabels, FineFiles, write_coarse_labels
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem

@@ -10,7 +10,7 @@ import numpy as np
 
 from vissl_clusterfit.clustering.kmeans import KMeansResult
 from vissl_clusterfit.clustering.protocol import ChunkTask
-from vissl_clusterfit.clustering.sources import StoreSource
+from vissl_clusterfit.clustering.store_source import StoreSource
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.search.protocol import Search
 from vissl_clusterfit.storage import artifacts

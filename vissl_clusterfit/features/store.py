@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from vissl_clusterfit.errors import ArtifactError, with_remedy
 from vissl_clusterfit.features.mapped_rows import copy_rows
@@ -270,11 +271,11 @@ class FeatureStore:
         """Whether the rows of a shard are in the folder of the store, on a local disk."""
         return not self._copies and shard.rows_file not in self._elsewhere
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows ``[start, stop)`` as a new float32 array of shape (stop - start, dim)."""
+    def read(self, start: int, stop: int, dtype: DTypeLike = np.float32) -> np.ndarray:
+        """Rows ``[start, stop)`` as a new array of shape (stop - start, dim)."""
         if not 0 <= start <= stop <= self.num_samples:
             raise IndexError(f"there are no rows {start} to {stop} of {self.num_samples} samples")
-        out = np.empty((stop - start, self.dim), dtype=np.float32)
+        out = np.empty((stop - start, self.dim), dtype=dtype)
         first, last = np.searchsorted(self._starts, start, side="right") - 1, np.searchsorted(self._starts, stop)
         for shard in self._shards[max(0, int(first)) : int(last)]:
             low, high = max(start, shard.start), min(stop, shard.stop)
@@ -285,12 +286,12 @@ class FeatureStore:
                 part[:] = rows[low - shard.start : high - shard.start]
         return out
 
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        """The rows of ``indices`` (sorted, ascending) as a new float32 array of shape (len(indices), dim)."""
+    def take(self, indices: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        """The rows of ``indices`` (sorted, ascending) as a new array of shape (len(indices), dim)."""
         indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and not 0 <= indices.min() <= indices.max() < self.num_samples:
             raise IndexError(f"there are no rows {indices.min()} to {indices.max()} of {self.num_samples} samples")
-        out = np.empty((len(indices), self.dim), dtype=np.float32)
+        out = np.empty((len(indices), self.dim), dtype=dtype)
         shard_of = np.searchsorted(self._starts, indices, side="right") - 1
         numbers, counts = np.unique(shard_of, return_counts=True)
         stops = np.cumsum(counts)

@@ -23,7 +23,7 @@ import numpy as np
 from vissl_clusterfit import distributed
 from vissl_clusterfit.clustering.codebook import Codebook
 from vissl_clusterfit.clustering.protocol import ChunkTask
-from vissl_clusterfit.clustering.sources import StoreSource
+from vissl_clusterfit.clustering.store_source import StoreSource
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.features.store import FeatureStore
 from vissl_clusterfit.labels.auction import MOST_PASSES, ExactSum, PricedSearch, PriceState, solve_prices, total

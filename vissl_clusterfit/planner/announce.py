@@ -17,7 +17,7 @@ from vissl_clusterfit.clustering.codebook_inputs import codebook_inputs
 from vissl_clusterfit.clustering.fit import drawn_samples
 from vissl_clusterfit.clustering.kmeans import require_enough_points
 from vissl_clusterfit.clustering.protocol import VectorSource
-from vissl_clusterfit.clustering.sources import StoreSource
+from vissl_clusterfit.clustering.store_source import StoreSource
 from vissl_clusterfit.clustering.two_level import require_coarse_clusters_fit
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.features.store import FeatureStore

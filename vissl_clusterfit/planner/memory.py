@@ -10,20 +10,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from vissl_clusterfit.clustering.card_rows import card_chunk_rows, readers_for_card, working_bytes
 from vissl_clusterfit.clustering.initialization import NUM_ROUNDS
 from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS, RANDOM
-from vissl_clusterfit.clustering.sources import chunk_rows, joined_rows
+from vissl_clusterfit.clustering.sources import joined_rows
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import FAISS
 from vissl_clusterfit.search.near_points import FEWEST_CENTROIDS_WITH_LISTS, best_rows, num_points
 from vissl_clusterfit.search.neighbourhoods import BEST_ROWS, CENTROIDS_PER_REFERENCE, FEWEST_CENTROIDS, NEAR_ONE_OF
-from vissl_clusterfit.search.tile import block_rows, tile_size
+from vissl_clusterfit.search.tile import SCORE_COPIES, block_rows, tile_size
 
 _MIB = 1 << 20
 # Pairs of a row and a candidate, and blocks of sums; smaller arrays that were freed, which the allocator keeps.
 _PER_THREAD, _PER_PROCESS = 8 * _MIB, 48 * _MIB
-# Of a block: its scores, their maxima, and what is compared with them.
-_SCORE_COPIES = 1.25
 # faiss's own blocks of distances, and its answers.
 _FAISS_BLOCKS = 32 * _MIB
 
@@ -66,13 +65,10 @@ def footprint(work: Workload, product_bytes: int = 4) -> Footprint:
 
 
 def card_footprint(work: Workload, product_bytes: int = 2) -> int:
-    """Bytes on the GPU of one process; 0 without one."""
+    """Bytes on the GPU of one process; 0 without one. Features stay there besides where they fit (``card_rows.py``)."""
     if work.device == "cpu":
         return 0
-    rows = min(block_rows(work.num_clusters, "cuda"), chunk_rows(work.input_dim))
-    scores = int(_SCORE_COPIES * rows * tile_size(work.num_clusters) * product_bytes)
-    kept = work.num_clusters * work.dim * (4 + product_bytes)
-    return kept + max(_conversion(work, work.num_clusters), scores + rows * work.dim * 16)
+    return working_bytes(work.num_clusters, work.dim, work.num_bins, work.threads, product_bytes)
 
 
 def _always(work: Workload) -> dict[str, int]:
@@ -176,6 +172,10 @@ def _chunks(work: Workload, num_clusters: int = 0) -> int:
     """Each thread has one; with one thread a second one is read and prepared meanwhile."""
     raw = work.feature_bytes + 4 * (1 + work.normalize + bool(work.num_components))
     prepared = 4 * (1 + bool(work.num_components) + work.cosine)
+    if work.backend != FAISS and work.device != "cpu":  # in pinned memory, but for the piece that is being read
+        rows = min(card_chunk_rows(work.input_dim), work.own_vectors)
+        piece = _rows(work) * (raw * work.input_dim + prepared * work.dim)
+        return readers_for_card(work.threads) * (4 * rows * work.dim + piece)
     return max(2, work.threads) * _rows(work, num_clusters) * (raw * work.input_dim + prepared * work.dim)
 
 
@@ -204,6 +204,6 @@ def _blocks(work: Workload, num_clusters: int, product_bytes: int) -> int:
     if work.backend == FAISS:
         return _FAISS_BLOCKS + work.threads * _PER_THREAD + _PER_PROCESS
     rows = min(block_rows(num_clusters, "cpu"), _rows(work))
-    scores = int(_SCORE_COPIES * rows * tile_size(num_clusters) * product_bytes)
+    scores = int(SCORE_COPIES * rows * tile_size(num_clusters) * product_bytes)
     operand = max(rows, _rows(work, num_clusters)) * work.dim * (4 + 4 + product_bytes)
     return work.threads * (scores + operand + _PER_THREAD) + _PER_PROCESS

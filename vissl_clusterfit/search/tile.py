@@ -26,6 +26,8 @@ _HEIGHT_MULTIPLE = 256
 _BLOCK_SCORES = {"cpu": 1 << 22, "cuda": 1 << 28}
 #: A thread takes so many rows at least.
 FEWEST_ROWS = 64
+#: Of a block: its scores, their maxima, and what is compared with them.
+SCORE_COPIES = 1.25
 _BLOCK_ROWS = {"cpu": (FEWEST_ROWS, 2048), "cuda": (256, 1 << 16)}
 _PAIR_VALUES = {"cpu": 1 << 17, "cuda": 1 << 26}
 # More candidates than this per uncertain row are narrowed down by a product in float32 first.
@@ -43,6 +45,22 @@ def block_rows(num_clusters: int, device: str) -> int:
     rows = max(least, min(most, _BLOCK_SCORES[device] // tile_size(num_clusters)))
     # Whole multiples, or blocks would be filled up with rows of nothing.
     return rows if rows < _HEIGHT_MULTIPLE else rows // _HEIGHT_MULTIPLE * _HEIGHT_MULTIPLE
+
+
+def card_bytes(num_clusters: int, dim: int, product_bytes: int) -> int:
+    """What a search takes on a card, but for the rows that are given.
+
+    Args:
+        num_clusters: K.
+        dim: D.
+        product_bytes: of a number in the product.
+    """
+    centroids = num_clusters * dim * (4 + product_bytes)
+    making = 8 * tile_size(num_clusters) * dim  # less the shift, and their squares
+    rows = block_rows(num_clusters, "cuda")
+    scores = int(SCORE_COPIES * rows * tile_size(num_clusters) * product_bytes)
+    # The other operand of the product, and pairs of rows and centroids as they are in memory and in float64.
+    return centroids + max(making, scores + rows * dim * (8 + product_bytes) + 16 * _PAIR_VALUES["cuda"])
 
 
 def _up_to(number: int, multiple: int) -> int:
