@@ -131,7 +131,7 @@ def _reduce(values: torch.Tensor | np.ndarray, operation: Any) -> None:
         tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
         if tensor.device.type == "cpu":
             dist.all_reduce(tensor, op=operation, group=_waiting_group())
-        elif "nccl" in dist.get_backend():  # from card to card
+        elif "cuda:nccl" in str(dist.get_backend_config()):  # from card to card
             dist.all_reduce(tensor, op=operation)
         else:
             here = tensor.cpu()

@@ -79,6 +79,25 @@ def test_the_number_of_processes_changes_no_byte(tmp_path, stores, codebooks, ki
     assert contents(tmp_path / "codebook") == codebooks(kind)
 
 
+@pytest.mark.parametrize(
+    ("kind", "world_size"), [(kind, 1) for kind in stage_work.CLUSTERINGS] + [("l2", 2), ("raw", 3)]
+)
+def test_cards_make_the_codebook_of_a_processor(tmp_path, stores, codebooks, kind, world_size):
+    """On tensors that say that they are on one, whose sums go from one process to the other."""
+    work, folder = stage_work.cluster_on_a_pretended_card, tmp_path / "codebook"
+    with together(world_size, tmp_path / "rendezvous", stores[kind], folder, kind, work=work) as processes:
+        assert exit_codes(processes) == [0] * world_size
+    assert contents(folder) == codebooks(kind)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices")
+def test_two_cards_make_the_codebook_of_a_processor(tmp_path, stores, codebooks):
+    work, folder = stage_work.cluster_on_a_card_of_its_own, tmp_path / "codebook"
+    with together(2, tmp_path / "rendezvous", stores["l2"], folder, "l2", work=work) as processes:
+        assert exit_codes(processes) == [0, 0]
+    assert contents(folder) == codebooks("l2")
+
+
 def test_whitened_features_of_an_odd_number_on_any_number_of_processes_and_threads(tmp_path, monkeypatch):
     """The last chunk of a process is of another height than on one process, where float32 products take other ways."""
     monkeypatch.setattr(sources, "_CHUNK_ROWS", 256)

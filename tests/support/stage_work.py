@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from pretend_card import pretended_card
 from torch import nn
 
 from vissl_clusterfit.clustering import sources
@@ -138,9 +140,9 @@ def prepare(dies_at: tuple[int, bool] | None = None, max_file_bytes: int | None 
         limit_file_size(max_file_bytes)
 
 
-def join(rank: int, world_size: int, rendezvous: Path) -> None:
-    """Makes this process one of a run: its number, how many there are, and a file to meet at."""
-    torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world_size)
+def join(rank: int, world_size: int, rendezvous: Path, backend: str = "gloo") -> None:
+    """Makes this process one of a run: its number, how many there are, a file to meet at, and how they talk."""
+    torch.distributed.init_process_group(backend, f"file://{rendezvous}", rank=rank, world_size=world_size)
 
 
 def extract(
@@ -238,6 +240,7 @@ def cluster(
     pause_s: float = 0.0,
     group: tuple[int, int, Path] | None = None,
     also: Sequence[int] = (),
+    device: str = "cpu",
     **options: Any,
 ) -> None:
     """Clusters a store.
@@ -248,27 +251,40 @@ def cluster(
         pause_s: the time that an iteration takes.
         group: what ``join`` takes, for several processes of one run, which read 256 samples at once.
         also: further K, in the same passes; ``folder`` is then that of the run.
+        device: "cpu" or "cuda".
     """
     prepare(**options)
     if group is not None:
         sources._CHUNK_ROWS = 256
         join(*group)
     if begun is not None:
-        accumulate = sources.StoreSource.accumulate
+        accumulate = sources.ChunkedSource.accumulate
 
         def accumulate_slowly(self, search: sources.Search, share: sources.Fraction) -> sources.ClusterSums:
             begun.set()
             time.sleep(pause_s)
             return accumulate(self, search, share)
 
-        sources.StoreSource.accumulate = accumulate_slowly
+        sources.ChunkedSource.accumulate = accumulate_slowly
     changes = (CLUSTERINGS | OTHER_CLUSTERINGS | WIDE)[kind]
     settings = ClusterFitConfig(**{"num_clusters": 12, "num_iter": num_iter, **changes})
     if also:
         settings = dataclasses.replace(settings, output_dir=str(folder), also_num_clusters=also)
-        fit_codebooks(FeatureStore.open(store), [settings, *settings.also], "cpu")
+        fit_codebooks(FeatureStore.open(store), [settings, *settings.also], device)
     else:
-        fit_codebook(FeatureStore.open(store), settings, "cpu", folder)
+        fit_codebook(FeatureStore.open(store), settings, device, folder)
+
+
+def cluster_on_a_pretended_card(*args: Any, **options: Any) -> None:
+    """Clusters a store where tensors say that they are on a card."""
+    with pytest.MonkeyPatch.context() as patch, pretended_card(patch):
+        cluster(*args, device="cuda", **options)
+
+
+def cluster_on_a_card_of_its_own(*args: Any, group: tuple[int, int, Path]) -> None:
+    """Clusters a store on the card that has the number of this process; they talk by NCCL."""
+    torch.cuda.set_device(group[0])
+    cluster(*args, device="cuda", group=(*group, "nccl"))
 
 
 def label(

@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import math
 import threading
+from collections.abc import Callable
 
 import torch
 
-from vissl_clusterfit.search import error_bounds
+from vissl_clusterfit.search import differences, error_bounds
 from vissl_clusterfit.search.error_bounds import RoundedOperand
 from vissl_clusterfit.search.near_lists import scores_near
 from vissl_clusterfit.search.neighbourhoods import FEWEST_CENTROIDS, FEWEST_ROWS_WITH_POINTS, Neighbourhoods
@@ -267,12 +268,12 @@ class Tile:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The nearest candidates of the rows that are wanted (n,) bool, by their distances in float64."""
         distances = self._distances(rows, row, candidate, torch.float64)
-        # By row, then distance, then index.
-        order = candidate.argsort(stable=True)
-        order = order[distances[order].argsort(stable=True)]
-        order = order[row[order].argsort(stable=True)]
-        candidate, distances = candidate[order], distances[order]
-        first = torch.searchsorted(row[order], wanted.nonzero()[:, 0])
+        row, candidate, distances = _in_order(row, candidate, distances)
+        again = differences.depend_on_the_order(row, distances, self._dim).nonzero()[:, 0]
+        if len(again):
+            distances[again] = self.distances(rows, row[again], candidate[again])
+            row, candidate, distances = _in_order(row, candidate, distances)
+        first = torch.searchsorted(row, wanted.nonzero()[:, 0])
         chosen = first[:, None] + torch.arange(count, device=row.device)
         return candidate[chosen], distances[chosen]
 
@@ -284,16 +285,35 @@ class Tile:
         found = [self._finer.nearest(part, count) for part in rows.split(max(1, (1 << 20) // self.num_clusters))]
         return torch.cat([labels for labels, _ in found]), torch.cat([distances for _, distances in found])
 
+    def distances(self, rows: torch.Tensor, row: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+        """Squared distances of pairs (P,), float64, the same to the bit on any device."""
+        return self._distances(rows, row, candidate, torch.float64, differences.same_sum)
+
     def _distances(
-        self, rows: torch.Tensor, row: torch.Tensor, candidate: torch.Tensor, dtype: torch.dtype
+        self,
+        rows: torch.Tensor,
+        row: torch.Tensor,
+        candidate: torch.Tensor,
+        dtype: torch.dtype,
+        add: Callable[[torch.Tensor], torch.Tensor] = differences.plain_sum,
     ) -> torch.Tensor:
         """Squared distances of pairs (P,), computed in float32 or float64."""
         size = max(1, _PAIR_VALUES[rows.device.type] // self._dim)
         parts = [
-            rows[of].to(dtype).sub_(self._centroids[to]).square_().sum(dim=1)
+            add(rows[of].to(dtype).sub_(self._centroids[to]).square_())
             for of, to in zip(row.split(size), candidate.split(size), strict=True)
         ]
         return torch.cat(parts)
+
+
+def _in_order(
+    row: torch.Tensor, candidate: torch.Tensor, distances: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pairs (P,) by row, then distance, then index."""
+    order = candidate.argsort(stable=True)
+    order = order[distances[order].argsort(stable=True)]
+    order = order[row[order].argsort(stable=True)]
+    return row[order], candidate[order], distances[order]
 
 
 def _certain_labels(

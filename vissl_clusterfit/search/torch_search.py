@@ -3,8 +3,9 @@
 A matrix product in few bits gives every score at once. A bound on its rounding (``error_bounds.py``) says which
 centroids can be the nearest; where more than one can, the distances are computed from differences in float64. So
 labels are those of exact arithmetic on the float32 vectors, to within the last bits of float64, ties to the lower
-index: they do not depend on the product type, the size of a block, the number of threads or processes, or the
-machine.
+index: they do not depend on the product type, the size of a block, the number of threads or processes, the order in
+which a unit adds, or the machine. A card gives the labels of a processor, and the distances, to the bit
+(``differences.py``).
 
 Legend: n rows of a block, D dimensions, K centroids.
 """
@@ -111,9 +112,14 @@ class TorchSearch:
         return _like(rows_nD, torch.cat(labels)), _like(rows_nD, result)
 
     def _nearest(self, rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        found = [(low, *tile.nearest(rows, min(count, tile.num_clusters))) for low, tile in self._tiles]
-        labels = torch.cat([labels + low for low, labels, _ in found], dim=1)
-        distances = torch.cat([distances for _, _, distances in found], dim=1)
+        found = []
+        for low, tile in self._tiles:
+            labels, distances = tile.nearest(rows, min(count, tile.num_clusters))
+            if len(self._tiles) > 1:  # they are put in order with those of other tiles
+                row = torch.arange(len(rows), device=rows.device).repeat_interleave(labels.shape[1])
+                distances = tile.distances(rows, row, labels.flatten()).view_as(labels)
+            found.append((labels + low, distances))
+        labels, distances = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         if len(found) > 1:
             order = distances.sort(dim=1, stable=True).indices[:, :count]  # tiles are in the order of their indices
             labels, distances = labels.gather(1, order), distances.gather(1, order)
