@@ -4,16 +4,20 @@
     python benchmarks/gpu.py --device cpu --tiny          runs through where there is no card; its figures say nothing
 
 Extraction (pictures of 224 pixels in memory to features on disk) in float32 and in bfloat16 with channels last, steps
-of a training under VISSL's trainer from JPEG files, labels, k-means and nearest neighbours, each on data of one run.
+of a training under VISSL's trainer from JPEG files, labels, k-means, its passes over features that travel and that
+stay, their sums and copies, and nearest neighbours, each on data of one run; and an iteration of flash-kmeans and of
+faiss on a card where they are installed.
 "share" of a figure is its operations per second over those of a product of two large matrices in bfloat16, measured
 first. Labels, centers and predictions must be those of a processor to the bit, features near those in float32. A part
-that does not fit into the time is named in "left_out". The last line is one JSON object; the exit code is 1 where a
-check fails.
+that does not fit into the time, or is not installed, is named in "left_out". The last line is one JSON object; the exit
+code is 1 where a check fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib.util
 import json
 import sys
 import tempfile
@@ -23,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import torch
 import torchvision
@@ -32,6 +37,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from training import NUM_CLASSES, PIXELS, STEPS, Side, overrides
 
 from vissl_clusterfit import KMeans
+from vissl_clusterfit.clustering.reproducible_sums import Accumulator
+from vissl_clusterfit.clustering.sources import ArraySource
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
 from vissl_clusterfit.compute.inference import prepared
 from vissl_clusterfit.config.features import EncodingSettings
@@ -42,6 +49,8 @@ from vissl_clusterfit.search.torch_search import TorchSearch
 from vissl_clusterfit.transfer.knn import KnnSettings, knn_predict
 
 LIMIT_S = 450.0
+#: Clusters for which a source is to leave room on a card, so that no features stay there.
+NO_ROOM = 1 << 40
 WAYS = {"float32": PLAIN, "bfloat16": Compute("bfloat16", channels_last=True)}
 #: How far features may be from those of a processor in float32: the difference over the length, of the median row.
 MAY_DIFFER = {"float32": 1e-3, "bfloat16": 0.05}
@@ -105,6 +114,7 @@ class Card:
 
     def __init__(self, device: str, sizes: Sizes, scratch: Path) -> None:
         self.device, self.sizes, self._scratch = torch.device(device), sizes, scratch
+        self.absent: list[str] = []
         self.rate = self._matrix_rate()
         self.features, self.labels = labelled_features(sizes.features, sizes.dim)
 
@@ -213,15 +223,69 @@ class Card:
         return {"training": figure}, {}
 
     def assignment(self) -> tuple[dict[str, Any], dict[str, bool]]:
-        """Labels of all features, and that those of some are a processor's."""
+        """Labels of all features, on the device and in memory, and that those of some are a processor's."""
         centers = self.features[: self.sizes.clusters]
         search = TorchSearch(centers, device=self.device.type)
-        seconds = self.seconds(lambda: search.labels(self.features))
+        there = torch.from_numpy(self.features).to(self.device)
         some = self.features[-self.sizes.compared :]
         same = np.array_equal(search.labels(some), TorchSearch(centers).labels(some))
-        of_all = 2.0 * len(self.features) * self.sizes.clusters * self.sizes.dim
-        figure = {**self.share(of_all, seconds), "vectors_per_second": len(self.features) / seconds}
-        return {"assignment": figure}, {"labels": same}
+        figures = {}
+        for name, rows in (("assignment", there), ("assignment_in_memory", self.features)):
+            seconds = self.seconds(functools.partial(search.labels, rows))
+            figures[name] = {**self.share(self._products, seconds), "vectors_per_second": len(rows) / seconds}
+        return figures, {"labels": same}
+
+    @property
+    def _products(self) -> float:
+        """Operations of a pass: all features with all centers."""
+        return 2.0 * len(self.features) * self.sizes.clusters * self.sizes.dim
+
+    def passes(self) -> tuple[dict[str, Any], dict[str, bool]]:
+        """Passes of k-means: of features that are copied each time, in two types, and that stay; and what one is of."""
+        sizes, halves = self.sizes, self.features.astype(np.float16)
+        search = TorchSearch(self.features[: sizes.clusters], device=self.device.type)
+        figures = {}
+        for name, rows, stays in (
+            ("pass_copied_float32", self.features, False),
+            ("pass_copied_float16", halves, False),
+            ("pass_on_device", self.features, True),
+        ):
+            source = ArraySource(rows)
+            if not stays:
+                source.clusters_at_once = NO_ROOM
+            source.accumulate(search)  # which looks at squares besides
+            seconds = self.seconds(functools.partial(source.accumulate, search))
+            travelled = 0 if stays else rows.nbytes
+            figures[name] = {**self.share(self._products, seconds), "gigabytes_per_second": travelled / seconds / 1e9}
+            del source
+        there = torch.from_numpy(self.features).to(self.device)
+        labels = search.labels(there)
+        extent = ArraySource(self.features).extent
+        sums = Accumulator(sizes.clusters, sizes.dim, extent, len(there), search.card)
+        seconds = self.seconds(lambda: sums.add(there, labels))
+        figures["sums"] = {**self.share(there.numel(), seconds), "gigabytes_per_second": 8e-9 * there.numel() / seconds}
+        pinned = torch.empty(there.shape, pin_memory=self.device.type == "cuda").copy_(there)
+        seconds = self.seconds(lambda: there.copy_(pinned, non_blocking=True))
+        figures["copies"] = {"seconds": seconds, "gigabytes_per_second": 4e-9 * there.numel() / seconds}
+        some, few = self.features[: 4 * sizes.compared], self.features[: min(sizes.clusters, 200)]
+        found, expected = (
+            ArraySource(some).accumulate(TorchSearch(few, device=device)) for device in (self.device.type, "cpu")
+        )
+        same = found.sums.tobytes() == expected.sums.tobytes() and found.squares == expected.squares
+        return figures, {"sums": same and np.array_equal(found.counts, expected.counts)}
+
+    def peers(self) -> tuple[dict[str, Any], dict[str, bool]]:
+        """An iteration of flash-kmeans in float16 and of faiss's k-means on a card, where they are installed."""
+        sizes, figures = self.sizes, {}
+        centers = self.features[: sizes.clusters]
+        for name, iterate in (("flash_kmeans", flash_kmeans), ("faiss", faiss_kmeans)):
+            work = iterate(self.features, centers, self.device)
+            if work is None:
+                self.absent.append(name)
+            else:
+                few, many = (self.seconds(functools.partial(work, number)) for number in (1, 1 + sizes.iterations))
+                figures[f"iteration_of_{name}"] = self.share(self._products, (many - few) / sizes.iterations)
+        return figures, {}
 
     def clustering(self) -> tuple[dict[str, Any], dict[str, bool]]:
         """k-means in which every iteration sees all features, and that a small one ends in a processor's centers."""
@@ -265,6 +329,32 @@ class Card:
             "queries_per_second": len(queries) / seconds,
         }
         return {"knn": figure}, {"predictions": same}
+
+
+def flash_kmeans(rows: np.ndarray, centers: np.ndarray, device: torch.device) -> Callable[[int], object] | None:
+    """So many of its iterations; None where it is not installed, or there is no card."""
+    if device.type != "cuda" or importlib.util.find_spec("flash_kmeans") is None:
+        return None
+    from flash_kmeans import batch_kmeans_Euclid
+
+    there, first = (torch.from_numpy(values).to(device).half()[None] for values in (rows, centers))
+    return lambda number: batch_kmeans_Euclid(
+        there, n_clusters=len(centers), max_iters=number, tol=-1.0, init_centroids=first
+    )
+
+
+def faiss_kmeans(rows: np.ndarray, centers: np.ndarray, device: torch.device) -> Callable[[int], object] | None:
+    """So many of its iterations; None where its build knows no card, or there is none."""
+    if device.type != "cuda" or not faiss.get_num_gpus():
+        return None
+
+    def iterate(number: int) -> None:
+        clustering = faiss.Kmeans(
+            rows.shape[1], len(centers), niter=number, gpu=1, max_points_per_centroid=len(rows), seed=0
+        )
+        clustering.train(rows, init_centroids=centers)
+
+    return iterate
 
 
 def encode_input(some: torch.Tensor, batch: int, device: torch.device) -> torch.Tensor:
@@ -313,7 +403,7 @@ def main() -> int:
         "matrix_rate_tflops": card.rate / 1e12,
         "figures": figures,
         "checks": checks,
-        "left_out": left_out,
+        "left_out": left_out + card.absent,
         "tiny": options.tiny,
         "seconds": time.monotonic() - begun,
         "machine": machine(),
@@ -323,7 +413,15 @@ def main() -> int:
 
 
 #: What a part takes at most on a card, in seconds, by estimate.
-PARTS = {"extraction": 90, "assignment": 40, "training": 120, "clustering": 100, "neighbors": 60}
+PARTS = {
+    "extraction": 80,
+    "assignment": 30,
+    "passes": 50,
+    "clustering": 60,
+    "neighbors": 40,
+    "training": 110,
+    "peers": 60,
+}
 
 
 if __name__ == "__main__":

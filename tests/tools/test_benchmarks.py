@@ -52,12 +52,44 @@ def test_the_benchmark_of_a_card_runs_through_on_a_processor():
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout.splitlines()[-1])
     assert report["checks"] == dict.fromkeys(
-        ["features_in_float32", "features_in_bfloat16", "labels", "centers", "predictions"], True
+        ["features_in_float32", "features_in_bfloat16", "labels", "sums", "centers", "predictions"], True
     )
-    figures = ["extraction_in_float32", "extraction_in_bfloat16", "assignment", "training", "kmeans", "knn"]
-    assert [*report["figures"]] == figures
-    assert all(figure["share"] > 0 for figure in report["figures"].values())
-    assert report["left_out"] == []
+    figures = {"extraction_in_float32", "extraction_in_bfloat16", "assignment", "assignment_in_memory", "kmeans", "knn"}
+    of_a_pass = {"pass_copied_float32", "pass_copied_float16", "pass_on_device", "sums", "copies"}
+    assert report["figures"].keys() == figures | of_a_pass | {"training"}
+    assert all(figure["share"] > 0 for name, figure in report["figures"].items() if name != "copies")
+    assert report["left_out"] == ["flash_kmeans", "faiss"]
+
+
+_ON_A_PRETENDED_CARD = """
+import sys
+import pytest
+import torch
+import gpu
+from pretend_card import pretended_card
+
+with pytest.MonkeyPatch.context() as patch, pretended_card(patch):
+    patch.setattr(torch.cuda, "get_device_name", lambda *_: "pretended")
+    sys.exit(gpu.main())
+"""
+
+
+def test_the_benchmark_of_a_card_measures_passes_on_tensors_that_say_they_are_on_one():
+    parts = ["assignment", "passes", "clustering", "neighbors", "peers"]
+    paths = os.pathsep.join([str(BENCHMARKS), str(ROOT / "tests" / "support"), str(ROOT)])
+    ended = subprocess.run(
+        [sys.executable, "-c", _ON_A_PRETENDED_CARD, "--tiny", "--only", *parts],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+    )
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout.splitlines()[-1])
+    assert report["checks"] == dict.fromkeys(["labels", "sums", "centers", "predictions"], True)
+    assert {"assignment", "pass_copied_float16", "pass_on_device", "sums", "copies", "kmeans"} <= report[
+        "figures"
+    ].keys()
+    assert (report["device"], report["left_out"]) == ("pretended", ["flash_kmeans", "faiss"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
