@@ -120,6 +120,9 @@ class PretendedCard(TorchDispatchMode):
     def _count(self, name: str, args: Any, kwargs: Any, to_card: bool, from_card: bool) -> None:
         if name in _WAITS and from_card:
             self.waits[name] += 1
+        elif name in ("index", "index_put_", "index_put") and from_card:  # a mask becomes indices first
+            masks = [index for index in args[1] if index is not None and index.dtype == torch.bool]
+            self.waits.update(["index by a mask"] * len(masks))
         elif name == "_to_copy" and from_card and not to_card and not kwargs.get("non_blocking"):
             self.waits["copy to the processor"] += 1
         elif name == "copy_" and isinstance(args[1], OnCard) and not isinstance(args[0], OnCard):

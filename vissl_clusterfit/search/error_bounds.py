@@ -19,6 +19,7 @@ centroid, so that a row has one bound. Everything is enlarged a little for the r
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,12 @@ class RoundedOperand:
 
     norms: torch.Tensor
     residuals: torch.Tensor
+
+    @functools.cached_property
+    def largest(self) -> tuple[float, float]:
+        """Of both, for which a card is waited for once."""
+        longest, lost = torch.stack([self.norms.max(), self.residuals.max()]).cpu()
+        return float(longest), float(lost)
 
 
 def shifted(rows: torch.Tensor, shift: torch.Tensor, scale: float, operand: torch.Tensor) -> RoundedOperand:
@@ -75,7 +82,7 @@ def _norms(rows: torch.Tensor) -> torch.Tensor:
 
 def score_error(rows: RoundedOperand, centroids: RoundedOperand, dim: int) -> torch.Tensor:
     """The bound without the rounding of the result, (n,) float32."""
-    longest, lost = float(centroids.norms.max()), float(centroids.residuals.max())
+    longest, lost = centroids.largest
     norms = rows.norms + rows.residuals
     products = rows.residuals * longest + norms * lost
     additions = norms * (longest + lost) + longest**2

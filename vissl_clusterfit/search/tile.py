@@ -161,9 +161,9 @@ class Tile:
         """The labels, with those of rows that have several candidates (P,) decided by their distances."""
         row, candidate = self._settled_in_float32(rows, row, candidate)
         labels[row] = candidate
-        uncertain = torch.bincount(row, minlength=len(rows)) > 1
-        if uncertain.any():
-            row, candidate = row[uncertain[row]], candidate[uncertain[row]]
+        uncertain = _are_several(row, len(rows))
+        row, candidate = _where(uncertain[row], row, candidate)
+        if len(row):
             labels[uncertain] = self._decide(rows, row, candidate, uncertain, 1)[0][:, 0]
         return labels
 
@@ -173,8 +173,7 @@ class Tile:
         """The pairs (P,) that may still be the nearest by their distances in float32, from differences."""
         squared = self._distances(rows, row, candidate, torch.float32)
         least = torch.full((len(rows),), torch.inf, device=rows.device).scatter_reduce_(0, row, squared, "amin")
-        keep = ~(squared > error_bounds.certainly_farther(least, self._dim)[row])
-        return row[keep], candidate[keep]
+        return _where(~(squared > error_bounds.certainly_farther(least, self._dim)[row]), row, candidate)
 
     def nearest(self, rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The ``count`` nearest centroids of (n, D), (n, count) int64, and squared distances (n, count) float64."""
@@ -255,8 +254,7 @@ class Tile:
         group, row = (~(maxima.float() < limit)).nonzero().unbind(1)
         pair, member = (~(scores[group, :, row].float() < limit[row, None])).nonzero().unbind(1)
         candidate = group[pair] * _GROUP + member
-        real = candidate < self.num_clusters
-        return row[pair][real], candidate[real]
+        return _where(candidate < self.num_clusters, row[pair], candidate)
 
     def _limit(self, best: torch.Tensor, error: torch.Tensor, prepared: RoundedOperand) -> torch.Tensor:
         """Scores of rows below this (n,) float32 are certainly less than the best (n,); none is of very long rows."""
@@ -322,6 +320,16 @@ def _certain_labels(
     """Of pairs (P,) labels (n,), right where a row has one candidate; where it has more (n,); and their pairs."""
     labels = torch.empty(num_rows, dtype=torch.int64, device=row.device)
     labels[row] = candidate
-    uncertain = torch.bincount(row, minlength=num_rows) > 1
-    of_uncertain = uncertain[row]
-    return labels, uncertain, row[of_uncertain], candidate[of_uncertain]
+    uncertain = _are_several(row, num_rows)
+    return labels, uncertain, *_where(uncertain[row], row, candidate)
+
+
+def _are_several(row: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """Which rows (n,) have more than one of the pairs (P,)."""
+    return torch.zeros(num_rows, dtype=torch.int64, device=row.device).scatter_add_(0, row, torch.ones_like(row)) > 1
+
+
+def _where(mask: torch.Tensor, row: torch.Tensor, candidate: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pairs (P,) of a mask, for which a card is waited for once."""
+    kept = mask.nonzero()[:, 0]
+    return row[kept], candidate[kept]

@@ -131,7 +131,10 @@ class TorchSearch:
         with full_precision():
             if self._device.type == "cpu":
                 return parallel_map(work, rows.split(self._rows_of_a_thread(len(rows))))
-            size = block_rows(self.num_clusters, self._device.type)
+            num_blocks = -(-len(rows) // block_rows(self.num_clusters, self._device.type))
+            size = max(
+                1, -(-len(rows) // max(1, num_blocks))
+            )  # alike: a short one is waited for as often as a long one
             return [work(block.to(self._device)) for block in rows.split(size)]
 
     def _rows_of_a_thread(self, num_rows: int) -> int:
