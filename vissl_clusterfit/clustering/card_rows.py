@@ -73,6 +73,7 @@ class CardRows:
         self._copies = torch.cuda.Stream(card)
         self._kept: torch.Tensor | None = None
         self._is_kept = np.zeros(shape[0], dtype=bool)
+        torch.cuda.empty_cache()  # what PyTorch keeps of freed memory does not count as free
         needed, free = shape[0] * shape[1] * dtype.itemsize, torch.cuda.mem_get_info(card)[0]
         stays = needed + left_free <= free
         logger.info(

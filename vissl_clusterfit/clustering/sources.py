@@ -184,6 +184,7 @@ class ChunkedSource(ABC):
         # Chunk by chunk: what preprocessing gives may depend on which vectors come together.
         taken = [self.take(positions) for positions in chunks]
         rows = np.concatenate(taken) if len(taken) > 1 else taken[0]
+        del taken
         for look in looks:
             look(rows)
         return lambda: rows

@@ -207,7 +207,7 @@ class Tile:
         if near is None:
             if len(rows) <= size:
                 return self._among_all(*self._operand_of_height(rows), count)
-            return self._in_blocks(rows, torch.arange(len(rows)), count, size)
+            return self._in_blocks(rows, torch.arange(len(rows), device=rows.device), count, size)
         operand, prepared = self._operand_of(rows, len(rows))
         found = near.candidates(operand, prepared, count)
         row, candidate = self._in_blocks(rows, (~found.certain).nonzero()[:, 0], count, size)
