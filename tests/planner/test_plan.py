@@ -18,10 +18,11 @@ from vissl_clusterfit.errors import ConfigError
 from vissl_clusterfit.labels.assign import label_store
 from vissl_clusterfit.planner import announce
 from vissl_clusterfit.planner.calibration import calibrate, product_bytes, this_machine
-from vissl_clusterfit.planner.memory import footprint
+from vissl_clusterfit.planner.memory import card_footprint, footprint
 from vissl_clusterfit.planner.networks import partial_head_bytes
 from vissl_clusterfit.planner.plan import Machine, Rates, in_bytes, in_time, make_plan, warnings
 from vissl_clusterfit.planner.workload import Workload
+from vissl_clusterfit.search.tile import card_bytes
 from vissl_clusterfit.storage import artifacts
 
 WORK = Workload(num_samples=1_000_000, input_dim=512, num_clusters=1000, num_iter=12, start="random")
@@ -53,6 +54,15 @@ def test_the_sums_of_an_iteration_are_counted_to_the_byte():
     # Of more vectors, two sums of each number are kept.
     parts = footprint(dataclasses.replace(WORK, num_clusters=100_000, num_samples=10**9), product_bytes=4).parts
     assert parts["sums"] == 100_000 * (2 * 512 * 8 + 8 * 512 * 4 + 8)
+
+
+def test_a_card_has_the_search_the_sums_and_what_is_under_way_and_its_process_the_chunks_that_travel():
+    on_card = dataclasses.replace(WORK, num_clusters=100_000, device="cuda", threads=4)
+    sums = 100_000 * (512 * 8 + 8)
+    assert card_footprint(WORK) == 0
+    assert card_footprint(on_card) == card_bytes(100_000, 512, 2) + sums + (4 + 6) * (64 << 20)
+    read = 2048 * 512 * (4 + 2 * 4 + 4)  # a piece as it is on disk, as it is read, of unit length, and as a copy
+    assert footprint(on_card).parts["chunks"] == 4 * ((64 << 20) + read)
 
 
 def test_memory_does_not_grow_with_the_features_but_for_lists_of_samples():
