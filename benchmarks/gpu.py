@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import json
 import sys
 import tempfile
@@ -27,30 +26,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
+import gpu_passes
 import numpy as np
 import torch
 import torchvision
 from decoding import write_images
 from inputs import labelled_features, machine
+from random_pictures import Pictures
 from torch.utils.flop_counter import FlopCounterMode
 from training import NUM_CLASSES, PIXELS, STEPS, Side, overrides
 
 from vissl_clusterfit import KMeans
-from vissl_clusterfit.clustering.reproducible_sums import Accumulator
-from vissl_clusterfit.clustering.sources import ArraySource
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
 from vissl_clusterfit.compute.inference import prepared
 from vissl_clusterfit.config.features import EncodingSettings
 from vissl_clusterfit.features.extract import extract_features
-from vissl_clusterfit.features.sample_list import dataset_inputs, hash_samples
+from vissl_clusterfit.features.sample_list import dataset_inputs
 from vissl_clusterfit.images.pixels import Finish
 from vissl_clusterfit.search.torch_search import TorchSearch
 from vissl_clusterfit.transfer.knn import KnnSettings, knn_predict
 
 LIMIT_S = 450.0
-#: Clusters for which a source is to leave room on a card, so that no features stay there.
-NO_ROOM = 1 << 40
 WAYS = {"float32": PLAIN, "bfloat16": Compute("bfloat16", channels_last=True)}
 #: How far features may be from those of a processor in float32: the difference over the length, of the median row.
 MAY_DIFFER = {"float32": 1e-3, "bfloat16": 0.05}
@@ -78,35 +74,6 @@ class Sizes:
 
 LARGE = Sizes(8192, "resnet50", 8192, 256, 8, 256, 512, 400_000, 768, 16_384, 10, 10_000, 20, 4096)
 TINY = Sizes(256, "resnet18", 8, 4, 0, 2, 4, 600, 32, 20, 3, 50, 5, 100)
-
-
-class Pictures(torch.utils.data.Dataset):
-    """Random pixels in memory, the same few pictures again and again; finished here, or on the device."""
-
-    def __init__(self, number: int, finish: Finish | None = None) -> None:
-        self._number, self._finish = number, finish
-        generator = torch.Generator().manual_seed(0)
-        self._pixels = torch.randint(256, (min(number, 64), 3, PIXELS, PIXELS), dtype=torch.uint8, generator=generator)
-
-    def __len__(self) -> int:
-        return self._number
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
-        pixels = self._pixels[index % len(self._pixels)]
-        return (self._finish(pixels) if self._finish else pixels), ""
-
-    @property
-    def samples(self) -> np.ndarray:
-        """The ordered sample list."""
-        return hash_samples(map(self.name_of, range(self._number)))
-
-    def name_of(self, index: int) -> str:
-        """The name of a picture."""
-        return f"picture{index}"
-
-    def unfinished(self) -> tuple[Pictures, Finish] | None:
-        """The same as pixels, and what finishes them on a device."""
-        return (Pictures(self._number), self._finish) if self._finish else None
 
 
 class Card:
@@ -232,60 +199,21 @@ class Card:
         figures = {}
         for name, rows in (("assignment", there), ("assignment_in_memory", self.features)):
             seconds = self.seconds(functools.partial(search.labels, rows))
-            figures[name] = {**self.share(self._products, seconds), "vectors_per_second": len(rows) / seconds}
+            figures[name] = {**self.share(self.products, seconds), "vectors_per_second": len(rows) / seconds}
         return figures, {"labels": same}
 
     @property
-    def _products(self) -> float:
+    def products(self) -> float:
         """Operations of a pass: all features with all centers."""
         return 2.0 * len(self.features) * self.sizes.clusters * self.sizes.dim
 
     def passes(self) -> tuple[dict[str, Any], dict[str, bool]]:
-        """Passes of k-means: of features that are copied each time, in two types, and that stay; and what one is of."""
-        sizes, halves = self.sizes, self.features.astype(np.float16)
-        search = TorchSearch(self.features[: sizes.clusters], device=self.device.type)
-        figures = {}
-        for name, rows, stays in (
-            ("pass_copied_float32", self.features, False),
-            ("pass_copied_float16", halves, False),
-            ("pass_on_device", self.features, True),
-        ):
-            source = ArraySource(rows)
-            if not stays:
-                source.clusters_at_once = NO_ROOM
-            source.accumulate(search)  # which looks at squares besides
-            seconds = self.seconds(functools.partial(source.accumulate, search))
-            travelled = 0 if stays else rows.nbytes
-            figures[name] = {**self.share(self._products, seconds), "gigabytes_per_second": travelled / seconds / 1e9}
-            del source
-        there = torch.from_numpy(self.features).to(self.device)
-        labels = search.labels(there)
-        extent = ArraySource(self.features).extent
-        sums = Accumulator(sizes.clusters, sizes.dim, extent, len(there), search.card)
-        seconds = self.seconds(lambda: sums.add(there, labels))
-        figures["sums"] = {**self.share(there.numel(), seconds), "gigabytes_per_second": 8e-9 * there.numel() / seconds}
-        pinned = torch.empty(there.shape, pin_memory=self.device.type == "cuda").copy_(there)
-        seconds = self.seconds(lambda: there.copy_(pinned, non_blocking=True))
-        figures["copies"] = {"seconds": seconds, "gigabytes_per_second": 4e-9 * there.numel() / seconds}
-        some, few = self.features[: 4 * sizes.compared], self.features[: min(sizes.clusters, 200)]
-        found, expected = (
-            ArraySource(some).accumulate(TorchSearch(few, device=device)) for device in (self.device.type, "cpu")
-        )
-        same = found.sums.tobytes() == expected.sums.tobytes() and found.squares == expected.squares
-        return figures, {"sums": same and np.array_equal(found.counts, expected.counts)}
+        """Passes of k-means, and what one is made of."""
+        return gpu_passes.passes(self)
 
     def peers(self) -> tuple[dict[str, Any], dict[str, bool]]:
-        """An iteration of flash-kmeans in float16 and of faiss's k-means on a card, where they are installed."""
-        sizes, figures = self.sizes, {}
-        centers = self.features[: sizes.clusters]
-        for name, iterate in (("flash_kmeans", flash_kmeans), ("faiss", faiss_kmeans)):
-            work = iterate(self.features, centers, self.device)
-            if work is None:
-                self.absent.append(name)
-            else:
-                few, many = (self.seconds(functools.partial(work, number)) for number in (1, 1 + sizes.iterations))
-                figures[f"iteration_of_{name}"] = self.share(self._products, (many - few) / sizes.iterations)
-        return figures, {}
+        """An iteration of flash-kmeans and of faiss's k-means on a card, where they are installed."""
+        return gpu_passes.peers(self)
 
     def clustering(self) -> tuple[dict[str, Any], dict[str, bool]]:
         """k-means in which every iteration sees all features, and that a small one ends in a processor's centers."""
@@ -329,32 +257,6 @@ class Card:
             "queries_per_second": len(queries) / seconds,
         }
         return {"knn": figure}, {"predictions": same}
-
-
-def flash_kmeans(rows: np.ndarray, centers: np.ndarray, device: torch.device) -> Callable[[int], object] | None:
-    """So many of its iterations; None where it is not installed, or there is no card."""
-    if device.type != "cuda" or importlib.util.find_spec("flash_kmeans") is None:
-        return None
-    from flash_kmeans import batch_kmeans_Euclid
-
-    there, first = (torch.from_numpy(values).to(device).half()[None] for values in (rows, centers))
-    return lambda number: batch_kmeans_Euclid(
-        there, n_clusters=len(centers), max_iters=number, tol=-1.0, init_centroids=first
-    )
-
-
-def faiss_kmeans(rows: np.ndarray, centers: np.ndarray, device: torch.device) -> Callable[[int], object] | None:
-    """So many of its iterations; None where its build knows no card, or there is none."""
-    if device.type != "cuda" or not faiss.get_num_gpus():
-        return None
-
-    def iterate(number: int) -> None:
-        clustering = faiss.Kmeans(
-            rows.shape[1], len(centers), niter=number, gpu=1, max_points_per_centroid=len(rows), seed=0
-        )
-        clustering.train(rows, init_centroids=centers)
-
-    return iterate
 
 
 def encode_input(some: torch.Tensor, batch: int, device: torch.device) -> torch.Tensor:
