@@ -11,6 +11,7 @@ from tiny_store import contents, save_codebook, save_store
 from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.kmeans import kmeans
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
+from vissl_clusterfit.clustering.store_source import StoreSource
 from vissl_clusterfit.errors import ArtifactError
 from vissl_clusterfit.labels import assign, balanced_labels, files
 from vissl_clusterfit.labels.assign import label_store
@@ -293,7 +294,7 @@ def test_the_bound_holds_on_hard_rows(
     store = save_store(folder / "features", hard_rows(kind, rng, num_rows, dim))
     num_clusters = 1 + int(share * (num_rows - 1))
     prepared = Preprocessing(normalize, unit_output=cosine)
-    source = sources.StoreSource(store, prepared)
+    source = StoreSource(store, prepared)
     result = kmeans(source, num_clusters, 3, 0, search_factory(backend, "cpu"), spherical=cosine)
     codebook = save_codebook(folder / "codebook", result.centroids, prepared, cluster_backend=backend)
     made = label_store(store, codebook, "cpu", folder / "labels", max_cluster_size=ratio)
@@ -314,7 +315,7 @@ def test_a_cluster_that_is_a_link_of_many_chains_takes_no_more_than_it_may_have(
     """Clusters that are too full give as many as they are given: all that came were once more than the bound."""
     rows = np.maximum(np.random.default_rng(0).standard_normal((60, 8)) - 1, 0).astype(np.float32)
     store, prepared = save_store(tmp_path / "features", rows), Preprocessing(normalize=True)
-    source = sources.StoreSource(store, prepared)
+    source = StoreSource(store, prepared)
     centroids = kmeans(source, 20, 5, 0, search_factory("torch", "cpu")).centroids
     codebook = save_codebook(tmp_path / "codebook", centroids, prepared)
     made = label_store(store, codebook, "cpu", tmp_path / "labels", max_cluster_size=1.0)
