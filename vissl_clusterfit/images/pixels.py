@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vissl_clusterfit.images.resized_crop import with_resized_crop
+
 _STEPS = ("ToTensor", "Normalize")
 _LARGEST, _NUM_COLOURS = 255.0, 3
 
@@ -54,6 +56,8 @@ class ToPixels:
 def unfinished(steps: Sequence[Any]) -> tuple[list[Any], Finish] | None:
     """Transforms that leave their last two steps to a device, and these; None where the last two are others, or fail.
 
+    Of a ``Resize`` and ``CenterCrop`` before them, only what is kept is computed.
+
     Args:
         steps: of torchvision, or VISSL's wrappers of such.
     """
@@ -65,7 +69,7 @@ def unfinished(steps: Sequence[Any]) -> tuple[list[Any], Finish] | None:
     if last[0] is not steps[-2]:
         to_pixels, wrapped = copy.copy(steps[-2]), to_pixels
         to_pixels.transform = wrapped
-    return [*steps[:-2], to_pixels], Finish(last[1].mean, last[1].std)
+    return [*with_resized_crop(steps[:-2]), to_pixels], Finish(last[1].mean, last[1].std)
 
 
 def _fits_colours(normalize: Any) -> bool:

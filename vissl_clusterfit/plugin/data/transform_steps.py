@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from vissl.data.data_helper import get_mean_image
 
 from vissl_clusterfit.errors import ClusterFitError, DataError
+from vissl_clusterfit.images.resized_crop import ResizedCrop
 from vissl_clusterfit.plugin.data.labelled_source import PseudoLabelledSource
 
 logger = logging.getLogger(__name__)
@@ -140,12 +141,18 @@ def _size(image: Any) -> tuple[int, int] | None:
 
 
 def _needs_room(step: Any) -> bool:
-    return isinstance(getattr(step, "transform", step), _CROPS + _RESIZES)
+    return isinstance(_transform(step), _CROPS + _RESIZES)
+
+
+def _transform(step: Any) -> Any:
+    """Torchvision's; of a crop that is joined to it, ``Resize``, after which there is room."""
+    transform = getattr(step, "transform", step)
+    return transform.resize if isinstance(transform, ResizedCrop) else transform
 
 
 def _require_room(step: Any, sizes: Sequence[tuple[int, int] | None]) -> None:
     """Refuses a crop that is larger than an image, and an image that would be scaled beyond all measure."""
-    transform = getattr(step, "transform", step)
+    transform = _transform(step)
     for width, height in filter(None, sizes):
         if isinstance(transform, _CROPS):
             tall, wide = (transform.size * 2)[:2] if isinstance(transform.size, Sequence) else (transform.size,) * 2
