@@ -49,7 +49,8 @@ from vissl_clusterfit.transfer.knn import KnnSettings, knn_predict
 LIMIT_S = 450.0
 WAYS = {"float32": PLAIN, "bfloat16": Compute("bfloat16", channels_last=True)}
 #: How far features may be from those of a processor in float32: the difference over the length, of the median row.
-MAY_DIFFER = {"float32": 1e-3, "bfloat16": 0.05}
+#: A card rounds what its convolutions take in float32 to 10 bits, unless it is told not to.
+MAY_DIFFER = {"float32": 5e-3, "bfloat16": 0.05}
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Sizes:
     compared: int
 
 
-LARGE = Sizes(8192, "resnet50", 8192, 256, 8, 256, 512, 400_000, 768, 16_384, 10, 10_000, 20, 4096)
+LARGE = Sizes(8192, "resnet50", 32_768, 256, 8, 256, 512, 400_000, 768, 16_384, 10, 10_000, 20, 4096)
 TINY = Sizes(256, "resnet18", 8, 4, 0, 2, 4, 600, 32, 20, 3, 50, 5, 100)
 
 
@@ -90,18 +91,20 @@ class Card:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def seconds(self, work: Callable[[], Any]) -> float:
-        """Of work that was done once before."""
+    def seconds(self, work: Callable[[], Any], rounds: int = 1) -> float:
+        """Of work that was done once before; the mean of some rounds."""
         work()
         self.synchronize()
         begun = time.perf_counter()
-        work()
+        for _ in range(rounds):
+            work()
         self.synchronize()
-        return time.perf_counter() - begun
+        return (time.perf_counter() - begun) / rounds
 
     def _matrix_rate(self) -> float:
         size = self.sizes.matrix
-        operand = torch.ones(size, size, device=self.device, dtype=torch.bfloat16)
+        # Of random numbers, as a network's are: a card multiplies ones faster, for less power.
+        operand = torch.randn(size, size, device=self.device, dtype=torch.bfloat16)
         rounds = 20
 
         def products() -> None:
@@ -147,7 +150,8 @@ class Card:
             seconds = time.perf_counter() - begun
             with torch.inference_mode():
                 batch = encode_input(some, self.sizes.batch, self.device)
-                bare = self.seconds(lambda encode=encode, batch=batch: encode(batch)) / self.sizes.batch
+                rounds = max(1, len(images) // self.sizes.batch // 4)  # one alone would be a moment's work
+                bare = self.seconds(lambda encode=encode, batch=batch: encode(batch), rounds) / self.sizes.batch
             figures[f"extraction_in_{name}"] = {
                 **self.share(per_image * len(images), seconds),
                 "images_per_second": len(images) / seconds,

@@ -16,7 +16,8 @@ class Pictures(torch.utils.data.Dataset):
     def __init__(self, number: int, finish: Finish | None = None) -> None:
         self._number, self._finish = number, finish
         generator = torch.Generator().manual_seed(0)
-        self._pixels = torch.randint(256, (min(number, 64), 3, PIXELS, PIXELS), dtype=torch.uint8, generator=generator)
+        pictures = torch.randint(256, (min(number, 64), PIXELS, PIXELS, 3), dtype=torch.uint8, generator=generator)
+        self._pixels = pictures.permute(0, 3, 1, 2)  # channels last in memory, as those of pictures are
 
     def __len__(self) -> int:
         return self._number

@@ -99,12 +99,20 @@ class Turns:
         self._left -= 1
         if self._left:
             return
+        _wait_for_card()
         taken = time.perf_counter() - self._begun, time.process_time() - self._cores
         print(*taken, file=self._answers, flush=True)
         line = sys.stdin.readline()
         if not line.strip():
             os._exit(0)
         self._begin(int(line))
+
+
+def _wait_for_card() -> None:
+    """A step ends when the backward pass and the update are done that it has a card begin."""
+    torch = sys.modules["torch"]
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def hooks_with(turns: Turns, generate: Callable[[Any], list]) -> Callable[[Any], list]:

@@ -7,11 +7,14 @@ from pretend_card import OnCard, pretended_card
 from stage_work import Numbers, convolutions
 
 from vissl_clusterfit import KMeans
-from vissl_clusterfit.compute.chosen import PLAIN
+from vissl_clusterfit.compute.choose import FEW_IMAGES, MOST_IMAGES
+from vissl_clusterfit.compute.chosen import PLAIN, Compute
+from vissl_clusterfit.config.compute import ComputeSettings
 from vissl_clusterfit.config.features import AUTO_BATCH, EncodingSettings
-from vissl_clusterfit.features import batch_size
+from vissl_clusterfit.features import batch_size, computing
 from vissl_clusterfit.features.card import Card
 from vissl_clusterfit.features.extract import extract_features
+from vissl_clusterfit.features.readers import measured_readers
 from vissl_clusterfit.images.pixels import Finish
 from vissl_clusterfit.search import tile
 from vissl_clusterfit.search.torch_search import TorchSearch
@@ -132,6 +135,37 @@ def test_a_batch_is_as_large_as_is_faster_and_fits(card, monkeypatch, most, foun
 def test_a_batch_that_is_no_faster_is_not_taken(card, monkeypatch):
     monkeypatch.setattr(batch_size, "_seconds", lambda encode, some, size: 0.01 * size)
     assert batch_size.batch_size_on("cuda", convolutions(PLAIN, "cuda"), Numbers(2)) == 64
+
+
+@pytest.mark.parametrize(("fits", "expected"), [(4096, MOST_IMAGES), (100, 64), (FEW_IMAGES, FEW_IMAGES)])
+def test_what_auto_is_is_measured_on_a_batch_that_keeps_a_card_busy_and_fits(card, monkeypatch, fits, expected):
+    """Fewer images take as long in any precision, so that float32 would be chosen."""
+
+    def choose(settings, device, prepare, number):
+        features = prepare(PLAIN)()
+        assert (len(features), features.device.type) == (number, "cuda")
+        return Compute("bfloat16") if number == expected else PLAIN
+
+    def encode(images):
+        assert images.device.type == "cuda"
+        if len(images) > fits:
+            raise torch.OutOfMemoryError("no memory")
+        return images.flatten(1)
+
+    monkeypatch.setattr(computing, "choose", choose)
+    found, _ = computing.measured_compute(ComputeSettings(), Numbers(9), lambda way: encode, torch.device("cuda"))
+    assert found == Compute("bfloat16")
+
+
+def test_how_many_read_is_measured_without_copies_to_the_card(card):
+    devices = []
+
+    def encode(images):
+        devices.append(images.device.type)
+        return images.flatten(1)
+
+    measured_readers(Numbers(9), encode, 8, "cuda", cores=4)
+    assert set(devices) == {"cuda"}
 
 
 def test_auto_is_said_in_place_of_the_size_and_its_features_are_the_same(card, tmp_path):

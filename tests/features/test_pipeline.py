@@ -128,6 +128,24 @@ def test_what_writing_raises_ends_the_extraction_and_its_leases(tmp_path, monkey
     assert list((tmp_path / "leases").iterdir()) == []
 
 
+def test_norms_are_folded_in_float32_that_is_not_rounded():
+    """A card's convolutions are rounded by default, so that what is the same network would not look like it."""
+
+    def precisions():
+        return torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+
+    def run():
+        seen.append(precisions())
+        return network(torch.ones(1, 1, 4, 4))
+
+    seen = []
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()
+    before = precisions()
+    assert folding.fold_batch_norms(network, run) == 1
+    assert set(seen) == {("ieee", "ieee")}
+    assert precisions() == before
+
+
 @needs_card
 @pytest.mark.parametrize("compute", [PLAIN, LOWER])
 def test_a_card_gives_the_features_of_a_processor(tmp_path, compute):

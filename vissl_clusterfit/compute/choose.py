@@ -24,6 +24,11 @@ LEAST_GAIN = 1.2
 FEWEST_FLOPS = 2e8
 _REPEATS = 3
 
+#: Images of a measurement on a processor, where a float32 pass of a large network over so few is a second's work.
+FEW_IMAGES = 4
+#: And on a card at most: fewer do not keep one busy, and any way to compute takes as long as starting its kernels.
+MOST_IMAGES = 256
+
 #: A piece of work, done once. It gives rows (n, D) that are compared with those of float32, or None.
 Work = Callable[[], "torch.Tensor | None"]
 
@@ -66,6 +71,17 @@ def choose(
             fastest, best = way, gain
     logger.info("The network computes in %s. Measured against %s: %s.", fastest, first, "; ".join(said))
     return fastest
+
+
+def of_as_many_as_fit(measure: Callable[[int], Compute], most: int) -> Compute:
+    """What a measurement gives with as many images as a card has memory for: so many, or the half, or its half."""
+    number = most
+    while number > FEW_IMAGES:
+        try:
+            return measure(number)
+        except torch.OutOfMemoryError:
+            number //= 2
+    return measure(number)
 
 
 class _Operations(TorchDispatchMode):

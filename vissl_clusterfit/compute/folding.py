@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ def fold_batch_norms(network: nn.Module, run: Callable[[], torch.Tensor]) -> int
     Returns:
         How many were folded.
     """
+    with _full_precision():
+        return _fold_all(network, run)
+
+
+def _fold_all(network: nn.Module, run: Callable[[], torch.Tensor]) -> int:
     expected, pairs = _followed(network, run)
     if not pairs:
         return 0
@@ -43,6 +49,18 @@ def fold_batch_norms(network: nn.Module, run: Callable[[], torch.Tensor]) -> int
         convolution.weight, convolution.bias = weight, bias
         del norm.forward
     return 0
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Float32 as it is: a card rounds what it convolves to 10 bits, and two such results may be too far apart."""
+    convolutions, products = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision, products.fp32_precision
+    convolutions.fp32_precision = products.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision, products.fp32_precision = before
 
 
 def _followed(network: nn.Module, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, list[tuple[Any, Any]]]:

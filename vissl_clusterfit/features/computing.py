@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.compute.choose import Work, candidates, choose
+from vissl_clusterfit.compute.choose import FEW_IMAGES, MOST_IMAGES, Work, candidates, choose, of_as_many_as_fit
 from vissl_clusterfit.compute.chosen import Compute
 from vissl_clusterfit.config.compute import AUTO, ComputeSettings
 from vissl_clusterfit.features.batches import Encoder, ImageSource, encode_samples, stack_images
@@ -19,8 +19,6 @@ from vissl_clusterfit.storage.folders import names_in
 
 #: Beside feature stores: what was measured, for processes and later commands that find no store yet.
 NOTE_NAME = "compute.json"
-# Images of a measurement: a float32 pass of a large network over them is a second's work.
-_NUM_IMAGES = 4
 # Of this process.
 _FOUND: dict[tuple[str, str], Compute] = {}
 
@@ -66,26 +64,35 @@ def measured_compute(
 ) -> tuple[Compute, bool]:
     """What is fastest on a device for the first few images of a data set, and whether it was measured.
 
+    On a card for many of these few.
+
     Args:
         settings: ``config.CLUSTERFIT.COMPUTE``.
         images: as they are extracted.
         build: gives the network as a function of images.
         device: on which it computes.
     """
-    some = stack_images([images[index][0] for index in range(min(len(images), _NUM_IMAGES))])
+    some = stack_images([images[index][0] for index in range(min(len(images), FEW_IMAGES))]).to(device)
     prepared = []
 
-    def prepare(compute: Compute) -> Work:
-        encode = build(compute)
-        prepared.append(compute)
+    def measure(number: int) -> Compute:
+        batch = some[torch.arange(number, device=device) % len(some)]
 
-        def work() -> torch.Tensor:
-            with torch.no_grad():
-                return encode_samples(encode, some).float()
+        def prepare(compute: Compute) -> Work:
+            encode = build(compute)
+            prepared.append(compute)
 
-        return work
+            def work() -> torch.Tensor:
+                with torch.no_grad():
+                    return encode_samples(encode, batch).float()
 
-    return choose(settings, device, prepare, len(some)), len(prepared) > 1
+            return work
+
+        return choose(settings, device, prepare, number)
+
+    most = MOST_IMAGES if device.type == "cuda" else len(some)
+    chosen = of_as_many_as_fit(measure, most)
+    return chosen, len(set(prepared)) > 1
 
 
 def stores_beside(folder: Path) -> Iterator[Path]:

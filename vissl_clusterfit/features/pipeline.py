@@ -138,7 +138,8 @@ class Pipeline:
     def _readers(self, missing: list[Shard]) -> int:
         if self._num_workers is None:
             num_batches = sum(shard.stop - shard.start for shard in missing) // self._settings.batch_size
-            self._num_workers = 1 if num_batches < FEWEST_BATCHES else self._measured_readers()
+            few = num_batches < FEWEST_BATCHES[self._device]
+            self._num_workers = 1 if few else self._measured_readers()
         return self._num_workers
 
     def _measured_readers(self) -> int:

@@ -16,8 +16,9 @@ logger = logging.getLogger(__name__)
 
 #: More of them would only take memory: each holds batches.
 MOST = 16
-#: Batches below which one reads: the measurement takes two, and a process as long as one to start.
-FEWEST_BATCHES = 16
+#: Batches below which one reads. The measurement takes two, and a process as long as one to start on a processor; on a
+#: card two are soon done, and one that reads would have it wait.
+FEWEST_BATCHES = {"cpu": 16, "cuda": 2}
 # So much more than the network takes is read, as images differ in size.
 _SPARE = 1.25
 _NUM_SAMPLES = 16
@@ -68,7 +69,8 @@ def measured_readers(images: ImageSource, encode: Encoder, batch_size: int, devi
     spent = Clock.now() - begun
     reading = Clock(*(each / (_NUM_SAMPLES - 1) for each in spent))
     alike = [sample for sample in read if (sample.dtype, sample.shape) == (read[0].dtype, read[0].shape)]
-    batch = stack_images([alike[number % len(alike)] for number in range(batch_size)])
+    # On a card the network waits for no copy of a batch, nor for a processor that finishes its pixels.
+    batch = stack_images([alike[number % len(alike)] for number in range(batch_size)]).to(device)
     network_s = _second_pass(lambda: encode_samples(encode, batch), torch.device(device)) / batch_size
     number = num_readers(reading, network_s, cores, on_card=device == "cuda")
     logger.info(

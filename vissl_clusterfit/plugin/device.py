@@ -9,7 +9,7 @@ from vissl_clusterfit.errors import ConfigError, problem
 
 
 def require_device(cfg: AttrDict, *, local: bool = True) -> None:
-    """Checks ``MACHINE.DEVICE``, without touching a GPU. ``here`` is false where another machine will do the work.
+    """Checks ``MACHINE.DEVICE``, without touching a GPU. ``local`` is false where another machine will do the work.
 
     Raises:
         ConfigError: it is neither cpu nor gpu, or a GPU is asked for where there is none.

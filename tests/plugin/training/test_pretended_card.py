@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from pretend_card import pretended_card
+from pretend_card import OnCard, pretended_card
 from tiny import STUDENT
 from vissl.config import AttrDict
 from vissl.hooks import default_hook_generator
@@ -17,7 +17,7 @@ from vissl.trainer.trainer_main import build_task
 from vissl_clusterfit.compute.chosen import Compute
 from vissl_clusterfit.errors import ConfigError
 from vissl_clusterfit.launch.compose.compose import compose
-from vissl_clusterfit.plugin.data.batches import changed
+from vissl_clusterfit.plugin.data.batches import ArrivedBatches, changed
 from vissl_clusterfit.plugin.training import compute as training_compute
 from vissl_clusterfit.plugin.training import divergence, progress_hook
 from vissl_clusterfit.plugin.training.loss import ClusterFitLoss
@@ -58,6 +58,15 @@ def test_a_meter_takes_what_is_on_a_card(card):
     meter = ClusterAccuracyMeter(num_meters=1, topk_values=[1], meter_names=[])
     meter.update(torch.eye(3).to("cuda"), torch.tensor([0, 1, -1]).to("cuda"))
     assert meter.value["top_1"][0] == 100.0
+
+
+def test_the_memory_of_a_batch_is_not_given_to_another_while_the_network_reads_it(card, monkeypatch):
+    """VISSL copies in a stream of its own, whose memory is free for it when Python has dropped a batch."""
+    kept = []
+    monkeypatch.setattr(OnCard, "record_stream", lambda tensor, _: kept.append(tensor))
+    batch = {"data": [torch.ones(2, 3, device="cuda")], "label": [torch.ones(2, device="cuda")], "here": torch.ones(2)}
+    (found,) = ArrivedBatches([batch], None)
+    assert {*map(id, kept)} == {id(found["data"][0]), id(found["label"][0])}
 
 
 @pytest.mark.parametrize(("value", "ends"), [(1.0, False), (3e38, False), (float("nan"), True), (float("inf"), True)])

@@ -85,9 +85,17 @@ class _Arriving:
         batch = next(self._batches)
         if isinstance(batch, _Message):
             batch = changed(batch.arrays, np.ndarray, torch.from_numpy)
+        # VISSL copies batches to a card in a stream of their own, and may give their memory to the next but one while
+        # the network still computes with them.
+        changed(batch, torch.Tensor, _kept_for_the_network)
         if self._finish is not None:
             batch["data"] = [self._finish(images) for images in batch["data"]]
         return batch
+
+
+def _kept_for_the_network(tensor: torch.Tensor) -> None:
+    if tensor.is_cuda:
+        tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
 
 def leave_pixels(dataset: Any, dataset_config: Mapping[str, Any]) -> Finish | None:

@@ -20,7 +20,7 @@ from torch import nn
 from vissl.config import AttrDict
 
 from vissl_clusterfit import distributed
-from vissl_clusterfit.compute.choose import Work, choose
+from vissl_clusterfit.compute.choose import FEW_IMAGES, MOST_IMAGES, Work, choose, of_as_many_as_fit
 from vissl_clusterfit.compute.chosen import PLAIN, SETTING, Compute
 from vissl_clusterfit.config.clusterfit import part_for_any_training
 from vissl_clusterfit.config.compute import AUTO, ComputeSettings
@@ -31,8 +31,6 @@ from vissl_clusterfit.plugin.training.record import record_compute, recorded_com
 from vissl_clusterfit.plugin.training.seen_images import image_size
 
 logger = logging.getLogger(__name__)
-
-_NUM_IMAGES = {"cpu": 4, "cuda": 64}
 
 
 def compute_settings(config: AttrDict) -> ComputeSettings | None:
@@ -98,15 +96,20 @@ def _chosen(task: Any, model: nn.Module, settings: ComputeSettings) -> Compute:
         settings = ComputeSettings(
             "float32" if settings.precision == AUTO else settings.precision, settings.channels_last, settings.compile
         )
-    number = min(_NUM_IMAGES[task.device.type], task.config.DATA.TRAIN.BATCHSIZE_PER_REPLICA)
+    on_card = task.device.type == "cuda"
     passes = 4  # one in evaluation, one forward, and a backward one, which is as long as two
-    with torch.random.fork_rng():
-        compute = choose(
+
+    def measure(number: int) -> Compute:
+        return choose(
             settings,
             task.device,
             lambda way: _steps(way, task.device, model, (number, *(shape or ()))),
             passes * number,
         )
+
+    most = min(MOST_IMAGES if on_card else FEW_IMAGES, task.config.DATA.TRAIN.BATCHSIZE_PER_REPLICA)
+    with torch.random.fork_rng([task.device] if on_card else []):
+        compute = of_as_many_as_fit(measure, most)
     record_compute(folder, compute)
     return compute
 
