@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+# Until all is imported, as by the processes of a run (plugin/bootstrap.py).
+gc.disable()
+
 pytest_plugins = ["clustering_fixtures", "vissl_fixtures"]
 
 # What VISSL does is read off what a run prints; what comes to the screen without it has tests of its own.
@@ -45,6 +48,7 @@ def pytest_collection_finish() -> None:
     """Python would look for garbage in all that was imported again and again, a quarter of what small tests take."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
