@@ -11,9 +11,11 @@ from tiny import write_images, write_labels
 from vissl.data import build_dataset
 
 from vissl_clusterfit.errors import ConfigError, DataError
+from vissl_clusterfit.images.pixels import unfinished
 from vissl_clusterfit.launch.compose.compose import compose
 from vissl_clusterfit.plugin.data.split_images import SplitImages
-from vissl_clusterfit.plugin.data.transforms import require_fixed, require_transforms
+from vissl_clusterfit.plugin.data.transform_steps import Steps, TransformFailed
+from vissl_clusterfit.plugin.data.transforms import build_steps, require_fixed, require_transforms
 
 SETTING = "config.CLUSTERFIT.FEATURES.TRANSFORMS"
 RESIZE, TO_TENSOR = {"name": "Resize", "size": 32}, {"name": "ToTensor"}
@@ -178,3 +180,14 @@ def test_transforms_that_take_no_grey_image_either_end_a_training_with_the_name_
     with pytest.raises(DataError, match=r"^config\.DATA\.TRAIN\.TRANSFORMS: .*The sample is .*\.png") as caught:
         build_dataset(cfg, "TRAIN")[2]
     assert str(file) in str(caught.value)
+
+
+def test_a_strip_is_refused_by_name_where_the_crop_is_a_part_of_resize(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1 << 16)
+    normalize = {"name": "Normalize", "mean": [0.5] * 3, "std": [0.5] * 3}
+    steps = build_steps([RESIZE, {"name": "CenterCrop", "size": 28}, TO_TENSOR, normalize], SETTING)
+    left, _ = unfinished(steps.transforms)
+    assert len(left) == 2
+    for each in (steps, Steps(left)):
+        with pytest.raises(TransformFailed, match="^Resize, for an image of 4 x 900 pixels: .* it would become one of"):
+            each({"data": [Image.new("RGB", (4, 900))], "data_valid": [1]})
