@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from pickled_calls import Reduced
 
+from vissl_clusterfit.plugin.training import checkpoints
+from vissl_clusterfit.storage import untrusted
 from vissl_clusterfit.storage.untrusted import _HEADERS, UnsafeFileError, load_array, load_plain_pickle
 
 
@@ -139,6 +141,16 @@ def test_what_is_no_array_is_named(tmp_path, content, message, mmap):
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(UnsafeFileError, match=message):
         load_array(tmp_path / "a.npy", mmap=mmap)
+
+
+def test_the_end_of_an_archive_in_several_files_is_no_archive(tmp_path):
+    path = tmp_path / "checkpoint.torch"
+    path.write_bytes(b"PK\x03\x04" + struct.pack("<4sLQL4s18x", b"PK\x06\x07", 1, 0, 2, b"PK\x05\x06"))
+    assert not untrusted.is_archive(path)
+    with path.open("rb") as file:
+        untrusted.require_unpacked(file)
+        assert file.tell() == 0
+    assert checkpoints.why_damaged(path) == "it was cut off"
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

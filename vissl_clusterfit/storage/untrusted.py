@@ -77,6 +77,14 @@ def require_no_bomb(unpacked: int, packed: int, *, times: int = _MOST_TIMES) -> 
         raise UnsafeFileError(f"{packed} bytes that unpack to {unpacked} or more, as no file of data does")
 
 
+def is_archive(file: IO[bytes] | Path) -> bool:
+    """Whether a file ends as a zip archive does; one that ends as part of several is none."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:  # by Python 3.11 and older
+        return False
+
+
 def require_unpacked(file: IO[bytes]) -> None:
     """Refuses a checkpoint with packed members: PyTorch writes them as they are. The file is at its beginning again.
 
@@ -84,7 +92,7 @@ def require_unpacked(file: IO[bytes]) -> None:
         UnsafeFileError: it would unpack to more than its size.
     """
     size = file.seek(0, os.SEEK_END)
-    if zipfile.is_zipfile(file):
+    if is_archive(file):
         try:
             with zipfile.ZipFile(file) as archive:
                 require_no_bomb(sum(member.file_size for member in archive.infolist()), size, times=1)

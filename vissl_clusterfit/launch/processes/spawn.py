@@ -23,7 +23,7 @@ from vissl_clusterfit.launch.processes.rendezvous import Failed, Rendezvous
 _POLL_S = 0.2
 # Others fail a moment after the first, and one that was killed is seen to be dead a moment after that.
 _GRACE_S = 2.0
-_END_S = 5.0
+_END_S = 15.0
 
 
 def spawn_workers(work: Callable[[int], None], num_processes: int, rendezvous: Rendezvous) -> None:

@@ -22,7 +22,7 @@ from vissl_clusterfit.storage.atomic import remove_leftovers, temporary_path
 from vissl_clusterfit.storage.folders import names_in
 from vissl_clusterfit.storage.paths import artifact_path
 from vissl_clusterfit.storage.remote import as_remote
-from vissl_clusterfit.storage.untrusted import UnsafeFileError, require_regular, require_unpacked
+from vissl_clusterfit.storage.untrusted import UnsafeFileError, is_archive, require_regular, require_unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +219,7 @@ def _why_damaged(path: Path, size: int, _changed: int) -> str:
         return f"it is {error}"
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from None
-    whole_archive = zipfile.is_zipfile(path)  # the list of its members is at its end
+    whole_archive = is_archive(path)  # the list of its members is at its end
     if begins_as_archive and not whole_archive:
         return "it was cut off"
     try:
@@ -249,6 +249,6 @@ def phase_of(path: str) -> int | None:
     place = artifact_path(path)
     if as_remote(place):
         return None
-    content = torch.load(place, map_location="cpu", mmap=zipfile.is_zipfile(place))
+    content = torch.load(place, map_location="cpu", mmap=is_archive(place))
     phase = content.get("phase_idx") if isinstance(content, Mapping) else None
     return phase if isinstance(phase, int) else None
