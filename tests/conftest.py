@@ -4,7 +4,6 @@ import gc
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -53,31 +52,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items[:] = _long_ones_first(items, getattr(config, "workerinput", {}).get("workercount", 1))
+    # Those of the quickstarts take minutes each: begun last, one process would run them while the others have no more.
+    items.sort(key=lambda item: item.path.parent.name != "tools")
     if not config.getoption("--slow"):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
-
-
-def _long_ones_first(items: list[pytest.Item], num_processes: int) -> list[pytest.Item]:
-    """Tests in an order in which each process begins with its part of the modules that have slow ones.
-
-    Each is given its part of the list from the start, and takes from others at the end, when only short ones are left:
-    a long one that is begun last would run alone. Those of tools are the longest.
-    """
-    modules: dict[Path, list[pytest.Item]] = {}
-    for item in items:
-        modules.setdefault(item.path, []).append(item)
-
-    def num_slow(path: Path) -> int:
-        slow = sum(item.get_closest_marker("slow") is not None for item in modules[path])
-        return slow * (10 if path.parent.name == "tools" else 1)
-
-    parts: list[list[pytest.Item]] = [[] for _ in range(num_processes)]
-    weights = [0] * num_processes
-    for path in sorted(modules, key=num_slow, reverse=True):
-        number = weights.index(min(weights)) if num_slow(path) else [*map(len, parts)].index(min(map(len, parts)))
-        parts[number] += modules[path]
-        weights[number] += num_slow(path)
-    return [item for part in parts for item in part]

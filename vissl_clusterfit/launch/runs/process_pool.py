@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -55,11 +56,13 @@ class Processes:
 
     def prepare(self) -> None:
         """Starts the server, which imports while this process does something else. From the main thread."""
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it does once it has imported
+        # The server hears none while it imports, nor after; one that comes meanwhile is heard here a moment later.
+        multiprocessing.resource_tracker.ensure_running()  # which would unblock it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             multiprocessing.forkserver.ensure_running()
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def begin(self, output: Path, command: list[str], environment: Mapping[str, str] = MappingProxyType({})) -> Any:
         """Starts a command, with these variables besides those of this process; its ``multiprocessing.Process``.
@@ -123,6 +126,7 @@ def _run(
     main: Callable[[list[str]], int], overrides: list[str], output: str, num_threads: int, environment: dict[str, str]
 ) -> None:
     """What a process runs; it is interrupted when the one that started it dies, as that no longer can."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which the server may have blocked from its start
     os.setsid()  # the terminal's Ctrl-C comes to it once, from there, and whatever it leaves can be ended
     os.environ.update(environment)
     terminal = os.dup(2)
