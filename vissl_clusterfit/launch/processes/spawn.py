@@ -23,7 +23,10 @@ from vissl_clusterfit.launch.processes.rendezvous import Failed, Rendezvous
 _POLL_S = 0.2
 # Others fail a moment after the first, and one that was killed is seen to be dead a moment after that.
 _GRACE_S = 2.0
-_END_S = 15.0
+_END_S = 5.0
+# What ends because of a Ctrl-C has readers and files of its own to end, on a busy machine for seconds; told to end
+# meanwhile, it would leave them.
+_INTERRUPTED_S = 15.0
 
 
 def spawn_workers(work: Callable[[int], None], num_processes: int, rendezvous: Rendezvous) -> None:
@@ -54,6 +57,9 @@ def spawn_workers(work: Callable[[int], None], num_processes: int, rendezvous: R
                 return
             _wait_for_end(context.processes, _GRACE_S)
             codes = [process.exitcode or 0 for process in context.processes]
+        except KeyboardInterrupt:  # which they have got from the terminal, too
+            _wait_for_end(context.processes, _INTERRUPTED_S)
+            raise
         finally:
             _end(context.processes)
         raise Failed(_cause(Path(folder), codes, places, context.error_files))
