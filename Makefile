@@ -95,7 +95,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest
 check: lint
 	$(PYTEST) -q -n 3 --dist worksteal -m "not slow" $(UNITS) $(LONGER:%=--ignore=tests/%.py)
 
-# Twice as many processes as the two cores of CI: tests wait for processes, for files and for time-outs.
+# One process more than the two cores of CI: tests wait for processes, for files and for time-outs.
 test: lint
 	$(PYTEST) --slow -n 3 --dist worksteal
 

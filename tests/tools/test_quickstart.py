@@ -87,20 +87,9 @@ def test_another_run_gives_the_same_figures(first, tmp_path):
 @pytest.mark.parametrize("seen", ["Writing", "Evaluating: raw pixels", "raw pixels: done"])
 def test_ctrl_c_ends_all_that_it_started(seen, tmp_path):
     """While pictures are drawn, before the first run has begun, and in the training of the teacher."""
-    code, said = _interrupted_at(seen, tmp_path)
-    assert (code, said.splitlines()[-1]) == (130, "Interrupted.")
-    assert "Traceback" not in said
-    assert "Evaluating: student" not in said
-    assert not [
-        number for number in os.listdir("/proc") if number.isdigit() and _folder_of(number).startswith(str(tmp_path))
-    ]
-
-
-def _interrupted_at(seen: str, folder: Path) -> tuple[int, str]:
-    """The exit code of a small quickstart that is interrupted when it has said something, and what it said after."""
     process = subprocess.Popen(
         [sys.executable, QUICKSTART, "--small"],
-        cwd=folder,
+        cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -109,7 +98,10 @@ def _interrupted_at(seen: str, folder: Path) -> tuple[int, str]:
     assert any(seen in line for line in process.stdout)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     said, _ = process.communicate(timeout=60)  # to the end of all that has its output
-    return process.returncode, said
+    assert (process.returncode, said.splitlines()[-1]) == (130, "Interrupted.")
+    assert "Traceback" not in said
+    assert "Evaluating: student" not in said
+    assert not [number for number in os.listdir("/proc") if number.isdigit() and _folder_of(number) == str(tmp_path)]
 
 
 def _folder_of(process: str) -> str:
