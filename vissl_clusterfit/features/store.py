@@ -272,7 +272,7 @@ class FeatureStore:
         return not self._copies and shard.rows_file not in self._elsewhere
 
     def read(self, start: int, stop: int, dtype: DTypeLike = np.float32) -> np.ndarray:
-        """Rows ``[start, stop)`` as a new array of shape (stop - start, dim)."""
+        """Rows ``[start, stop)`` as a new array of shape (stop - start, dim), of float32 unless it says otherwise."""
         if not 0 <= start <= stop <= self.num_samples:
             raise IndexError(f"there are no rows {start} to {stop} of {self.num_samples} samples")
         out = np.empty((stop - start, self.dim), dtype=dtype)
@@ -287,7 +287,7 @@ class FeatureStore:
         return out
 
     def take(self, indices: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
-        """The rows of ``indices`` (sorted, ascending) as a new array of shape (len(indices), dim)."""
+        """The rows of ``indices`` (sorted, ascending) as :meth:`read` gives them, of shape (len(indices), dim)."""
         indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and not 0 <= indices.min() <= indices.max() < self.num_samples:
             raise IndexError(f"there are no rows {indices.min()} to {indices.max()} of {self.num_samples} samples")

@@ -131,10 +131,9 @@ class TorchSearch:
         with full_precision():
             if self._device.type == "cpu":
                 return parallel_map(work, rows.split(self._rows_of_a_thread(len(rows))))
-            num_blocks = -(-len(rows) // block_rows(self.num_clusters, self._device.type))
-            size = max(
-                1, -(-len(rows) // max(1, num_blocks))
-            )  # alike: a short one is waited for as often as a long one
+            # Blocks of the same size: a short one is waited for as often as a long one.
+            num_blocks = max(1, -(-len(rows) // block_rows(self.num_clusters, self._device.type)))
+            size = max(1, -(-len(rows) // num_blocks))
             return [work(block.to(self._device)) for block in rows.split(size)]
 
     def _rows_of_a_thread(self, num_rows: int) -> int:
