@@ -1,11 +1,11 @@
 """What the processes do that share leases."""
 
-import contextlib
 import json
 import shutil
 import time
 from pathlib import Path
 
+from vissl_clusterfit.storage.atomic import write_file
 from vissl_clusterfit.storage.leases import Lease, only_one
 
 
@@ -41,10 +41,9 @@ def remove_again_and_again(folder: Path) -> None:
 
 
 def make_once(path: Path, product: Path, held, pause_s: float) -> None:
-    """Makes a product that is made once, slowly; adds a line to it for every time that it was made."""
+    """Makes a product that is made once, slowly."""
     with only_one(path, "Making", product.is_file) as mine:
         if mine:
             held.set()
             time.sleep(pause_s)
-            with contextlib.suppress(FileExistsError):
-                product.write_text("made\n")
+            write_file(product, lambda file: file.write(b"made\n"))  # whole at once, as all that leases are of
