@@ -57,7 +57,7 @@ class Lease:
             return True
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists() and not self.remove_abandoned():
+            if self.path.exists() and not self._take_away_abandoned():
                 return False
             if not _create(self.path, self._token):
                 return False
@@ -88,8 +88,12 @@ class Lease:
     def _is_mine(self) -> bool:
         return self.holder().get("token") == self._token
 
-    def remove_abandoned(self) -> bool:
-        """Removes the lease of a process that has died; whether it did."""
+    def remove_abandoned(self) -> None:
+        """Removes the lease of a process that has died when its work was done, where the folder may be written."""
+        with contextlib.suppress(OSError):
+            self._take_away_abandoned()
+
+    def _take_away_abandoned(self) -> bool:
         if as_remote(self.path) or not _is_abandoned(self.path):
             return False
         # One process at a time removes leases: or the second of two would remove the lease that the first then took.

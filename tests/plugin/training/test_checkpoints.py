@@ -1,9 +1,12 @@
-"""Checkpoints on a disk that is full: one message, those before are kept, nothing half-written is left."""
+"""Checkpoints on a disk that is full, or beside those of others: nothing half-written is left, nothing is lost."""
 
 import json
+import subprocess
+import sys
 
 import disk_work
 import pytest
+from classy_vision.generic.util import save_checkpoint
 from processes import outcome
 
 
@@ -21,3 +24,22 @@ def test_a_full_disk_stops_a_save_with_a_message_and_keeps_what_is_there(tmp_pat
     assert there == ["filler", "model_phase0.torch"]
     assert is_kept
     assert total == 100_000
+
+
+def test_what_others_are_writing_stays(tmp_path):
+    """The name says who writes; what the dead left goes."""
+    mine = tmp_path / "mine"
+    script = (
+        "import sys; from pathlib import Path; from vissl_clusterfit.storage.atomic import temporary_path;"
+        "p = temporary_path(Path(sys.argv[1]) / 'saving'); p.touch(); print(p.name, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(mine)]
+    mine.mkdir()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as living, subprocess.Popen(command, **pipes) as dying:
+        names = [process.stdout.readline().strip() for process in (living, dying)]
+        dying.kill()
+        dying.wait()
+        save_checkpoint(str(mine), {"phase_idx": 0}, checkpoint_file="model_phase0.torch")
+        assert {file.name for file in mine.iterdir()} == {"model_phase0.torch", names[0]}
+        living.stdin.close()

@@ -14,7 +14,6 @@ import time
 import pytest
 import torch
 from benchmark_data import ON_THIS_MACHINE, write_classes
-from classy_vision.generic.util import save_checkpoint
 from suite import linear_on
 from tiny import STUDENT, write_images
 from vissl.utils.checkpoint import CheckpointWriter
@@ -258,8 +257,10 @@ def test_what_is_replaced_on_purpose_is_moved_aside(begin, tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
+from vissl_clusterfit.storage.atomic import temporary_path
 from vissl_clusterfit.storage.leases import Lease
 assert Lease(Path(sys.argv[1])).acquire()
+temporary_path(Path(sys.argv[1])).touch()
 print("held", flush=True)
 time.sleep(600)
 """
@@ -281,23 +282,19 @@ def test_a_second_training_waits_for_the_first_and_takes_over_from_the_dead(begi
     assert not (tmp_path / "run" / LEASE_NAME).exists()
 
 
-def test_what_others_are_writing_stays(tmp_path):
-    """The name says who writes; what the dead left goes."""
-    mine = tmp_path / "mine"
-    script = (
-        "import sys; from pathlib import Path; from vissl_clusterfit.storage.atomic import temporary_path;"
-        "p = temporary_path(Path(sys.argv[1]) / 'saving'); p.touch(); print(p.name, flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", script, str(mine)]
-    mine.mkdir()
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as living, subprocess.Popen(command, **pipes) as dying:
-        names = [process.stdout.readline().strip() for process in (living, dying)]
-        dying.kill()
-        dying.wait()
-        save_checkpoint(str(mine), {"phase_idx": 0}, checkpoint_file="model_phase0.torch")
-        assert {file.name for file in mine.iterdir()} == {"model_phase0.torch", names[0]}
-        living.stdin.close()
+def test_what_one_left_that_was_killed_at_the_very_end_is_removed(begin, tmp_path):
+    folder = tmp_path / "run"
+    save(folder, number=3, final=True)
+    command = [sys.executable, "-c", HOLDER, str(folder / LEASE_NAME)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        left = {LEASE_NAME, *(path.name for path in folder.glob(".*.tmp"))}
+        assert len(left) == 2
+        assert begin() == (True, None)
+        assert {path.name for path in folder.iterdir()} >= left  # as it lives
+        holder.kill()
+    assert begin() == (True, None)
+    assert not {path.name for path in folder.iterdir()} & left
 
 
 def test_a_folder_below_a_file_is_the_users_mistake(run_command, tmp_path):

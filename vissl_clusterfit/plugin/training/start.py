@@ -48,6 +48,9 @@ def begin_training(config: Any, folder: str, hold: contextlib.ExitStack) -> tupl
     waits = False
     while True:
         if _is_finished(config, folder, inputs, compute):
+            # Of a process that was killed when it had just ended the training.
+            lease.remove_abandoned()
+            remove_leftovers(place)
             return True, None
         if lease.acquire():
             break
@@ -63,8 +66,7 @@ def begin_training(config: Any, folder: str, hold: contextlib.ExitStack) -> tupl
     if _is_finished(config, folder, inputs, compute):  # meanwhile
         return True, None
     final, _ = finished_checkpoint(config, folder)
-    if not as_remote(place):
-        remove_leftovers(place)
+    remove_leftovers(place)
     checkpoint = final or checkpoint_to_resume(config, folder, _say)
     starts_over = config.CHECKPOINT.OVERWRITE_EXISTING and checkpoint is None  # nothing of what is there is used
     try:
