@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import copy
 import ctypes
 import gc
 import importlib
@@ -50,7 +49,6 @@ def prepare() -> None:
         for module in pkgutil.walk_packages([str(path)], f"vissl_clusterfit.{package}."):
             if not module.name.endswith("child_main"):  # which ignores signals
                 importlib.import_module(module.name)
-    _keep_composed_configs()
     fork_interpreters()
 
 
@@ -162,21 +160,6 @@ def _end(code: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
-
-
-def _keep_composed_configs() -> None:
-    """Hydra and YAML read files for half a second to compose a config; the same overrides give the same again."""
-    from hydra._internal.hydra import Hydra
-
-    compose, known = Hydra.compose_config, {}
-
-    def compose_config(self, **arguments):
-        key = repr(sorted(arguments.items(), key=lambda item: item[0]))
-        if key not in known:
-            known[key] = compose(self, **arguments)
-        return copy.deepcopy(known[key])
-
-    Hydra.compose_config = compose_config
 
 
 def descendants() -> dict[int, tuple[int, str]]:

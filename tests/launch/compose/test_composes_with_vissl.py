@@ -10,6 +10,7 @@ import pytest
 import torch
 from checkpoint_parts import trunk_of
 from shrunk import NARROW, ON_THIS_MACHINE, ONE_EPOCH
+from tiny import write_images
 
 
 def trunk(checkpoint) -> dict[str, torch.Tensor]:
@@ -24,9 +25,9 @@ def metrics(folder) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-def test_vissls_linear_evaluation_takes_the_student(run_command, tmp_path, images, student_run):
-    """The benchmark for ImageNet-1K, five layers at once, on the checkpoint as it is."""
-    student = student_run / "model_final_checkpoint_phase0.torch"
+def test_vissls_linear_evaluation_takes_the_student(run_command, tmp_path, student_run):
+    """The benchmark for ImageNet-1K, five layers of 224 pixels at once, on the checkpoint as it is."""
+    images, student = write_images(tmp_path / "images", 6), student_run / "model_final_checkpoint_phase0.torch"
     result = run_command(
         "config=benchmark/linear_image_classification/imagenet1k/eval_resnet_8gpu_transfer_in1k_linear",
         *ON_THIS_MACHINE,

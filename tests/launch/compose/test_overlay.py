@@ -4,6 +4,7 @@ Nothing is trained here; what VISSL builds of the config before it trains is bui
 """
 
 import copy
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +25,9 @@ STUDENT = "+config/clusterfit=student"
 SIMCLR = "pretrain/simclr/simclr_8node_resnet"
 
 
+@functools.cache
 def content(name: str) -> dict:
-    return yaml.safe_load((VISSLS / f"{name}.yaml").read_text())["config"]
+    return yaml.load((VISSLS / f"{name}.yaml").read_text(), yaml.CSafeLoader)["config"]
 
 
 def stands_alone(name: str) -> bool:

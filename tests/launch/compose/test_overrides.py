@@ -2,12 +2,20 @@
 
 from pathlib import Path
 
+import hydra
 import pytest
+import vissl.config
 from classy_vision.losses import LOSS_REGISTRY
+from hydra import initialize_config_module
+from omegaconf import OmegaConf
 from repository import ROOT
+from vissl.config import AttrDict
+from vissl.utils.hydra_config import convert_to_attrdict
 
 from vissl_clusterfit.errors import ConfigError
-from vissl_clusterfit.launch.compose.overrides import compose_file, compose_overrides
+from vissl_clusterfit.launch.compose.compose import _as_vissl_takes_it as _args
+from vissl_clusterfit.launch.compose.overrides import _compose, compose_file, compose_overrides
+from vissl_clusterfit.launch.compose.parsed_overrides import parse_overrides
 
 SIMCLR = "config=test/cpu_test/test_cpu_resnet_simclr"
 STUDENT = (SIMCLR, "+config/clusterfit=student")
@@ -67,6 +75,47 @@ def test_interpolations_in_overrides_and_in_lists_are_resolved():
     config = compose_overrides([SIMCLR, *overrides, "config.LOG_FREQUENCY=${config.SEED_VALUE}"])["config"]
     assert config["X"] == [7, [{"a": 7}]]
     assert config["LOG_FREQUENCY"] == 7
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["config.OPTIMIZER.num_epochs=3", *STUDENT, "engine_name=clusterfit_label", "node_id=1"],
+        [*STUDENT, "config.DATA.TRAIN={DATA_PATHS:[a,b],DATASET_NAMES:[x]}", "+config.MINE={a:1}", "++config.MINE.b=2"],
+        [*STUDENT, "+config.MINE=1", "config.MINE=2", "~config.DATA.TRAIN.DATA_LIMIT_SAMPLING"],
+        [
+            "config=clusterfit/study/label_noise",
+            "config/clusterfit/study/data=images",
+            "~config.STUDY.METHODS",
+        ],
+        [
+            f"hydra.searchpath=[file://{ROOT}/configs]",
+            SIMCLR,
+            "config.LOG_FREQUENCY=${config.SEED_VALUE}",
+            "+mine={A:1}",
+        ],
+    ],
+)
+def test_settings_over_what_the_files_say_are_what_hydra_makes_of_all_at_once(overrides):
+    with initialize_config_module(config_module=vissl.config.__name__, version_base="1.3"):
+        expected = hydra.compose("defaults", overrides=overrides)
+    kept = OmegaConf.to_container(compose_file("defaults", STUDENT))
+    assert _compose(parse_overrides(overrides)) == expected
+    assert OmegaConf.to_container(compose_file("defaults", STUDENT)) == kept
+
+
+def test_the_config_is_the_one_that_vissl_makes_of_it(tmp_path):
+    overrides = [*STUDENT, f"config.CHECKPOINT.DIR={tmp_path}", "config.DATA.TRAIN.DATA_PATHS=[a]"]
+    plain = compose_overrides([*overrides, "config.DATA.TEST.DATA_PATHS=${config.DATA.TRAIN.DATA_PATHS}"])
+    written = {}
+    for name, make in (
+        ("vissl", lambda: convert_to_attrdict(OmegaConf.create(plain))[0]),
+        ("ours", lambda: _args(plain)),
+    ):
+        args = make()
+        written[name] = args, (tmp_path / "train_config.yaml").read_text()
+    assert written["ours"] == written["vissl"]
+    assert all(type(args.config.DATA.TRAIN) is AttrDict for args, _ in written.values())
 
 
 @pytest.fixture

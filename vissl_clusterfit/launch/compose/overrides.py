@@ -9,7 +9,8 @@ then it is refused, too, and ``++key=…`` insists.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import pickle
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -109,27 +111,37 @@ def _require_no_gaps(composed: DictConfig) -> None:
 
 
 def _compose(parsed: Sequence[Override]) -> DictConfig:
-    overrides = [override.input_line for override in parsed]
+    """What Hydra makes of them, in its two steps: what the files say is kept from one command to the next."""
+    places = [override.input_line for override in parsed if _key(override).startswith("hydra.")]
     with quick_yaml(), initialize_config_module(config_module=vissl.config.__name__, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         # Hydra's own, which knows the places of hydra.searchpath, too; there is no public way to it.
-        _, repository = loader._parse_overrides_and_create_caching_repo("defaults", overrides)
-        _require_groups(parsed, repository)
-        # What configs say before any key is set: groups, and where Hydra looks for them.
-        files = [override for override in parsed if "." not in _key(override) or _key(override).startswith("hydra.")]
-
-        def base() -> Any:
-            return _tree(compose("defaults", overrides=[override.input_line for override in files]))
-
-        try:
-            composed = compose("defaults", overrides=overrides)
-        except MissingConfigException as error:
-            raise _missing_config(error, parsed, repository) from None
-        except ConfigCompositionException:
-            _require_keys(parsed, base())
-            raise
-        _refuse_near_keys(parsed, base, composed)
+        _, repository = loader._parse_overrides_and_create_caching_repo("defaults", places)
+    _require_groups(parsed, repository)
+    chosen: list[Override] = []
+    settings: list[Override] = []
+    for override in parsed:
+        (chosen if _is_of_files(override, repository) else settings).append(override)
+    try:
+        base = compose_file("defaults", [override.input_line for override in chosen])
+    except MissingConfigException as error:
+        raise _missing_config(error, parsed, repository) from None
+    composed = pickle.loads(pickle.dumps(base))  # in half of the time of a deep copy
+    try:
+        loader.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
+        loader._apply_overrides_to_config(settings, composed)
+    except ConfigCompositionException:
+        _require_keys(parsed, _tree(base))
+        raise
+    _refuse_near_keys(parsed, base, composed)
     return composed
+
+
+def _is_of_files(override: Override, repository: Any) -> bool:
+    """Whether it chooses a config or says where Hydra looks for them; all others are laid over what these give."""
+    key, may_be_group = _key(override), not isinstance(override.value(), dict)
+    is_group = may_be_group and ("/" in key or "." not in key) and repository.group_exists(key)
+    return is_group or key.startswith("hydra.")
 
 
 def _key(override: Override) -> str:
@@ -240,18 +252,15 @@ def _first_missing(key: str, tree: Any) -> _Missing | None:
     return None
 
 
-def _refuse_near_keys(parsed: Sequence[Override], base: Callable[[], Any], composed: DictConfig) -> None:
-    """Refuses keys that were added beside a key of nearly the same name. ``base`` takes as long as ``composed`` did."""
+def _refuse_near_keys(parsed: Sequence[Override], base: DictConfig, composed: DictConfig) -> None:
+    """Refuses keys that were added beside a key of nearly the same name."""
     insisted = [_key(override) for override in parsed if override.type is OverrideType.FORCE_ADD]
     added = [override for override in parsed if override.type is OverrideType.ADD and "/" not in _key(override)]
-    if added:
-        tree = base()
-        for override in added:
-            missing = _first_missing(_key(override), tree)
-            if missing is None and "." not in _key(override):  # it is among what the base was composed of
-                missing = _Missing([], _key(override), [name for name in tree if name != _key(override)])
-            if missing is not None:
-                _refuse_if_near(missing, override.input_line)
+    tree = _tree(base) if added else {}
+    for override in added:
+        missing = _first_missing(_key(override), tree)
+        if missing is not None:
+            _refuse_if_near(missing, override.input_line)
     for missing in _added(_tree(composed), vissls_defaults()):
         if not any(f"{key}.".startswith(f"{missing.path}.") for key in insisted):
             _refuse_if_near(missing, missing.path)

@@ -6,6 +6,7 @@ character it stopped. Here the message names the argument and the same argument 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -46,7 +47,9 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
+@functools.lru_cache(maxsize=1024)
 def _parse(text: str) -> Override | None:
+    """The same for a text that was read before: a command reads its arguments twice, and many have the same."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException:
