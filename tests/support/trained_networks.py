@@ -18,6 +18,7 @@ TRUNKS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "narrow": ({"NAME": "resnet", "RESNETS": {"WIDTH_PER_GROUP": 4}}, 32, "rgb", "torchvision"),
     "bgr": ({"NAME": "resnet", "RESNETS": {"WIDTH_PER_GROUP": 4}}, 32, "bgr", "torchvision"),
     "resnext": ({"NAME": "resnet", "RESNETS": {"GROUPS": 4, "WIDTH_PER_GROUP": 2}}, 32, "rgb", "torchvision"),
+    "wide": ({"NAME": "resnet", "RESNETS": {"WIDTH_MULTIPLIER": 2}}, 32, "bgr", "transformers"),
     "deep": ({"NAME": "resnet", "RESNETS": {"DEPTH": 200, "WIDTH_PER_GROUP": 4}}, 32, "rgb", "torchvision"),
     "last-stride-1": (
         {"NAME": "resnet", "RESNETS": {"LAYER4_STRIDE": 1, "WIDTH_PER_GROUP": 4}},

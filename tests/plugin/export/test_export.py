@@ -58,16 +58,6 @@ def test_other_libraries_load_trunks_strictly_and_give_their_features(tmp_path, 
     assert files == {"card.json", "model.pth", "model.safetensors"}
 
 
-@pytest.mark.slow
-def test_wide_resnets_are_those_of_transformers(tmp_path, monkeypatch):
-    wide = {"NAME": "resnet", "RESNETS": {"WIDTH_MULTIPLIER": 2}}
-    monkeypatch.setitem(TRUNKS, "wide", (wide, 32, "bgr", "transformers"))
-    export_model(save_trained(tmp_path / "wide", "wide"), tmp_path / "wide/export")
-    [(_, library, difference)] = load_alone(tmp_path / "wide")
-    assert library == "transformers"
-    assert difference < 1e-5
-
-
 def test_trunks_of_video_keep_our_names_where_torchvision_has_none(tmp_path):
     run = save_trained(tmp_path / "run", "narrow-clips")
     card = json.loads((export_model(run, tmp_path / "export") / "card.json").read_text())

@@ -7,10 +7,11 @@ import torch
 import torchvision
 from vissl.config import AttrDict
 from vissl.models import build_model
+from vissl.models.trunks import MODEL_TRUNKS_REGISTRY
 
 from vissl_clusterfit.config.features import FeatureSettings, TeacherSettings
 from vissl_clusterfit.errors import ConfigError, TeacherError
-from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder, teacher_spec
+from vissl_clusterfit.plugin.models.encoder import EncoderSpec, build_encoder, load_network, teacher_spec
 from vissl_clusterfit.storage.artifacts import file_sha256
 
 CPU = torch.device("cpu")
@@ -164,3 +165,24 @@ def test_what_the_constructor_of_a_trunk_does_not_take_is_told_in_one_message(sp
     model.TRUNK.RESNETS.DEPTH = depth
     with pytest.raises(ConfigError, match=r"TEACHER\.MODEL: found a network that cannot be built, trunk resnet: "):
         encode(spec, model=model)
+
+
+class WithChance(torch.nn.Module):
+    """A trunk of a user's, which draws a number that is no weight."""
+
+    def __init__(self, model_config, model_name):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 3)
+        self.drawn = torch.empty(4).normal_()
+
+
+def test_what_a_trunk_of_the_users_draws_besides_its_weights_is_drawn(model_config, monkeypatch, tmp_path):
+    monkeypatch.setitem(MODEL_TRUNKS_REGISTRY, "with_chance", WithChance)
+    state = torch.nn.Linear(2, 3).state_dict()
+    torch.save({f"linear.{name}": tensor for name, tensor in state.items()}, tmp_path / "weights.torch")
+    model = {**model_config, "TRUNK": {**model_config["TRUNK"], "NAME": "with_chance"}}
+    spec = EncoderSpec(model=model, weights=None, state_dict_key="", trust_weights=False, layer="", pooling="avg")
+    untrained = load_network(spec, CPU).trunk
+    trained = load_network(dataclasses.replace(spec, weights=str(tmp_path / "weights.torch")), CPU).trunk
+    assert torch.equal(trained.linear.weight, state["weight"])
+    assert torch.equal(trained.drawn, untrained.drawn)

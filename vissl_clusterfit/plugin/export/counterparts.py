@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from vissl_clusterfit.plugin.models.undrawn import Undrawn
+
 State = dict[str, torch.Tensor]
 
 
@@ -75,8 +77,9 @@ class Counterpart:
         return Call(self.call.name, {**(self.call.arguments or {}), "num_classes": num_classes})
 
     def build(self, num_classes: int) -> nn.Module:
-        """The library's network, with its own random weights."""
-        network: nn.Module = self.build_call(num_classes)()
+        """The library's network, whose weights are still to be loaded."""
+        with Undrawn():
+            network: nn.Module = self.build_call(num_classes)()
         if self.linear and self.headless is None and not num_classes:
             network.set_submodule(self.linear, nn.Identity())
         return network.eval()

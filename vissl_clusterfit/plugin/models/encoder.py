@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from vissl.config import AttrDict
 from vissl.models import build_model
+from vissl.models.trunks import MODEL_TRUNKS_REGISTRY
 
 from vissl_clusterfit.compat import TRUST_VARIABLE
 from vissl_clusterfit.compute.chosen import PLAIN, Compute
@@ -27,6 +29,7 @@ from vissl_clusterfit.models.weight_files import WeightsSettings, load_state_dic
 from vissl_clusterfit.models.weights import load_weights, networks_of
 from vissl_clusterfit.plugin.models.constructors import network_errors
 from vissl_clusterfit.plugin.models.library_network import for_features, is_library_network, library_inputs
+from vissl_clusterfit.plugin.models.undrawn import Undrawn
 from vissl_clusterfit.storage.artifacts import file_sha256
 from vissl_clusterfit.storage.paths import artifact_path
 
@@ -289,9 +292,15 @@ def _build_network(spec: EncoderSpec) -> nn.Module:
                 allowed=f'the head that was trained, with {spec.settings.layer}="heads"',
             )
         )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), Undrawn() if _is_loaded_whole(spec) else contextlib.nullcontext():
         torch.manual_seed(spec.seed)
         return network_errors(build_model, spec.settings.model)(model, AttrDict({}))
+
+
+def _is_loaded_whole(spec: EncoderSpec) -> bool:
+    """Whether all that is drawn is in the file of weights; a trunk of the user's may draw something else, too."""
+    trunk = MODEL_TRUNKS_REGISTRY.get(spec.model["TRUNK"]["NAME"])
+    return bool(spec.weights) and trunk is not None and trunk.__module__.startswith("vissl.models.")
 
 
 def trunk_layers(trunk: nn.Module) -> list[str]:
