@@ -63,6 +63,7 @@ class Sizes:
     batch: int
     workers: int
     training_batch: int
+    training_pixels: int
     training_files: int
     features: int
     dim: int
@@ -73,8 +74,8 @@ class Sizes:
     compared: int
 
 
-LARGE = Sizes(8192, "resnet50", 32_768, 256, 8, 256, 512, 400_000, 768, 16_384, 10, 10_000, 20, 4096)
-TINY = Sizes(256, "resnet18", 8, 4, 0, 2, 4, 600, 32, 20, 3, 50, 5, 100)
+LARGE = Sizes(8192, "resnet50", 32_768, 256, 8, 256, PIXELS, 512, 400_000, 768, 16_384, 10, 10_000, 20, 4096)
+TINY = Sizes(256, "resnet18", 8, 4, 0, 2, 64, 4, 600, 32, 20, 3, 50, 5, 100)
 
 
 class Card:
@@ -172,9 +173,9 @@ class Card:
         images, folder = self._scratch / "images", self._scratch / "training"
         for number in range(NUM_CLASSES):
             write_images(images / f"class-{number}", self.sizes.training_files)
-        batch = self.sizes.training_batch
+        batch, pixels = self.sizes.training_batch, self.sizes.training_pixels
         half = "[0.5,0.5,0.5]"
-        steps = f"{{name:CenterCrop,size:{PIXELS}}},{{name:ToTensor}},{{name:Normalize,mean:{half},std:{half}}}"
+        steps = f"{{name:CenterCrop,size:{pixels}}},{{name:ToTensor}},{{name:Normalize,mean:{half},std:{half}}}"
         arguments = [
             *overrides("resnet50", batch, images, folder),
             f"config.DATA.TRAIN.TRANSFORMS=[{steps}]",
@@ -189,7 +190,7 @@ class Card:
         finally:
             side.end()
         compute = json.loads((folder / "training.json").read_text()).get("compute", PLAIN.inputs())
-        of_step = operations("resnet50", training=True) * batch
+        of_step = operations("resnet50", pixels, training=True) * batch
         figure = {**self.share(of_step, seconds), "images_per_second": batch / seconds, "compute": compute}
         return {"training": figure}, {}
 
@@ -268,11 +269,11 @@ def encode_input(some: torch.Tensor, batch: int, device: torch.device) -> torch.
     return some.repeat(batch // len(some), 1, 1, 1).to(device)
 
 
-def operations(network: str, *, training: bool = False) -> float:
+def operations(network: str, pixels: int = PIXELS, *, training: bool = False) -> float:
     """Of the forward pass of one image, and of the backward pass besides: two for each multiplication."""
     with torch.device("meta"):
         model = getattr(torchvision.models, network)()
-        batch = torch.empty(1, 3, PIXELS, PIXELS)
+        batch = torch.empty(1, 3, pixels, pixels)
     model.train(training)
     with FlopCounterMode(display=False) as counter:
         outputs = model(batch.expand(2, -1, -1, -1))

@@ -32,9 +32,7 @@ def passes(card: Card) -> tuple[dict[str, Any], dict[str, bool]]:
         ("pass_copied_float16", halves, False),
         ("pass_on_device", card.features, True),
     ):
-        source = ArraySource(rows)
-        if not stays:
-            source.clusters_at_once = NO_ROOM
+        source = ArraySource(rows, clusters_at_once=sizes.clusters if stays else NO_ROOM)
         source.accumulate(search)  # which looks at squares besides
         seconds = card.seconds(functools.partial(source.accumulate, search))
         travelled = 0 if stays else rows.nbytes

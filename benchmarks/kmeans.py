@@ -20,7 +20,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import faiss
@@ -96,7 +96,8 @@ def equal_iterations() -> dict[str, Side]:
 
 def curves() -> dict[str, dict[str, Side]]:
     """Of each side its settings, by name."""
-    own = {f"hierarchical {n}": functools.partial(ours, num_iter=n, start=HIERARCHICAL) for n in (1, 3, 9)}
+    numbers = (1, 3, 9, 14, NUM_ITER, 30)
+    own = {f"hierarchical {n}": functools.partial(ours, num_iter=n, start=HIERARCHICAL) for n in numbers}
     own |= {f"default {n}": functools.partial(ours, num_iter=n) for n in (2, 4, 8, 12, NUM_ITER, 40)}
     found: dict[str, dict[str, Side]] = {
         "ours": own,
@@ -140,11 +141,13 @@ def dominated_by(own: dict, point: dict[str, float]) -> str | None:
     return None
 
 
-def at_size(size: str, features: np.ndarray, num_pairs: int) -> dict:
+def at_size(size: str, features: np.ndarray, num_pairs: int, left_out: Collection[str]) -> dict:
     num_clusters = int(size.split("x")[2])
     print(size, flush=True)
-    equal = in_turns(equal_iterations(), features, num_clusters, num_pairs)
-    points = {(side, name): work for side, settings in curves().items() for name, work in settings.items()}
+    sides = {name: work for name, work in equal_iterations().items() if name not in left_out}
+    equal = in_turns(sides, features, num_clusters, num_pairs)
+    settings = {side: of for side, of in curves().items() if side not in left_out}
+    points = {(side, name): work for side, of in settings.items() for name, work in of.items()}
     found = in_turns(points, features, num_clusters, num_pairs)
     own = {name: point for (side, name), point in found.items() if side == "ours"}
     peers = {f"{side} {name}": point for (side, name), point in found.items() if side != "ours"}
@@ -203,6 +206,7 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="NxDxK")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--features", type=Path, help="a .npy file, in the place of drawn features")
+    parser.add_argument("--leave-out", nargs="*", default=(), metavar="SIDE", help="peers that are too slow here")
     parser.add_argument("--sizes-only", action="store_true", help="without mini-batches and Lloyd's algorithm alone")
     arguments = parser.parse_args()
     faiss.omp_set_num_threads(torch.get_num_threads())
@@ -213,7 +217,7 @@ def main() -> int:
         number, dim, _ = map(int, size.split("x"))
         given = arguments.features
         features = clustered_features(number, dim) if given is None else np.load(given)[:number]
-        sizes.append(at_size(size, features, arguments.pairs))
+        sizes.append(at_size(size, features, arguments.pairs, arguments.leave_out))
     against = {name: [size["ratios"][name] for size in sizes] for name in sizes[0]["ratios"]}
     fair = all(ratio <= TOLERANCE for size in sizes for ratio in size["objective_ratios"].values())
     report = {

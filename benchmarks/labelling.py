@@ -69,7 +69,7 @@ def label(rank: int, num_processes: int, base: Path, results: Any) -> None:
 
 
 def seconds_of(num_processes: int, base: Path) -> float:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # which imports once for all
     (base / "meeting").unlink(missing_ok=True)
     results = context.Queue()
     processes = [

@@ -10,7 +10,7 @@ from vissl_clusterfit.clustering import sources
 from vissl_clusterfit.clustering.coarse import coarse_clusters
 from vissl_clusterfit.clustering.hierarchical_start import hierarchical_start
 from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS, kmeans
-from vissl_clusterfit.clustering.minibatches import PARTS, steps
+from vissl_clusterfit.clustering.minibatches import PARTS, equal_parts, steps
 from vissl_clusterfit.clustering.preprocessing import unit_rows
 from vissl_clusterfit.clustering.protocol import ALL
 from vissl_clusterfit.clustering.sampling import in_share
@@ -84,7 +84,7 @@ def test_more_iterations_end_lower_and_near_those_of_k_means_plusplus(rows):
 
 def test_the_first_iteration_sees_all_parts_or_enough_of_them():
     few = steps(20, 100_000, 4096, growing=True, hierarchical=True)
-    assert few[:3] == [PARTS, PARTS[:1], PARTS[1:2]]
+    assert few[:3] == [equal_parts(4), equal_parts(4)[:1], equal_parts(4)[1:2]]
     many = steps(20, 10**6, 1000, growing=True, hierarchical=True)
     assert many[:3] == [PARTS[:1], PARTS[1:2], PARTS[2:3]]
     assert {share for step in many[:8] for share in step} == set(PARTS)

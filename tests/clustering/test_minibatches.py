@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from vissl_clusterfit.clustering.minibatches import PARTS, has_settled, start_share, steps, width
+from vissl_clusterfit.clustering.minibatches import PARTS, equal_parts, has_settled, start_share, steps, width
 from vissl_clusterfit.clustering.protocol import ALL
 
 
@@ -12,11 +12,12 @@ from vissl_clusterfit.clustering.protocol import ALL
 def test_a_sample_grows_and_then_one_part_follows_the_other(num_iter, num_vectors, num_clusters):
     plan = steps(num_iter, num_vectors, num_clusters, growing=True)
     assert len(plan) == num_iter
-    num_early = num_iter // 6 if plan[0] != PARTS else 1
+    parts = PARTS if num_vectors >= 96 * num_clusters else equal_parts(4)
+    num_early = num_iter // 6 if plan[0] != parts else 1
     early, rest = plan[:num_early], plan[num_early:]
     first = 2 if early[-1] == PARTS[:2] else 0
-    assert early[-1] in (PARTS[:2], PARTS)
-    assert rest == [(PARTS[(first + number) % 8],) for number in range(len(rest))]
+    assert early[-1] in (PARTS[:2], parts)
+    assert rest == [(parts[(first + number) % len(parts)],) for number in range(len(rest))]
     widths = [width(step) for step in early]
     assert widths == sorted(widths)
     assert widths[0] * num_vectors >= min(num_vectors, 24 * num_clusters)
@@ -26,7 +27,7 @@ def test_a_sample_grows_and_then_one_part_follows_the_other(num_iter, num_vector
 @pytest.mark.parametrize("num_clusters", [10, 10**5])
 def test_all_vectors_have_been_seen_at_the_end(num_iter, num_clusters):
     last = steps(num_iter, 10**6, num_clusters, growing=True)[-8:]
-    assert {share for step in last for share in step} == set(PARTS)
+    assert {share for step in last for share in step} == set(PARTS if num_clusters == 10 else equal_parts(4))
 
 
 def test_a_plan():
@@ -36,8 +37,19 @@ def test_a_plan():
 
 
 def test_with_few_vectors_per_cluster_the_first_iteration_sees_all():
-    assert steps(20, 95_999, 1000, growing=True)[:2] == [PARTS, PARTS[:1]]
+    assert steps(20, 95_999, 1000, growing=True)[:2] == [equal_parts(2), equal_parts(2)[:1]]
     assert steps(20, 96_000, 1000, growing=True)[0] == PARTS[:2]
+
+
+@pytest.mark.parametrize(
+    ("per_cluster", "hierarchical", "number"),
+    [(96, False, 8), (95, False, 2), (48, False, 2), (47, False, 4), (96, True, 8), (95, True, 4), (10, True, 4)],
+)
+def test_with_few_vectors_per_cluster_parts_are_larger(per_cluster, hierarchical, number):
+    plan = steps(30, 1000 * per_cluster, 1000, growing=True, hierarchical=hierarchical)
+    assert all(len(step) == 1 for step in plan[5:])
+    for first in range(5, 31 - number):
+        assert {share for step in plan[first : first + number] for share in step} == set(equal_parts(number))
 
 
 @pytest.mark.parametrize(
@@ -103,5 +115,9 @@ def test_in_parts_two_whole_passes_are_compared():
     assert not any(has_settled(objective[:number], plan, 0.5) for number in range(num_early + 16))
     assert has_settled(objective, plan, 0.051)
     assert not has_settled(objective, plan, 0.049)
+    halves = steps(40, 60_000, 1000, growing=True)
+    assert not has_settled([9.0] + [2.0] * 3, halves, 0.5)
+    assert has_settled([9.0] + [2.0] * 2 + [1.9] * 2, halves, 0.051)
+    assert not has_settled([9.0] + [2.0] * 2 + [1.9] * 2, halves, 0.049)
     # One part is harder than others, which says nothing.
     assert has_settled([9.0] * num_early + [1, 3, 2, 2, 2, 2, 2, 2] * 2, plan, 1e-9)

@@ -133,8 +133,8 @@ def test_vectors_that_do_not_fit_are_copied_in_each_pass(rows, unit, monkeypatch
     free = 3000 * 16 * 4 + card_rows.working_bytes(40, 16, 4, torch.get_num_threads()) - 1
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, free))
     steps = Preprocessing(normalize=unit)
-    source, expected = Counted(rows, preprocessing=steps), ArraySource(rows, preprocessing=steps)
-    source.clusters_at_once = 40
+    source = Counted(rows, preprocessing=steps, clusters_at_once=40)
+    expected = ArraySource(rows, preprocessing=steps)
     here, there = (TorchSearch(source.take(np.arange(40)), device=device) for device in ("cpu", "cuda"))
     for _ in range(3):
         assert source.extent == expected.extent

@@ -14,11 +14,11 @@ from vissl_clusterfit.clustering.initialization import kmeans_plusplus
 from vissl_clusterfit.clustering.preprocessing import unit_rows
 from vissl_clusterfit.clustering.protocol import VectorSource
 from vissl_clusterfit.search.near_points import (
-    FEWEST_CENTROIDS_WITH_LISTS,
+    FEWEST_CENTROIDS,
     SAMPLE_ROWS,
     NearPoints,
     num_points,
-    takes_lists,
+    takes_grid,
 )
 from vissl_clusterfit.search.protocol import Search, SearchFactory
 
@@ -55,23 +55,25 @@ def coarse_clusters(
 def near_points(
     source: VectorSource, num_clusters: int, coarse: Callable[[], np.ndarray], search_factory: SearchFactory
 ) -> SearchFactory:
-    """What searches K centroids around points of the source, if searches by lists are there, or all of them.
+    """What searches the K centroids of an iteration, and fewer first ones: on a grid, where that is of use.
 
     Args:
         source: the vectors.
         num_clusters: K.
-        coarse: gives the points, (G, D) float32, when they are first needed; all processes of the run call it together.
+        coarse: gives points (G, D) float32, when lists are first made; all processes of the run call it together.
         search_factory: makes a search of centroids.
     """
-    if num_clusters < FEWEST_CENTROIDS_WITH_LISTS or not takes_lists(search_factory(source.take(np.zeros(1, int)))):
+    if num_clusters < FEWEST_CENTROIDS:
+        return search_factory
+    if not takes_grid(search_factory(source.take(np.zeros(1, int))), source.dim):
         return search_factory
 
     @functools.cache
     def points() -> NearPoints:
-        return NearPoints(coarse(), spread_vectors(source), search_factory)
+        return NearPoints(coarse, spread_vectors(source), search_factory)
 
     def search(centroids: np.ndarray) -> Search:
-        return (search_factory if len(centroids) < FEWEST_CENTROIDS_WITH_LISTS else points())(centroids)
+        return points()(centroids)
 
     return search
 

@@ -36,8 +36,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         init: "k-means++", "random", "hierarchical" (quick), or the first centers, (K, D).
         max_iter: the largest number of iterations.
         metric: "euclidean"; or "cosine", which scales samples and centers to unit norm (spherical k-means).
-        growing_sample: early iterations see a sample that grows, later ones an eighth of the samples each, where there
-            are 2,048 samples or more; if false, each iteration sees all.
+        growing_sample: early iterations see a sample that grows, later ones an eighth of the samples each (a quarter or
+            a half, with few for each cluster), where there are 2,048 samples or more; if false, each one sees all.
         tol: stop when a pass over all samples lowers the objective by no more than this share of it; 0 for never.
         random_state: draws the first centers. A whole number gives what the setting ``SEED`` of a run gives.
         device: "cpu" or "cuda".
@@ -175,9 +175,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         return centers
 
     def _source(self, rows: np.ndarray) -> ArraySource:
-        source = ArraySource(rows, preprocessing=Preprocessing(unit_output=self.metric == COSINE))
-        source.clusters_at_once = self.n_clusters
-        return source
+        steps = Preprocessing(unit_output=self.metric == COSINE)
+        return ArraySource(rows, preprocessing=steps, clusters_at_once=self.n_clusters)
 
     def _nearest(self, source: ArraySource) -> np.ndarray:
         labels = np.empty(source.num_vectors, dtype=np.int64)

@@ -64,8 +64,8 @@ def fit_codebooks(store: FeatureStore, of_each: Sequence[ClusterFitConfig], devi
     for settings in of_each:
         require_enough_points(settings.num_clusters, raw.num_vectors)
     preprocessing = distributed.on_primary(lambda: _fit_steps(raw, of_each[0]))
-    source = StoreSource(store, preprocessing, indices, _own_part())
-    source.clusters_at_once = sum(settings.num_clusters for settings in of_each)
+    num_clusters = sum(settings.num_clusters for settings in of_each)
+    source = StoreSource(store, preprocessing, indices, _own_part(), num_clusters)
     return share_passes(
         source,
         [functools.partial(fit, settings) for settings in of_each],
@@ -132,8 +132,7 @@ def fit_codebook(
         preprocessing = distributed.on_primary(lambda: _fit_steps(raw, settings))
     # A projection that was fitted again may differ from that of a stopped clustering in its last bits.
     if source is None or not source.preprocessing.equals(preprocessing):
-        source = StoreSource(store, preprocessing, indices, _own_part())
-        source.clusters_at_once = settings.num_clusters
+        source = StoreSource(store, preprocessing, indices, _own_part(), settings.num_clusters)
 
     def save(state: KMeansResult, place: Path, facts: Mapping[str, Any], *, synced: bool = True) -> None:
         facts = {**_facts(store, settings, state), **facts}

@@ -17,6 +17,7 @@ from vissl_clusterfit.clustering.minibatches import (
     MinibatchPlan,
     has_settled,
     is_out_of_time,
+    seen_again,
     start_share,
     steps,
     width,
@@ -139,7 +140,7 @@ def kmeans(
         resume_from: go on after this state, with the sums that it carries, which gives the very result of a run that
             was not stopped.
         on_iteration: called after every iteration with the state so far, and with those sums that it carries and that
-            the iteration found; others were found by one of the last ``schedule.NUM_PARTS``.
+            the iteration found; others were found by one of the last ``minibatches.NUM_PARTS``.
 
     Raises:
         ConfigError: K is larger than the number of vectors.
@@ -147,6 +148,7 @@ def kmeans(
     require_enough_points(num_clusters, source.num_vectors)
     hierarchical = start == HIERARCHICAL
     plan = steps(num_iter, source.num_vectors, num_clusters, growing=growing, hierarchical=hierarchical)
+    remembering = source.remembering(seen_again(plan))  # for iterations only: other passes have other centroids
     known, given = Sums(), Sums()
     last_look = time.monotonic()
 
@@ -173,7 +175,9 @@ def kmeans(
             initial_centroids = kmeans_plusplus(source, num_clusters, seed, iteration_search, sample)
         elif initial_centroids is None and hierarchical:
             seen = plan[0] if plan else (ALL,)
-            begun = hierarchical_start(source, num_clusters, seed, coarse(), search_factory, seen, spherical=spherical)
+            begun = hierarchical_start(
+                source, num_clusters, seed, coarse(), iteration_search, seen, spherical=spherical
+            )
             initial_centroids, given = begun.centroids, begun.sums
         elif initial_centroids is None:
             initial_centroids = random_start(source, num_clusters, seed)
@@ -188,7 +192,7 @@ def kmeans(
         if step in plan[number - 1 - state.num_unchanged : number - 1]:
             state = _repeated(state)
         else:
-            state = _iterate(source, state, known, given, iteration_search, step, spherical)
+            state = _iterate(remembering, state, known, given, iteration_search, step, spherical)
             logger.info(
                 "k-means iteration %d of %d, on %.3g %% of the features: objective %.6g, %d empty clusters repaired.",
                 number,

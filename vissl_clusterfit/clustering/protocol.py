@@ -5,7 +5,7 @@ Legend: N vectors, D dimensions, K clusters, n vectors of one chunk. A *position
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -131,6 +131,13 @@ class VectorSource(Protocol):
 
     def accumulate(self, search: Search, share: Fraction = ALL) -> ClusterSums:
         """Assigns every vector of a share to its nearest centroid. All processes of the run call it together."""
+
+    def remembering(self, shares: Collection[Fraction]) -> VectorSource:
+        """The same, for passes over shares that come again; it takes memory, and no result differs.
+
+        Args:
+            shares: no two have a vector in common.
+        """
 
     def farthest(self, search: Search, share: Fraction = ALL) -> Farthest:
         """The farthest vector of each cluster. All processes of the run call it together."""

@@ -14,7 +14,9 @@ all of them is below 2^53 g: so is the absolute value of the sum of any of them.
 
 from __future__ import annotations
 
+import copy
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,7 +33,7 @@ _KEPT_BITS = 24
 #: Sums of a number, at most.
 MAX_BINS = 4
 # Rows are added in blocks whose float64 copy stays in the processor's cache, or is little of a card's memory.
-_BLOCK_VALUES = {"cpu": 1 << 17, "cuda": 1 << 24}
+_BLOCK_VALUES = {"cpu": 1 << 18, "cuda": 1 << 24}
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,38 @@ class Accumulator:
         self._grid = SumGrid(extent, num_vectors)
         self._sums = torch.zeros(self._grid.num_bins, num_clusters, dim, dtype=torch.float64, device=card)
         self._counts = torch.zeros(num_clusters, dtype=torch.int64, device=card)
+        self._adding = threading.Lock()
 
     def add(self, rows_nD: Rows, labels_n: Rows) -> None:
-        """Adds vectors (n, D) float32 to the clusters (n,) int64: arrays, or tensors on the card. It waits for none."""
-        rows, labels = torch.as_tensor(rows_nD), torch.as_tensor(labels_n)
+        """Adds vectors (n, D) float32 to the clusters (n,) int64, as arrays, or as tensors on the card.
+
+        It waits for no card. Several threads may call it at the same time.
+        """
+        self._change(torch.as_tensor(rows_nD), ((torch.as_tensor(labels_n), 1),))
+
+    def move(self, rows_nD: np.ndarray, before_n: np.ndarray, labels_n: np.ndarray) -> None:
+        """Takes vectors (n, D) float32 out of the clusters (n,) int64 that they were added to, and adds them to others.
+
+        What is left are sums of the same numbers in another order.
+        """
+        self._change(torch.from_numpy(rows_nD), ((torch.from_numpy(before_n), -1), (torch.from_numpy(labels_n), 1)))
+
+    def _change(self, rows: torch.Tensor, ways: tuple[tuple[torch.Tensor, int], ...]) -> None:
         size = max(1, _BLOCK_VALUES[rows.device.type] // rows.shape[1])
-        for block, of in zip(rows.split(size), labels.split(size), strict=True):
-            for sums, part in zip(self._sums, self._grid.parts(block), strict=True):
-                sums.index_add_(0, of, part)
-        self._counts.index_add_(0, labels, torch.ones_like(labels))
+        for low in range(0, len(rows), size):
+            for sums, part in zip(self._sums, self._grid.parts(rows[low : low + size]), strict=True):
+                with self._adding:
+                    for labels, sign in ways:
+                        sums.index_add_(0, labels[low : low + size], part, alpha=sign)
+        with self._adding:
+            for labels, sign in ways:
+                self._counts.index_add_(0, labels, torch.ones_like(labels), alpha=sign)
+
+    def copy(self) -> Accumulator:
+        """One that is changed by itself."""
+        other = copy.copy(self)
+        other._sums, other._counts = self._sums.clone(), self._counts.clone()
+        return other
 
     def add_up_over_processes(self) -> None:
         """Gives every process of the run what all have added."""

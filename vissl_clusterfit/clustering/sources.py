@@ -12,8 +12,7 @@ import functools
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,14 +20,13 @@ import torch
 from numpy.typing import DTypeLike
 
 from vissl_clusterfit import distributed
+from vissl_clusterfit.clustering.assignment_sums import AssignmentSums, LastAssignment
 from vissl_clusterfit.clustering.card_rows import CardRows, card_chunk_rows, readers_for_card, working_bytes
 from vissl_clusterfit.clustering.chunks import are_neighbours, found_by, joined, read_ahead
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
 from vissl_clusterfit.clustering.protocol import ALL, ChunkTask, ClusterSums, Farthest, Fraction
 from vissl_clusterfit.clustering.reproducible_sums import (
     MAX_BINS,
-    Accumulator,
-    SquareSum,
     ValueRange,
     squared_norms,
 )
@@ -47,6 +45,8 @@ _CHUNK_VALUES = 1 << 22
 #: Which part of a source a process reads, of how many: what it sums is then added up over the processes of the run.
 RankShard = tuple[int, int]
 WHOLE: RankShard = (0, 1)
+#: Room for so many clusters is left on a card, where nothing says how many there are.
+CLUSTERS_AT_ONCE = 1 << 16
 
 
 def chunk_rows(dim: int) -> int:
@@ -67,17 +67,21 @@ class ChunkedSource(ABC):
 
     #: Whether what is read may be overwritten.
     _reads_copies = False
-    #: K of all clusterings that share passes over it, for which room is left on a card.
-    clusters_at_once = 1 << 16
 
-    def __init__(self, num_vectors: int, raw_dim: int, preprocessing: Preprocessing, part: RankShard) -> None:
+    def __init__(
+        self, num_vectors: int, raw_dim: int, preprocessing: Preprocessing, part: RankShard, clusters_at_once: int
+    ) -> None:
         self.num_vectors = num_vectors
         self.part = part
         self._make_pass: Callable[[ChunkTask, Fraction], None] | None = None
+        # Found once for this one and what is copied of it.
         self._squares: dict[Fraction, float] = {}
+        self._extent: list[ValueRange] = []
+        self._last: LastAssignment | None = None
         self._on_card: dict[torch.device, CardRows] = {}
         self.dim = preprocessing.output_dim(raw_dim)
         self._raw_dim = raw_dim
+        self._clusters_at_once = clusters_at_once
         self.preprocessing = preprocessing
 
     @abstractmethod
@@ -194,7 +198,7 @@ class ChunkedSource(ABC):
             own = list(self._own_ranges())
             first, shape = int(own[0][0]) if own else 0, (sum(map(len, own)), self.dim)
             dtype = torch.float16 if self._travels_as_given else torch.float32
-            left_free = working_bytes(self.clusters_at_once, self.dim, MAX_BINS, torch.get_num_threads())
+            left_free = working_bytes(self._clusters_at_once, self.dim, MAX_BINS, torch.get_num_threads())
             self._on_card[card] = CardRows(card, shape, first, dtype, left_free)
         return self._on_card[card]
 
@@ -215,9 +219,14 @@ class ChunkedSource(ABC):
         """One value of each process that has a part of the source, in order, on every one of them."""
         return [value] if self.part == WHOLE else distributed.gather(value)
 
-    @functools.cached_property
+    @property
     def extent(self) -> ValueRange:
         """How large the numbers are; where preprocessing does not say it, all are read once."""
+        if not self._extent:
+            self._extent.append(self._find_extent())
+        return self._extent[0]
+
+    def _find_extent(self) -> ValueRange:
         if self.preprocessing.gives_unit_rows:
             return ValueRange(largest=1.0 + 1e-6, typical=1 / math.sqrt(self.dim))
         largest, squares = np.zeros(1), np.zeros(1)
@@ -235,30 +244,18 @@ class ChunkedSource(ABC):
             distributed.add_up(squares)
         return ValueRange(float(largest[0]), math.sqrt(squares[0] / max(1, self.num_vectors * self.dim)))
 
+    def remembering(self: Source, shares: Collection[Fraction]) -> Source:
+        """The same source, which adds up only those vectors of ``shares`` that change their cluster."""
+        other = copy.copy(self)
+        other._last = LastAssignment(self.num_vectors, shares)
+        return other
+
     def accumulate(self, search: Search, share: Fraction = ALL) -> ClusterSums:
         """Assigns every vector of a share to its nearest centroid. All processes of the run call it together."""
-        card = search.card
-        sums = Accumulator(search.num_clusters, self.dim, self.extent, self.num_vectors, card)
-        # That of the squares is the same in every iteration.
-        squares, adding = SquareSum(self.dim, self.extent, self.num_vectors), threading.Lock()
-
-        def add(_: np.ndarray, rows: Any, labels: Any) -> None:
-            sums.add(rows, labels)
-
-        def add_squares(rows: np.ndarray) -> None:
-            norms = squared_norms(rows)
-            with adding:
-                squares.add(norms)
-
-        work = ChunkTask(add, search.labels, search.num_threads, search.num_rows, card, stays=True)
-        self.over_chunks(work if share in self._squares else replace(work, look=add_squares), share)
-        if self.part != WHOLE:
-            sums.add_up_over_processes()
-        if share not in self._squares:
-            if self.part != WHOLE:
-                squares.add_up_over_processes()
-            self._squares[share] = squares.total()
-        return sums.total(self._squares[share])
+        squares, last = self._squares, self._last
+        sums = AssignmentSums(search, share, self.num_vectors, self.dim, self.extent, squares, last)
+        self.over_chunks(sums.task, share)
+        return sums.total(over_processes=self.part != WHOLE)
 
     def farthest(self, search: Search, share: Fraction = ALL) -> Farthest:
         """The farthest vector of each cluster. All processes of the run call it together."""
@@ -299,11 +296,18 @@ class ArraySource(ChunkedSource):
         rows: (N, D) of floating-point numbers, which are read as float32.
         part: that this process reads.
         preprocessing: applied to every chunk.
+        clusters_at_once: K of all clusterings that share passes over it, for which room is left on a card.
     """
 
-    def __init__(self, rows: np.ndarray, part: RankShard = WHOLE, preprocessing: Preprocessing | None = None) -> None:
+    def __init__(
+        self,
+        rows: np.ndarray,
+        part: RankShard = WHOLE,
+        preprocessing: Preprocessing | None = None,
+        clusters_at_once: int = CLUSTERS_AT_ONCE,
+    ) -> None:
         num_vectors, dim = rows.shape
-        super().__init__(num_vectors, dim, preprocessing or Preprocessing(), part)
+        super().__init__(num_vectors, dim, preprocessing or Preprocessing(), part, clusters_at_once)
         self._rows = rows
 
     @property

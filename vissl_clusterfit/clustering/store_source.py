@@ -7,7 +7,7 @@ from numpy.typing import DTypeLike
 
 from vissl_clusterfit.clustering.chunks import are_neighbours
 from vissl_clusterfit.clustering.preprocessing import Preprocessing
-from vissl_clusterfit.clustering.sources import WHOLE, ChunkedSource, RankShard
+from vissl_clusterfit.clustering.sources import CLUSTERS_AT_ONCE, WHOLE, ChunkedSource, RankShard
 from vissl_clusterfit.features.store import FeatureStore
 
 
@@ -19,6 +19,7 @@ class StoreSource(ChunkedSource):
         preprocessing: applied to every chunk.
         indices: (n,) int64, sorted: the samples to use, of which unreadable ones are left out; all if None.
         part: that this process reads.
+        clusters_at_once: K of all clusterings that share passes over it, for which room is left on a card.
     """
 
     _reads_copies = True
@@ -29,11 +30,12 @@ class StoreSource(ChunkedSource):
         preprocessing: Preprocessing | None = None,
         indices: np.ndarray | None = None,
         part: RankShard = WHOLE,
+        clusters_at_once: int = CLUSTERS_AT_ONCE,
     ) -> None:
         if indices is not None:
             indices = np.setdiff1d(indices, store.unreadable, assume_unique=True)
         num_vectors = store.num_samples - len(store.unreadable) if indices is None else len(indices)
-        super().__init__(num_vectors, store.dim, preprocessing or Preprocessing(), part)
+        super().__init__(num_vectors, store.dim, preprocessing or Preprocessing(), part, clusters_at_once)
         self._store = store
         self._indices = indices
         # How many readable samples come before each unreadable one: with it no list of all samples is needed.

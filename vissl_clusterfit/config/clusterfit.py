@@ -64,7 +64,8 @@ class ClusterFitConfig:
     #: The first centroids: "random", "k-means++" (several at a time), "hierarchical" (by way of coarse clusters, which
     #: is quick), or the folder of a codebook to go on from.
     start: str = setting("k-means++", alias="INITIALIZATION")
-    #: The first iterations see a sample that grows, later ones an eighth each, in turn; if false, every one sees all.
+    #: The first iterations see a sample that grows, later ones an eighth each (a quarter or a half, with few features
+    #: for each cluster), in turn; if false, every one sees all.
     growing_sample: bool = setting(True, alias="MINIBATCHES")
     #: Stop when a pass over all features lowers the objective by no more than this share of it; 0 for never.
     tolerance: float = setting(0.0, at_least=0.0, at_most=1.0)

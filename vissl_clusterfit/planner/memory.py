@@ -13,11 +13,19 @@ from dataclasses import dataclass
 from vissl_clusterfit.clustering.card_rows import card_chunk_rows, readers_for_card, working_bytes
 from vissl_clusterfit.clustering.initialization import NUM_ROUNDS
 from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS, RANDOM
+from vissl_clusterfit.clustering.minibatches import seen_again
 from vissl_clusterfit.clustering.sources import joined_rows
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import FAISS
-from vissl_clusterfit.search.near_points import FEWEST_CENTROIDS_WITH_LISTS, best_rows, num_points
-from vissl_clusterfit.search.neighbourhoods import BEST_ROWS, CENTROIDS_PER_REFERENCE, FEWEST_CENTROIDS, NEAR_ONE_OF
+from vissl_clusterfit.search.grid import MOST_DIMS
+from vissl_clusterfit.search.near_points import (
+    FEWEST_CENTROIDS,
+    FEWEST_CENTROIDS_WITH_LISTS,
+    best_rows,
+    num_points,
+)
+from vissl_clusterfit.search.neighbourhoods import BEST_ROWS, CENTROIDS_PER_REFERENCE, NEAR_ONE_OF
+from vissl_clusterfit.search.neighbourhoods import FEWEST_CENTROIDS as FEWEST_WITH_REFERENCES
 from vissl_clusterfit.search.tile import SCORE_COPIES, block_rows, tile_size
 
 _MIB = 1 << 20
@@ -83,11 +91,18 @@ def _iterating(work: Workload, product_bytes: int) -> dict[str, int]:
         "centroids": (2 + _is_given(work)) * _float32_centroids(work),
         "search": _search(work, work.num_clusters, product_bytes),
         "sums": work.num_clusters * ((8 * work.num_bins + 4 * work.num_sums) * work.dim + 8),
+        "last assignment": _remembered(work),
         "chunks": _chunks(work, work.num_clusters),
         "blocks": _blocks(work, work.num_clusters, product_bytes),
         # Where many centroids are nearly as near, bfloat16 cannot tell them apart: a search in float32 is made as well.
         "conversion": _conversion(work, work.num_clusters) if work.device == "cpu" and product_bytes < 4 else 0,
     }
+
+
+def _remembered(work: Workload) -> int:
+    """Sums of parts, and labels, so that only vectors that change their cluster are added up again."""
+    parts = len(seen_again(work.steps)) if work.device == "cpu" else 0
+    return parts * work.num_clusters * (8 * work.num_bins * work.dim + 8) + 4 * work.num_vectors * (parts > 0)
 
 
 def _building(work: Workload, product_bytes: int) -> dict[str, int]:
@@ -154,17 +169,23 @@ def _rows(work: Workload, num_clusters: int = 0) -> int:
     asked_for = BEST_ROWS if _leaves_out(work, num_clusters) else 0
     if has_lists(work, num_clusters):
         asked_for = max(asked_for, best_rows(num_points(num_clusters)))
-    return min(joined_rows(work.input_dim, asked_for), work.own_vectors)
+    at_most = work.own_vectors * (work.widest_pass if has_grid(work, num_clusters) else 1)
+    return min(joined_rows(work.input_dim, asked_for), int(at_most))
 
 
 def _leaves_out(work: Workload, num_clusters: int) -> bool:
-    return work.backend != FAISS and work.device == "cpu" and num_clusters >= FEWEST_CENTROIDS
+    return work.backend != FAISS and work.device == "cpu" and num_clusters >= FEWEST_WITH_REFERENCES
 
 
 def has_lists(work: Workload, num_clusters: int) -> bool:
     """Whether iterations search so many centroids by lists (``search/near_points.py``), if such are long enough."""
-    on_processor = work.backend != FAISS and work.device == "cpu"
-    fitting = FEWEST_CENTROIDS_WITH_LISTS <= num_clusters == tile_size(num_clusters)
+    return num_clusters >= FEWEST_CENTROIDS_WITH_LISTS and has_grid(work, num_clusters)
+
+
+def has_grid(work: Workload, num_clusters: int) -> bool:
+    """Whether iterations search so many centroids on a grid (``search/grid.py``)."""
+    on_processor = work.backend != FAISS and work.device == "cpu" and work.dim <= MOST_DIMS
+    fitting = num_clusters >= FEWEST_CENTROIDS
     return on_processor and fitting and (work.refines or any(share < 1 for share in work.shares))
 
 
@@ -189,7 +210,7 @@ def _search(work: Workload, num_clusters: int, product_bytes: int) -> int:
         points = -(-num_clusters // CENTROIDS_PER_REFERENCE)
         found += points * (work.dim + 8) * product_bytes + 4 * points * (num_clusters // NEAR_ONE_OF)
     if has_lists(work, num_clusters):
-        found += 4 * num_points(num_clusters) * num_clusters  # distances of which the lists are made
+        found += num_points(num_clusters) * num_clusters // 2  # the longest lists
     return found
 
 

@@ -15,7 +15,7 @@ from vissl_clusterfit.clustering.hierarchical_start import HIERARCHICAL_PASSES
 from vissl_clusterfit.clustering.initialization import NUM_ROUNDS
 from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS, RANDOM
 from vissl_clusterfit.clustering.minibatches import NUM_PARTS
-from vissl_clusterfit.planner.memory import Footprint, card_footprint, footprint, has_lists
+from vissl_clusterfit.planner.memory import Footprint, card_footprint, footprint, has_grid, has_lists
 from vissl_clusterfit.planner.workload import Workload
 from vissl_clusterfit.search.backends import TORCH
 from vissl_clusterfit.search.near_points import num_points
@@ -228,14 +228,19 @@ def _seconds(
 
 
 def _compared(work: Workload) -> float:
-    """How many centroids an iteration holds a vector against, in units of large products.
+    """How many centroids an iteration holds a vector against, in units of the products of labels.
 
-    With lists (``search/near_points.py``) most often 3√K points and K/32 centroids, whose small products take about
-    four times as long as large ones do (docs/performance.md).
+    On a grid (``search/near_points.py``) products take a quarter of the time, with lists of most often 3√K points and
+    K/32 centroids about as long, as they are small (docs/performance.md).
     """
-    if not has_lists(work, work.num_clusters):
+    if not has_grid(work, work.num_clusters):
         return work.num_clusters
-    return min(work.num_clusters, 4 * (num_points(work.num_clusters) + work.num_clusters / 32))
+    of_all = work.num_clusters / 4
+    return (
+        min(of_all, num_points(work.num_clusters) + work.num_clusters / 32)
+        if has_lists(work, work.num_clusters)
+        else of_all
+    )
 
 
 def warnings(plan: Plan, machine: Machine, *, features_are_there: bool = False) -> Iterator[str]:

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from vissl_clusterfit.clustering.kmeans import HIERARCHICAL, KMEANS_PLUSPLUS
-from vissl_clusterfit.clustering.minibatches import PARTS, MinibatchPlan, has_settled, start_share, steps, width
+from vissl_clusterfit.clustering.minibatches import (
+    MinibatchPlan,
+    equal_parts,
+    has_settled,
+    start_share,
+    steps,
+    width,
+)
+from vissl_clusterfit.clustering.protocol import ALL
 from vissl_clusterfit.clustering.reproducible_sums import SumGrid, ValueRange
 from vissl_clusterfit.config.clusterfit import ClusterFitConfig
 from vissl_clusterfit.errors import ConfigError, problem
@@ -196,6 +204,11 @@ class Workload:
         return [width(step) for step in self.steps[self.num_done :]]
 
     @property
+    def widest_pass(self) -> float:
+        """The largest share of the vectors that an iteration sees one after the other."""
+        return max((width((share,)) for step in self.steps[self.num_done :] for share in step), default=1.0)
+
+    @property
     def start_share(self) -> float:
         """Of the vectors that first centroids are drawn from."""
         return start_share(self.steps, self.num_vectors, self.num_clusters)[1]
@@ -203,4 +216,6 @@ class Workload:
     @property
     def num_sums(self) -> int:
         """Of how many parts the sums are kept in float32."""
-        return len({share for step in self.steps for share in step if share in PARTS})
+        last = self.steps[-1][-1]
+        parts = equal_parts(round(1 / width((last,))))
+        return len({share for step in self.steps for share in step if share in parts}) if last != ALL else 0

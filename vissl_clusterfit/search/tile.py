@@ -14,7 +14,6 @@ import torch
 
 from vissl_clusterfit.search import differences, error_bounds
 from vissl_clusterfit.search.error_bounds import RoundedOperand
-from vissl_clusterfit.search.near_lists import scores_near
 from vissl_clusterfit.search.neighbourhoods import FEWEST_CENTROIDS, FEWEST_ROWS_WITH_POINTS, Neighbourhoods
 
 #: Centroids of one product; more are searched part by part.
@@ -74,21 +73,19 @@ class Tile:
     Args:
         centroids: (K, D) float32.
         dtype: the product type.
-        like: a tile whose operands of rows are to fit this one, too.
     """
 
-    def __init__(self, centroids: torch.Tensor, dtype: torch.dtype, like: Tile | None = None) -> None:
+    def __init__(self, centroids: torch.Tensor, dtype: torch.dtype) -> None:
         self.num_clusters, self._dim = centroids.shape
         self._centroids = centroids
         self.dtype = dtype
-        self._shift: torch.Tensor = centroids.mean(dim=0) if like is None else like._shift
+        self._shift = centroids.mean(dim=0)
         if not torch.isfinite(self._shift).all():  # the sum overflows
             self._shift = centroids[0].clone()
         squares = self._squared_lengths(centroids)
         # A power of two brings very long and very short vectors to a length that float32 can square.
         exponent = math.frexp(math.sqrt(float(squares.max())))[1]
-        scale = 1.0 if abs(exponent) <= 10 else math.ldexp(1.0, max(-126, min(126, -exponent)))
-        self._scale: float = scale if like is None else like._scale
+        self._scale = 1.0 if abs(exponent) <= 10 else math.ldexp(1.0, max(-126, min(126, -exponent)))
         # Columns for half the squared norm, and rows of scores that belong to no vector, up to whole groups.
         self._width = _up_to(self._dim + 3, _WIDTH_MULTIPLE)
         self._operand = torch.zeros(
@@ -117,35 +114,6 @@ class Tile:
     def labels(self, rows: torch.Tensor) -> torch.Tensor:
         """The nearest centroids of (n, D), as (n,) int64."""
         return self._nearest_candidates(rows, *self._candidates(rows, 1))
-
-    def labels_near(self, rows: torch.Tensor, points: Tile, near: torch.Tensor) -> torch.Tensor:
-        """The nearest of the centroids in the list of the nearest point of each of (n, D), as (n,) int64.
-
-        Args:
-            rows: (n, D).
-            points: G of them, in a tile like this one.
-            near: (G, L) int32, the lists.
-        """
-        operand, prepared = self._operand_of(rows, _up_to(len(rows), _HEIGHT_MULTIPLE))
-        group = points._labels_of(rows, operand, prepared)
-        scores = scores_near(operand[: len(rows)], self._operand, group, near)
-        error = error_bounds.score_error(prepared, self._prepared, self._dim)
-        limit = self._limit(scores.amax(dim=1), error, prepared)
-        row, member = (~(scores.float() < limit[:, None])).nonzero().unbind(1)
-        labels, _, row, candidate = _certain_labels(row, near[group[row], member].long(), len(rows))
-        return self._decided_labels(rows, labels, row, candidate)
-
-    def _labels_of(self, rows: torch.Tensor, operand: torch.Tensor, prepared: RoundedOperand) -> torch.Tensor:
-        """The nearest centroids of rows (n, D) whose operand is there, as (n,) int64."""
-        size = block_rows(self.num_clusters, rows.device.type)
-        found = []
-        for low in range(0, len(rows), size):
-            of = slice(low, min(low + size, len(rows)))
-            its = RoundedOperand(prepared.norms[of], prepared.residuals[of])
-            row, candidate = self._among_all(operand[low : low + size], its, 1)
-            found.append((row + low, candidate))
-        row, candidate = (torch.cat(side) for side in zip(*found, strict=True))
-        return self._nearest_candidates(rows, row, candidate)
 
     def _nearest_candidates(self, rows: torch.Tensor, row: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
         """Of all pairs (P,) that may be nearest, the nearest ones, as (n,) int64."""

@@ -69,30 +69,6 @@ class TorchSearch:
         _, tile = self._tiles[0]
         return _like(rows_nD, torch.cat(self._of_blocks(tile.labels, rows_nD)))
 
-    @property
-    def takes_lists(self) -> bool:
-        """Whether :meth:`around` is there: a GPU would wait for many small products."""
-        return self._device.type == "cpu" and len(self._tiles) == 1
-
-    def around(self, points_GD: np.ndarray, near_GL: torch.Tensor) -> Callable[[np.ndarray], np.ndarray]:
-        """What finds the nearest of the centroids in the list of the nearest point of rows (n, D), as (n,) int64.
-
-        Args:
-            points_GD: (G, D) float32.
-            near_GL: (G, L) int32, the lists of centroids.
-        """
-        _, tile = self._tiles[0]
-        points = Tile(torch.from_numpy(points_GD), tile.dtype, tile)
-
-        def labels(rows_nD: np.ndarray) -> np.ndarray:
-            rows = _as_tensor(rows_nD)
-            size = max(FEWEST_ROWS, min(BEST_ROWS, -(-len(rows) // torch.get_num_threads())))
-            with full_precision():
-                found = parallel_map(lambda part: tile.labels_near(part, points, near_GL), rows.split(size))
-            return torch.cat(found).numpy()
-
-        return labels
-
     def nearest(self, rows_nD: Rows, count: int = 1) -> tuple[Rows, Rows]:
         """The ``count`` nearest centroids of (n, D) float32, nearest first, and squared distances to them.
 
