@@ -138,6 +138,10 @@ def test_a_report_names_what_cannot_be_used(labelled, tmp_path):
     ("words", "said"),
     [
         (("cluster", "features.npy", "c", "--num-clusters", 401), "--num-clusters: found 401; allowed: 1 to 400"),
+        (
+            ("cluster", "features.npy", "c", "--num-clusters", 4, "--refinement-iterations", 2),
+            "--refinement-iterations: found 2; allowed: with two levels only, which --num-coarse-clusters makes",
+        ),
         (("cluster", "nowhere", "c", "--num-clusters", 4), "nowhere holds no feature_store"),
         (("cluster", "nowhere.npy", "c", "--num-clusters", 4), "nowhere.npy is missing"),
         (("label", "features.npy", "features.npy", "l"), "features.npy holds no codebook"),

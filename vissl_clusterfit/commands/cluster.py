@@ -13,6 +13,9 @@ from __future__ import annotations
 import argparse
 
 from vissl_clusterfit.commands.parsing import count, progress_shown, say_end, share
+from vissl_clusterfit.errors import ConfigError, problem
+
+_TWO_LEVELS = "with two levels only, which --num-coarse-clusters makes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refinement-iterations",
         type=count,
-        default=4,
         metavar="I",
-        help="after two levels, of all clusters at once, across the borders of coarse ones (%(default)s)",
+        help="after two levels, of all clusters at once, across the borders of coarse ones (4)",
     )
     parser.add_argument("--backend", choices=("torch", "faiss"), default="torch")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -51,6 +53,13 @@ def run(options: argparse.Namespace) -> int:
     from vissl_clusterfit.api import make_codebook
     from vissl_clusterfit.commands.places import features_in
 
+    refinement = {}
+    if options.refinement_iterations is not None:
+        if not options.num_coarse_clusters:
+            raise ConfigError(
+                problem("--refinement-iterations", found=options.refinement_iterations, allowed=_TWO_LEVELS)
+            )
+        refinement["refinement_iterations"] = options.refinement_iterations
     with progress_shown():
         codebook = make_codebook(
             features_in(options.features),
@@ -65,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
             num_components=options.num_components,
             whiten=options.whiten,
             num_coarse_clusters=options.num_coarse_clusters,
-            refinement_iterations=options.refinement_iterations,
+            **refinement,
             backend=options.backend,
             device=options.device,
         )
