@@ -95,9 +95,9 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest
 check: lint
 	$(PYTEST) -q -n 3 --dist worksteal -m "not slow" $(UNITS) $(LONGER:%=--ignore=tests/%.py)
 
-# One process more than the two cores of CI: tests wait for processes, for files and for time-outs.
+# Twice as many processes as the two cores of CI: tests wait for processes, for files and for time-outs.
 test: lint
-	$(PYTEST) --slow -n 3 --dist worksteal
+	$(PYTEST) --slow -n 4 --dist worksteal
 
 # A Python's interpreter: on the path, where one may lead nowhere, or pyenv's.
 python_of = $(shell for p in "$$(command -v python$(1))" $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1).*/bin/python; do \

@@ -52,9 +52,11 @@ def test_features_in_lower_precision_have_the_same_bytes_after_kills(tmp_path, f
     assert outcome(stage_work.extract, tmp_path / "undisturbed", COUNT, **lower) == 0
     undisturbed, folder = contents(tmp_path / "undisturbed"), tmp_path / "features"
     assert undisturbed["rows-000000000000-000000000008.npy"] != features["rows-000000000000-000000000008.npy"]
-    for delay_s in (0.05, 0.4, 0.4):
+    for delay_s in (0.05, *[0.4] * 20):  # a busy machine writes nothing in that time
         assert kill_after(stage_work.extract, folder, COUNT, delay_s=delay_s, pause_s=0.1, **lower) != 0
-    assert 0 < len(list(folder.glob("rows-*.npy"))) < 6
+        if written := len(list(folder.glob("rows-*.npy"))):
+            break
+    assert 0 < written < 6
     stack, processes = extract_together(folder, world_size, tmp_path / "meeting", num_workers=1, **lower)
     with stack:
         assert [exit_code(process) for process in processes] == [0] * world_size

@@ -155,10 +155,10 @@ def serve(channel: socket.socket) -> None:
     importlib.import_module("torch.utils.cpp_extension")
     sys.path.pop()
     # The groups and the trunk that most commands have in common: what keeps them once made is in memory.
+    compose = importlib.import_module("vissl_clusterfit.launch.compose.compose").compose
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        importlib.import_module("vissl_clusterfit.launch.compose.compose").compose(
-            [*STUDENT, f"config.CHECKPOINT.DIR={folder}"]
-        )
+        for config in (STUDENT, ("config=clusterfit/transfer", "config.MACHINE.DEVICE=cpu")):
+            compose([*config, f"config.CHECKPOINT.DIR={folder}"])
     forks.fork_interpreters()
     forks.freeze()
     running = set()

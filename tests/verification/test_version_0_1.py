@@ -113,7 +113,8 @@ def test_a_training_that_was_killed_resumes_with_its_labels(left, command):
     found, expected = trained(left / "stopped"), trained(left / "student")
     for part in ("trunk", "heads"):
         assert found[part].keys() == expected[part].keys()
-        assert all(torch.equal(found[part][name], expected[part][name]) for name in found[part])
+        for name, weights in found[part].items():  # another processor rounds sums in another way
+            torch.testing.assert_close(weights, expected[part][name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

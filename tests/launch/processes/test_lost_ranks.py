@@ -56,7 +56,7 @@ def test_a_rank_that_is_killed(start_nodes, student_run, student_overrides, run_
     running = start_nodes(*command)
     while not any(folder.glob(sign)):
         assert all(one.poll() is None for one in running), [one.communicate() for one in running if one.poll()]
-        time.sleep(0.001)
+        time.sleep(0.005)
     (rank,) = running[node].ranks()
     os.kill(rank, signal.SIGKILL)
     begin = time.monotonic()

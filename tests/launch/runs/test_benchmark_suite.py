@@ -112,7 +112,7 @@ def test_one_that_fails_stops_no_other_and_a_suite_that_is_killed_resumes(
         benchmarks(
             transfer_on(tmp_path / "nowhere", data[1], NAME="wrong"),
             transfer_on(*data),
-            linear_on(*data, "config.OPTIMIZER.num_epochs=12", NAME="linear"),
+            linear_on(*data, "config.OPTIMIZER.num_epochs=6", NAME="linear"),
         ),
         f"config.CHECKPOINT.DIR={folder}",
     )

@@ -174,8 +174,13 @@ def test_low_shot_of_one_class_each_looks_at_the_drawn_images_only(benchmark, vo
 
 @pytest.mark.slow
 def test_vissls_config_as_it_is(run_command, teacher, tmp_path):
-    """All five layers of 224 pixels, eleven costs, the dual form; only the machine is smaller. It copies the lists."""
-    voc = write_voc(tmp_path / "train", 18, 3, seed=0), write_voc(tmp_path / "test", 15, 3, seed=1)
+    """All five layers of 224 pixels, eleven costs, the dual form; the machine is smaller. It copies the lists.
+
+    One class, as each takes 165 SVMs of nine thousand dimensions.
+    """
+    voc = write_voc(tmp_path / "train", 12, 3, seed=0), write_voc(tmp_path / "test", 12, 3, seed=1)
+    for _, targets in voc:
+        np.save(targets, np.load(targets)[:, 2:])
     result = run_command(
         SVM[0],
         *ON_THIS_MACHINE,

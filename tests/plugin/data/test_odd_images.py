@@ -24,7 +24,7 @@ def png(width: int, height: int, bits: int, colour: int, row: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
-    data = chunk(b"IDAT", zlib.compress((b"\0" + row) * height))
+    data = chunk(b"IDAT", zlib.compress((b"\0" + row) * height, 1))
     return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
 
 

@@ -172,6 +172,6 @@ def test_linear_classifiers(row, run_row):
 
 
 def test_voc07(run_row):
-    rows = rows_in(run_row("voc07_linear", POOLED_LAYERS))
+    rows = rows_in(run_row("voc07_linear", POOLED_LAYERS, "config.SVM.costs.costs_list=[0.1,1.0]"))
     assert [(row["dataset"], row["metric"]) for row in rows] == [("PASCAL VOC 2007", "mAP")] * 2
     assert all(0 <= row["value"] <= 1 for row in rows)

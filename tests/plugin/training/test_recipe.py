@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from classy_vision.optim.param_scheduler import LinearParamScheduler, UpdateInterval
-from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from vissl_clusterfit.errors import ConfigError
@@ -44,6 +43,8 @@ def groups_of(model, decay):
 
 def test_rates_fall_from_layer_to_layer_as_in_timm():
     """The heads are the layer after the last one, as a classifier of timm's is."""
+    from timm.optim import param_groups_layer_decay  # which imports PyTorch's compiler
+
     model = network(timm.create_model("vit_tiny_patch16_224", depth=3, num_classes=0))
     groups = groups_of(model, 0.5)
     rates = {name: group["lr"](0.25) / 0.75 for name, group in groups.items()}
