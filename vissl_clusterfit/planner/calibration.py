@@ -35,7 +35,8 @@ from vissl_clusterfit.storage.remote import as_remote
 # Numbers of the centroids that are searched, and vectors of which each is a mean.
 _CENTROID_VALUES = 1 << 21
 _ROWS_PER_CENTROID = 4
-_FEWEST_ROWS = 64
+# As few that what a call takes anyway, on a machine that is disturbed, is not taken for the time of rows.
+_FEWEST_ROWS = 512
 # Bytes that are written and read again, to see how fast a disk is.
 _FILE_BYTES = 1 << 25
 
