@@ -174,7 +174,8 @@ def _run(running: Processes, stage: Stage, title: str, config: str, folder: Path
     """Runs one config in a separate process, its output in a log file, shows how far it is; its exit code."""
     before, started, told = stage.before, time.monotonic(), log.with_suffix(".progress")
     command = [f"config={config}", f"quickstart.folder={folder}", *stage.overrides]
-    tqdm.write(f"\n{title}\n    vissl-clusterfit {shlex.join(command)}")
+    # No bar is there, and a Ctrl-C in what tqdm writes ends in a traceback of its lock.
+    print(f"\n{title}\n    vissl-clusterfit {shlex.join(command)}", flush=True)
     process = running.begin(log, command, {VARIABLE: str(told)})
     if stage.waits:
         with contextlib.suppress(OSError):

@@ -126,7 +126,7 @@ def _run(
     main: Callable[[list[str]], int], overrides: list[str], output: str, num_threads: int, environment: dict[str, str]
 ) -> None:
     """What a process runs; it is interrupted when the one that started it dies, as that no longer can."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which the server may have blocked from its start
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until what it says of one goes to its log
     os.setsid()  # the terminal's Ctrl-C comes to it once, from there, and whatever it leaves can be ended
     os.environ.update(environment)
     terminal = os.dup(2)
@@ -139,6 +139,7 @@ def _run(
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(descriptor, stream)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         code = main(overrides)
         sys.stdout.flush()
         sys.stderr.flush()
