@@ -98,7 +98,7 @@ def test_ctrl_c_ends_all_that_it_started(seen, tmp_path):
     assert any(seen in line for line in process.stdout)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     said, _ = process.communicate(timeout=60)  # to the end of all that has its output
-    assert (process.returncode, said.rstrip().splitlines()[-1]) == (130, "Interrupted.")
+    assert (process.returncode, said.splitlines()[-1]) == (130, "Interrupted.")
     assert "Traceback" not in said
     assert "Evaluating: student" not in said
     assert not [number for number in os.listdir("/proc") if number.isdigit() and _folder_of(number) == str(tmp_path)]

@@ -80,6 +80,8 @@ def _run(name: str, words: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
+        with suppress(OSError):
+            sys.stdout.flush()  # what was said before comes before
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # of a pager that was left: there is nobody to tell
